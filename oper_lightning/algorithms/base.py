@@ -1,0 +1,254 @@
+"""What all algorithms share: the loop over a block's updates, normalisation, counting, checkpoints, evaluation."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from tensordict import TensorDict
+from torch import Tensor
+
+from oper_lightning.envs.scores import normalised
+from oper_lightning.errors import InputError, TrainingError
+from oper_lightning.nn import ranks
+from oper_lightning.spec import Batch, DataSpec
+
+SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+BC and OPER
+
+
+class OfflineAlgorithm(LightningModule, ABC):
+    """One paper's algorithm. A subclass says what to build, what to ask of the data, how to update and how to act.
+
+    Inside an update observations are normalised (if the algorithm wants it) and actions lie in [-1, 1]; outside,
+    observations are raw and actions in the environment's units.
+
+    Args:
+        normalise_observations: whether networks see observations with mean 0 and standard deviation 1.
+    """
+
+    def __init__(self, normalise_observations: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.save_hyperparameters()
+        self.normalises = normalise_observations
+        self.spec: DataSpec | None = None
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+        self.number = 0
+        """number of the update at hand, counted from 0 over the whole run"""
+
+    # What an algorithm defines -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build(self, spec: DataSpec) -> None:
+        """Makes the networks."""
+
+    def columns(self, transitions: TensorDict) -> TensorDict:
+        """What batches are to hold beside the transitions, or instead of entries of theirs; TensorDict ``[N]``.
+
+        Args:
+            transitions: all of them, with scaled rewards; see :mod:`oper_lightning.data.transitions`.
+        """
+        return TensorDict({}, batch_size=transitions.batch_size)
+
+    @abstractmethod
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient update; returns its losses and other numbers of interest as 0-d tensors."""
+
+    @abstractmethod
+    def act(self, observation: Tensor) -> Tensor:
+        """Best actions ``[..., A]`` in the environment's units for raw observations ``[..., *O]``."""
+
+    # Tools for them ----------------------------------------------------------------------------------------------
+
+    def minimise(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
+        """One step of an optimiser down the gradient of a 0-d loss, averaged over the ranks.
+
+        Only the optimiser's own parameters get gradients, whatever else the loss went through.
+        """
+        parameters = optimiser.param_groups[0]["params"]
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        ranks.average_gradients(parameters)
+        optimiser.step()
+
+    def observe(self, observation: Tensor) -> Tensor:
+        """Raw observations as the networks see them, on this module's device."""
+        observation = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
+        return (observation - self.observation_mean) / self.observation_std if self.normalises else observation
+
+    def to_environment(self, action: Tensor) -> Tensor:
+        """Actions in [-1, 1] in the environment's units."""
+        return action * self.action_scale + self.action_centre
+
+    @staticmethod
+    def one_policy_batch(batch: Batch) -> TensorDict:
+        """The batch of algorithms whose policy loss has a single data term.
+
+        Raises:
+            InputError: if improvement and constraint were to see different transitions or weights.
+        """
+        if batch.improvement is not batch.constraint:
+            raise InputError(
+                "data.prioritise splits improvement from constraint, but this algorithm has one policy loss for both; "
+                "name both or neither"
+            )
+        return batch.improvement
+
+    # Building and checkpoints ------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Builds the networks from the data's shapes, once."""
+        if self.spec is None:
+            self._build(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
+
+    def _build(self, spec: DataSpec) -> None:
+        self.spec = spec
+        self.register_buffer("observation_mean", spec.observation_mean.clone())
+        self.register_buffer("observation_std", spec.observation_std + SMALLEST_STD)
+        self.register_buffer("action_centre", (spec.action_low + spec.action_high) / 2)
+        self.register_buffer("action_scale", (spec.action_high - spec.action_low) / 2)
+        self._scales_actions = bool((self.action_centre != 0).any() or (self.action_scale != 1).any())
+        self.build(spec)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what is needed to use the policy without data or configuration."""
+        assert self.spec is not None
+        checkpoint["spec"] = self.spec.to_dict()
+        checkpoint["class_path"] = class_path(type(self))
+        checkpoint["seed"] = self.seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Builds the networks as the checkpoint describes, or checks that those at hand fit it.
+
+        Raises:
+            InputError: if the checkpoint holds another algorithm or was made for data of other shapes.
+        """
+        made_by = checkpoint.get("class_path")
+        if made_by != class_path(type(self)):
+            raise InputError(f"the checkpoint holds {made_by}, not {class_path(type(self))}")
+        spec = DataSpec.from_dict(checkpoint["spec"])
+        if self.spec is None:
+            self._build(spec)
+        elif different := spec.difference(self.spec):
+            raise InputError(f"the checkpoint was made for other data ({spec.dataset}): {different}")
+        self._compare_networks(checkpoint)
+        self.spec = spec
+        self.seed = checkpoint["seed"]
+
+    def _compare_networks(self, checkpoint: dict[str, Any]) -> None:
+        stored = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        here = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        if stored == here:
+            return
+        theirs, mine = checkpoint["hyper_parameters"], dict(self.hparams)
+        changed = [f"{key} {theirs.get(key)} there, {mine[key]} here" for key in mine if mine[key] != theirs.get(key)]
+        reason = ", ".join(changed) or f"differing: {sorted(set(stored.items()) ^ set(here.items()))[0][0]}"
+        raise InputError(f"the checkpoint's networks do not fit those at hand: {reason}")
+
+    # Training ----------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Refuses what cannot work; settles how the processor counts."""
+        if self.trainer.precision == "16-mixed":
+            raise InputError("trainer.precision 16-mixed needs a gradient scaler; choose 32-true or bf16-mixed")
+        torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
+
+    def training_step(self, block: Batch, batch_idx: int) -> None:
+        """The updates of one block."""
+        first = self.global_step
+        torch.manual_seed(ranks.stream_seed(self.seed, "update", first))
+        results: dict[str, list[tuple[int, Tensor]]] = {}
+        batches = block.map(self._normalise).unbind()
+        for self.number, batch in enumerate(batches, first):
+            for name, value in self.update(batch).items():
+                results.setdefault(name, []).append((self.number, value.detach()))
+        self._check_finite(results)
+        # Lightning counts steps of the optimisers that it wraps; ours are raw, so that K updates cost one count.
+        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        steps.ready += len(batches)
+        steps.completed += len(batches)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.global_step // every > first // every:
+            means = {f"train/{name}": torch.stack([v for _, v in rows]).mean().item() for name, rows in results.items()}
+            self.log_to_loggers(means)
+
+    def _normalise(self, part: TensorDict) -> TensorDict:
+        if self.normalises:
+            following = part["next"].clone(recurse=False)
+            following["observation"] = self.observe(following["observation"])
+            part = part.clone(recurse=False).update({"observation": self.observe(part["observation"])})
+            part["next"] = following
+        if self._scales_actions:
+            part = part.clone(recurse=False)
+            part["action"] = (part["action"] - self.action_centre) / self.action_scale
+        return part
+
+    def _check_finite(self, results: dict[str, list[tuple[int, Tensor]]]) -> None:
+        """One look at all losses of a block: a single wait for the device, and before any checkpoint."""
+        rows = sorted((number, name, value) for name, row in results.items() for number, value in row)
+        values = torch.stack([value.float() for _, _, value in rows])
+        wrong = ranks.sum_over_ranks((~values.isfinite()).float())
+        if wrong.any():
+            number, name, value = rows[int(wrong.nonzero()[0])]
+            raise TrainingError(
+                f"{name} is {value.item()} at update {number + 1:,}: training stops; the last checkpoint is still good "
+                f"(look at the losses before it; a lower learning rate or reward scale may help)"
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """Makes sure, before the checkpoint, that no network was poisoned by the epoch's last gradients."""
+        names, parameters = zip(*self.named_parameters(), strict=True)
+        wrong = torch.stack([~parameter.isfinite().all() for parameter in parameters])
+        if wrong.any():
+            name = names[int(wrong.nonzero()[0])]
+            raise TrainingError(
+                f"{name} is no longer finite at update {self.global_step:,}: training stops; the last checkpoint is "
+                f"still good (look at the losses before it; a lower learning rate or reward scale may help)"
+            )
+
+    def log_to_loggers(self, numbers: dict[str, float]) -> None:
+        """Writes numbers to the loggers at the current gradient update."""
+        for logger in self.loggers:
+            logger.log_metrics(numbers, step=self.global_step)
+
+    # Judging and predicting --------------------------------------------------------------------------------------
+
+    def validation_step(self, episodes: Any, batch_idx: int) -> None:
+        """Plays this rank's episodes; logs what all ranks' episodes earned as eval/…"""
+        self._judge(episodes, "eval")
+
+    def test_step(self, episodes: Any, batch_idx: int) -> None:
+        """The same on the test's episodes, as test/…"""
+        self._judge(episodes, "test")
+
+    def _judge(self, episodes: Any, stage: str) -> None:
+        assert self.spec is not None
+        returns, lengths = episodes(self.act)
+        sums = torch.stack(
+            [torch.tensor(float(len(returns))).double(), returns.sum(), returns.square().sum(), lengths.sum()]
+        )
+        count, total, squares, steps = ranks.sum_over_ranks(sums.to(self.device)).tolist()
+        mean = total / count
+        numbers = {
+            "return": mean,
+            "return_std": max(squares / count - mean**2, 0.0) ** 0.5,
+            "length": steps / count,
+            "episodes": count,
+        }
+        if self.spec.reference is not None:
+            numbers["score"] = normalised(mean, self.spec.reference)
+        numbers = {f"{stage}/{name}": value for name, value in numbers.items()}
+        self.log_dict(numbers, logger=False, batch_size=1)
+        self.log_to_loggers(numbers)
+
+    def predict_step(self, batch: TensorDict, batch_idx: int) -> dict[str, Tensor]:
+        """Actions ``[M, A]`` for M transitions."""
+        return {"action": self.act(batch["observation"])}
+
+
+def class_path(cls: type) -> str:
+    """Where a class is found: module and name."""
+    return f"{cls.__module__}.{cls.__qualname__}"

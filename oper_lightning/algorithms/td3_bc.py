@@ -1,0 +1,121 @@
+"""TD3+BC: Fujimoto & Gu 2021, "A Minimalist Approach to Offline Reinforcement Learning", arXiv 2106.06860.
+
+Prioritised as in OPER, arXiv 2306.05412: the critics learn on the evaluation batch, the actor's Q term on the
+improvement batch, its behaviour-cloning term on the constraint batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.data.transitions import n_step
+from oper_lightning.nn import ranks
+from oper_lightning.nn.losses import squared_error
+from oper_lightning.nn.networks import DeterministicPolicy, EnsembleMLP
+from oper_lightning.nn.optim import adam, frozen_copy, polyak
+from oper_lightning.spec import Batch, DataSpec
+
+
+class TD3BC(OfflineAlgorithm):
+    """TD3+BC.
+
+    Args:
+        alpha: weight of the Q term against behaviour cloning (equation 5; there 2.5).
+        discount: of rewards, per step.
+        tau: share of the online networks that moves into the targets with each actor update.
+        policy_noise: standard deviation of the target action's noise, relative to half the action range.
+        noise_clip: bound of that noise.
+        policy_freq: critic updates per actor update.
+        n_step: rewards summed before the target bootstraps; the paper has 1.
+        hidden_sizes: widths of the hidden layers of actor and critics.
+        learning_rate: of both Adams.
+        normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 2.5,
+        discount: float = 0.99,
+        tau: float = 0.005,
+        policy_noise: float = 0.2,
+        noise_clip: float = 0.5,
+        policy_freq: int = 2,
+        n_step: int = 1,
+        hidden_sizes: Sequence[int] = (256, 256),
+        learning_rate: float = 3e-4,
+        normalise_observations: bool = True,
+    ) -> None:
+        super().__init__(normalise_observations)
+        self.alpha = alpha
+        self.discount = discount
+        self.tau = tau
+        self.policy_noise = policy_noise
+        self.noise_clip = noise_clip
+        self.policy_freq = policy_freq
+        self.n_step = n_step
+        self.hidden_sizes = hidden_sizes
+        self.learning_rate = learning_rate
+
+    def build(self, spec: DataSpec) -> None:
+        observations, actions = spec.observation_shape[0], spec.action_shape[0]
+        self.actor = DeterministicPolicy(observations, actions, self.hidden_sizes)
+        self.critics = EnsembleMLP((2,), [observations + actions, *self.hidden_sizes])
+        self.target_actor = frozen_copy(self.actor)
+        self.target_critics = frozen_copy(self.critics)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        self.actor_optimiser = adam(self.actor.parameters(), self.learning_rate)
+        self.critic_optimiser = adam(self.critics.parameters(), self.learning_rate)
+        return [self.actor_optimiser, self.critic_optimiser]
+
+    def columns(self, transitions: TensorDict) -> TensorDict:
+        return n_step(transitions, self.n_step, self.discount)
+
+    def critic_loss(self, batch: TensorDict) -> Tensor:
+        """Squared Bellman errors of both critics, summed, ``[B]``; clipped double Q with target smoothing."""
+        following, action = batch["next", "observation"], batch["action"]
+        with torch.no_grad():
+            noise = (ranks.randn_like(action) * self.policy_noise).clamp(-self.noise_clip, self.noise_clip)
+            next_action = (self.target_actor(following) + noise).clamp(-1, 1)
+            next_value = self.target_critics(torch.cat([following, next_action], -1)).amin(0)
+            target = batch["next", "reward"] + batch["discount"] * next_value
+        values = self.critics(torch.cat([batch["observation"], action], -1))
+        return squared_error(values, target.expand_as(values)).sum(0)
+
+    def improvement_loss(self, batch: TensorDict, action: Tensor) -> Tensor:
+        """Minus the first critic's value of the policy's action, scaled by lambda = alpha / mean |Q|, ``[B]``."""
+        value = self.critics.first(torch.cat([batch["observation"], action], -1))
+        return -self.alpha / ranks.batch_mean(value.detach().abs()) * value
+
+    def constraint_loss(self, batch: TensorDict, action: Tensor) -> Tensor:
+        """Behaviour cloning: squared distance to the recorded action, averaged over its dimensions, ``[B]``."""
+        return squared_error(action, batch["action"]).mean(-1)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        data = batch.evaluation
+        critic_loss = (data["weight"] * self.critic_loss(data)).mean()
+        self.minimise(critic_loss, self.critic_optimiser)
+        if (self.number + 1) % self.policy_freq:
+            return {"critic_loss": critic_loss}
+
+        better, near = batch.improvement, batch.constraint
+        action = self.actor(better["observation"])
+        improvement_loss = (better["weight"] * self.improvement_loss(better, action)).mean()
+        cloned = action if near is better else self.actor(near["observation"])
+        constraint_loss = (near["weight"] * self.constraint_loss(near, cloned)).mean()
+        self.minimise(improvement_loss + constraint_loss, self.actor_optimiser)
+        polyak(self.target_critics, self.critics, self.tau)
+        polyak(self.target_actor, self.actor, self.tau)
+        return {
+            "critic_loss": critic_loss,
+            "improvement_loss": improvement_loss,
+            "constraint_loss": constraint_loss,
+        }
+
+    def act(self, observation: Tensor) -> Tensor:
+        return self.to_environment(self.actor(self.observe(observation)))

@@ -1,0 +1,79 @@
+"""The command `oper`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+from oper_lightning import __version__
+from oper_lightning.errors import InputError, TrainingError
+
+HELP = f"""oper {__version__}: prioritised offline reinforcement learning
+
+usage: oper <verb> ...
+
+  fit        train an algorithm on recorded data, or compute OPER-A's weights
+  validate   score a checkpoint in the environment
+  test       score a checkpoint on other episode seeds
+  predict    write actions, or values and advantages, for every transition of a dataset
+  run        run a chain of the above from one yaml; goes on where it was stopped
+  report     turn finished runs into a table and a picture
+  convert    turn published .npy weights into a weights file
+
+`oper <verb> --help` says more. An example, in two stages:
+
+  oper fit --config configs/oper_a.yaml --data.source.path=hopper.hdf5 --output runs/weights
+  oper fit --config configs/td3_bc.yaml --data.source.path=hopper.hdf5 \\
+      --data.priority=WeightsFile --data.priority.path=runs/weights/weights.safetensors
+"""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code. Errors that a person can mend are one line on stderr."""
+    args = sys.argv[1:] if args is None else args
+    _settle_terminal()
+    try:
+        return _dispatch(args)
+    except (InputError, TrainingError) as error:
+        print(f"oper: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("oper: stopped; --ckpt_path=last goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    finally:
+        os.environ.pop("OPER_RUN_FOLDER", None)
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if args[0] == "--version":
+        print(__version__)
+        return 0
+    from oper_lightning.cli.verbs import OperCLI
+
+    _silence_others()
+    OperCLI(args)
+    return 0
+
+
+def _settle_terminal() -> None:
+    """Lets our notes through, from the first process only."""
+    log = logging.getLogger("oper_lightning")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("oper: %(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    log.setLevel(logging.INFO if first else logging.ERROR)
+
+
+def _silence_others() -> None:
+    """Keeps other packages' chatter off the terminal; they set their levels when imported."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\..*|torchrl\..*|tensordict\..*")

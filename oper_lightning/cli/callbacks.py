@@ -1,0 +1,156 @@
+"""What the command line adds to a training run: a progress bar, its configuration on disk, predictions on disk."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from oper_lightning.priorities.file import save_tensors
+
+
+class Progress(ProgressBar):
+    """One bar over the whole run, counted in gradient updates, and a line for every evaluation.
+
+    Where the output is no terminal only the lines are written, and one for every epoch without evaluation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console(stderr=True, highlight=False)
+        self.bar: RichProgress | None = None
+        self.enabled = True
+
+    def disable(self) -> None:
+        """Called on all ranks but the first."""
+        self.enabled = False
+
+    def enable(self) -> None:
+        """Called on the first rank."""
+        self.enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar where the run stands."""
+        self.began, self.first = time.monotonic(), trainer.global_step
+        if not self.enabled or not self.console.is_terminal:
+            return
+        self.bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("updates, {task.fields[rate]:,.0f}/s,"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=self.console,
+            transient=True,
+        )
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        name = type(pl_module).__name__
+        self.task = self.bar.add_task(name, total=total, completed=trainer.global_step, rate=0.0)
+        self.bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Moves the bar."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=trainer.global_step, rate=self._rate(trainer))
+
+    def _rate(self, trainer: Trainer) -> float:
+        return (trainer.global_step - self.first) / max(time.monotonic() - self.began, 1e-9)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the epoch's line."""
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        quiet = self.bar is not None and "eval/return" not in metrics
+        # Lightning ends the epoch of an epoch-end checkpoint once more when it goes on from there.
+        if not self.enabled or quiet or trainer.global_step == self.first:
+            return
+        total = f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else ""
+        line = f"{type(pl_module).__name__}  update {trainer.global_step:,}{total}"
+        if "eval/return" in metrics:
+            line += f"  return {metrics['eval/return']:.2f} ± {metrics['eval/return_std']:.2f}"
+        if "eval/score" in metrics:
+            line += f"  score {metrics['eval/score']:.1f}"
+        self.console.print(f"{line}  ({self._rate(trainer):,.0f} updates/s)")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the bar."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Closes the bar."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+class Events(TensorBoardLogger):
+    """TensorBoard events in the run's folder and nothing else; the configuration stands in config.yaml."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder, name="", version="", default_hp_metric=False)
+
+    def save(self) -> None:
+        """Flushes the events; writes no second file of hyper-parameters."""
+        self.experiment.flush()
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes a training run's full configuration into its folder, ready for another run or verb."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes config.yaml, whole or not at all."""
+        if stage != "fit":
+            return
+        config = self.config.clone()
+        config["ckpt_path"] = None  # where this process resumed says nothing of the run
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        beside = path.with_name("config.yaml.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(self.parser.dump(config, skip_none=False))
+        os.replace(beside, path)
+
+
+class PredictionWriter(Callback):
+    """Collects what the algorithm predicts for every transition and writes it to one safetensors file.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.parts: list[dict[str, torch.Tensor]] = []
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Keeps the part on the CPU."""
+        self.parts.append({key: value.cpu() for key, value in outputs.items()})
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes all parts, in row order, with the dataset's fingerprint."""
+        if not trainer.is_global_zero:
+            return
+        spec = trainer.datamodule.spec  # type: ignore[attr-defined]
+        tensors = {key: torch.cat([part[key] for part in self.parts]) for key in self.parts[0]}
+        save_tensors(
+            self.path, tensors, {"fingerprint": spec.fingerprint, "dataset": spec.dataset, "rows": spec.rows}
+        )
+        shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in tensors.items())
+        print(f"{self.path}: {shapes}")

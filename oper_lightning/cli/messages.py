@@ -1,0 +1,88 @@
+"""Parser errors as one line that names the field and the nearest right words.
+
+jsonargparse parses nested classes with nested parsers and wraps the inner error in outer ones, many lines long. The
+innermost parser knows the right words; its line travels outwards between two marks, the keys around it before a third.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.data.sources.source import Source
+from oper_lightning.errors import nearest
+from oper_lightning.priorities.priority import Priority
+
+OPEN, BETWEEN, CLOSE = "\x01", "\x02", "\x03"
+KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority}
+
+
+def wrap(message: str, parser: Any) -> str:
+    """The message of one parser as a marked line: ``keys``, then what is wrong."""
+    inner = re.search(f"{OPEN}([^{BETWEEN}]*){BETWEEN}([^{CLOSE}]*){CLOSE}", message)
+    outer = message[: inner.start()] if inner else message
+    keys = re.findall(r'Parser key "([\w.]+)"', outer)
+    if inner:
+        keys += [inner.group(1)] if inner.group(1) else []
+        return f"{OPEN}{'.'.join(keys)}{BETWEEN}{inner.group(2)}{CLOSE}"
+    return f"{OPEN}{'.'.join(keys)}{BETWEEN}{explain(message, keys[-1] if keys else '', parser)}{CLOSE}"
+
+
+def unwrap(marked: str) -> str:
+    """The marked line for a person."""
+    found = re.search(f"{OPEN}([^{BETWEEN}]*){BETWEEN}([^{CLOSE}]*){CLOSE}", marked)
+    if not found:
+        return marked
+    key, text = found.groups()
+    return f"{key}: {text}" if key else text
+
+
+def explain(message: str, key: str, parser: Any) -> str:
+    """What is wrong, in words, with the nearest right ones."""
+    if found := re.search(r"Option '(\S+)' is not accepted", message):
+        return f"no argument {found.group(1)!r}; {nearest(found.group(1), _arguments(parser))}"
+    if found := re.search(r"unrecognized arguments: (\S+)", message):
+        name = found.group(1).split("=")[0].lstrip("-")
+        return f"no argument {name!r}; {nearest(name, _arguments(parser))}"
+    if found := re.search(r"Subcommand '(\w+)' does not accept option '(\S+)'", message):
+        verb, name = found.groups()
+        return f"no argument {name!r}; {nearest(name, _arguments(parser._subcommands_action.choices[verb]))}"
+    if found := re.search(r"arguments are required: (.+)", message):
+        names = found.group(1).replace("fit.", "").strip()
+        return f"{names} must be given"
+    if found := re.search(r"Expected a dot import path string: (\S+)|but (\S+) is abstract|No module named '(\S+)'", message):
+        name = next(word for word in found.groups() if word)
+        known = known_classes(key)
+        if found.group(2):
+            return f"name the class first, one of {', '.join(known)}"
+        return f"no class {name!r}; {nearest(name, known)}"
+    if found := re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.+)", message):
+        return f"{found.group(2)!r} is none of {found.group(1)}"
+    if found := re.search(r"Expected an? <class '(\w+)'>\. Got value: (.+)", message):
+        return f"{found.group(2)!r} is not of type {found.group(1)}"
+    if found := re.search(r"File does not exist: '?([^'\n]+)'?", message):
+        return f"{found.group(1)}: no such file"
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return "; ".join(lines)[:300]
+
+
+def _arguments(parser: Any) -> list[str]:
+    names = {option.lstrip("-") for option in parser._option_string_actions if len(option) > 2}
+    return sorted(name for name in names if not name.endswith(("help", "+")))
+
+
+def known_classes(key: str) -> list[str]:
+    """Short names of the classes that can stand at a key (``model``, ``source``, ``priority``, or any of them)."""
+    bases = [KINDS[key]] if key in KINDS else list(KINDS.values())
+    return sorted(
+        cls.__name__
+        for base in bases
+        for cls in _descendants(base)
+        if not inspect.isabstract(cls) and cls.__module__.startswith("oper_lightning.")
+    )
+
+
+def _descendants(cls: type) -> list[type]:
+    return [below for child in cls.__subclasses__() for below in (child, *_descendants(child))]

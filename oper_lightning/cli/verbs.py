@@ -1,0 +1,232 @@
+"""Lightning's four verbs: fit, validate, test, predict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from oper_lightning.algorithms import load_all
+from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
+from oper_lightning.cli import folders
+from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
+from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
+from oper_lightning.cli.messages import unwrap, wrap
+from oper_lightning.data.datamodule import OfflineDataModule
+from oper_lightning.data.sources import d4rl, minari, npz, reacher
+from oper_lightning.errors import InputError
+from oper_lightning.priorities import file, returns
+
+# Imported so that a configuration can name their classes in short.
+SHORT_NAMES = (d4rl, minari, npz, reacher, file, returns)
+
+VERBS = {
+    "fit": "Train an algorithm on recorded data. Leaves last.ckpt, best.ckpt, config.yaml and TensorBoard events (and, "
+    "from OPER-A's stage 1, weights.safetensors) in the run's folder.",
+    "validate": "Score a checkpoint in the environment.",
+    "test": "Score a checkpoint on other episode seeds than validate's.",
+    "predict": "Write what a checkpoint makes of every transition of a dataset: actions, or values and advantages.",
+}
+
+# Where this package's runs differ from Lightning's defaults.
+TRAINER = {
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "log_every_n_steps": 500,
+    "enable_autolog_hparams": False,
+}
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser with errors on one line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Says in one line what is wrong, and leaves."""
+        raise InputError(wrap(message, self)) from None
+
+
+class OperCLI(LightningCLI):
+    """LightningCLI with run folders, whole checkpoints, and hyper-parameters that follow a checkpoint."""
+
+    def __init__(self, args: list[str]) -> None:
+        load_all()
+        super().__init__(
+            OfflineAlgorithm,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            parser_kwargs={verb: {"description": text} for verb, text in VERBS.items()},
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs without the arguments that have no meaning here."""
+        return {verb: {*skip, "weights_only", "verbose"} for verb, skip in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run's folder."""
+        parser.set_defaults({"data": {"class_path": class_path(OfflineDataModule)}})
+        parser.add_argument(
+            "--output",
+            type=str | None,
+            default=None,
+            help="Folder that the run writes to; by default runs/<name of the yaml>/<number>.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Takes class and hyper-parameters from the checkpoint where nothing was given explicitly."""
+        assert isinstance(args, list)
+        try:
+            self._parse(parser, args)
+        except InputError as error:
+            message = unwrap(str(error))
+            if "parsing config" in message:
+                message = f"{_value(args, *FLAGS['config'])}: not valid yaml: {message.split('; ')[-1]}"
+            raise InputError(message) from None
+
+    def _parse(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        if {"-h", "--help"} & {*args} or args[0] not in VERBS:
+            super().parse_arguments(parser, args)
+            return
+        verb, rest = args[0], args[1:]
+        given = {name: _value(rest, *flags) for name, flags in FLAGS.items()}
+        self.resume = given["checkpoint"] is not None
+        self.folder = self._folder(verb, **given)
+        path = given["checkpoint"]
+        if path in ("last", "best"):
+            path = str(self.folder / f"{path}.ckpt") if self.folder else None
+            if verb == "fit" and path and not Path(path).is_file():
+                path = None  # nothing to go on from yet
+        before: list[str] = []
+        checkpoint: dict[str, Any] = {}
+        if path is not None:
+            checkpoint = read_checkpoint(path)
+            beside = Path(path).with_name("config.yaml")
+            if given["config"] is None and beside.is_file():
+                before.append(f"--config={beside}")
+            model = {"class_path": checkpoint["class_path"], "init_args": checkpoint["hyper_parameters"]}
+            before.append("--model=" + json.dumps(model))
+        elif verb != "fit" and not any(word.startswith("--print_config") for word in rest):
+            raise InputError(f"oper {verb} needs a trained network: --ckpt_path=<folder of a run>/best.ckpt")
+        rest = _without(rest, *FLAGS["checkpoint"]) + ([f"--ckpt_path={path}"] if path is not None else [])
+        super().parse_arguments(parser, [verb, *before, *rest])
+        named = self.config[verb].model.class_path
+        if checkpoint and named != checkpoint["class_path"]:
+            raise InputError(f"{path} holds {checkpoint['class_path']}, but the configuration asks for {named}")
+
+    def _folder(self, verb: str, output: str | None, config: str | None, checkpoint: str | None) -> Path | None:
+        """The run's folder as far as it is known before it is claimed."""
+        if output is not None:
+            return Path(output)
+        if checkpoint not in (None, "last", "best"):
+            return Path(checkpoint).parent
+        self.family = Path("runs") / (Path(config).stem if config else "fit")
+        if verb != "fit" and config is not None and Path(config).name == "config.yaml":
+            return Path(config).parent
+        return folders.latest(self.family) if checkpoint is not None else None
+
+    def _parse_ckpt_path(self) -> None:
+        """Done in :meth:`parse_arguments`: Lightning would let the checkpoint win over explicit values."""
+
+    def before_instantiate_classes(self) -> None:
+        """Claims the folder of a training run before anything slow is done."""
+        trainer = self._get(self.config, "trainer")
+        if self.subcommand == "fit" and not trainer.fast_dev_run:
+            folder = folders.claim(self.folder, self.resume) if self.folder else folders.claim_next(self.family)
+            self.folder = folder
+            self.config.fit.output = str(folder)
+            trainer.default_root_dir = str(folder)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds logger, checkpoints and progress to a training run; keeps the other verbs from writing."""
+        given = self._get(self.config_init, "trainer")
+        callbacks = [*_listed(given.callbacks)]
+        if self.subcommand == "fit":
+            if not given.fast_dev_run:
+                callbacks += checkpoint_callbacks(Path(given.default_root_dir))
+                if given.logger in (None, True):
+                    kwargs["logger"] = Events(given.default_root_dir)
+            if given.enable_progress_bar is not False:
+                callbacks.append(Progress())
+        else:
+            kwargs.update(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+            if self.subcommand == "predict":
+                assert self.folder is not None
+                callbacks.append(PredictionWriter(self.folder / "predictions.safetensors"))
+        return super().instantiate_trainer(
+            callbacks=callbacks, plugins=[*_listed(given.plugins), AtomicCheckpointIO()], **kwargs
+        )
+
+    def validate(self, **arguments: Any) -> None:
+        """Prints one line instead of Lightning's table."""
+        self.trainer.validate(**{**arguments, "verbose": False})
+        self._print("eval")
+
+    def test(self, **arguments: Any) -> None:
+        """Prints one line instead of Lightning's table."""
+        self.trainer.test(**{**arguments, "verbose": False})
+        self._print("test")
+
+    def predict(self, **arguments: Any) -> None:
+        """Keeps nothing in memory but what is written."""
+        self.trainer.predict(**{**arguments, "return_predictions": False})
+
+    def _print(self, stage: str) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        numbers = {key.removeprefix(f"{stage}/"): float(value) for key, value in self.trainer.callback_metrics.items()}
+        if not numbers:
+            raise InputError("nothing to score: the dataset has no environment; name one in data.evaluation.environment")
+        spec = self.trainer.datamodule.spec  # type: ignore[attr-defined]
+        line = f"return {numbers['return']:.2f} ± {numbers['return_std']:.2f} over {numbers['episodes']:.0f} episodes"
+        if "score" in numbers:
+            line += f", {'D4RL score' if spec.d4rl else 'normalised score'} {numbers['score']:.1f}"
+        print(f"{line} ({spec.environment})")
+
+
+# Flags that decide where a run reads and writes, and so are read before the parser sees them.
+FLAGS = {"output": ("--output",), "config": ("--config", "-c"), "checkpoint": ("--ckpt_path",)}
+
+
+def _value(words: list[str], *flags: str) -> str | None:
+    """The last value given to a flag as ``--flag=value`` or ``--flag value``."""
+    found = None
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in flags:
+            found = value if equals else next(iter(words[place + 1 :]), None)
+    return found
+
+
+def _without(words: list[str], *flags: str) -> list[str]:
+    """The words without a flag and its value."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if skip:
+            skip = False
+        elif name in flags:
+            skip = not equals
+        else:
+            kept.append(word)
+    return kept
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,375 @@
+"""The LightningDataModule: a source in torchrl storage, drawn by priority, handed out in blocks of updates."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import RandomSampler, TensorDictReplayBuffer
+
+from oper_lightning.data import storage as storage_room
+from oper_lightning.data.loaders import Blocks, Episodes, InOrder
+from oper_lightning.data.sampler import WeightedSampler
+from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.transforms import LossWeight
+from oper_lightning.data.transitions import fingerprint, squeezed
+from oper_lightning.envs.evaluation import Evaluation, World
+from oper_lightning.errors import InputError, note
+from oper_lightning.nn import ranks
+from oper_lightning.priorities.priority import Priority
+from oper_lightning.spec import ROLES, Batch, DataSpec, Role
+
+LARGEST_BLOCK = 50
+
+
+class OfflineDataModule(LightningDataModule):
+    """Recorded transitions for offline reinforcement learning, for this package's algorithms or for your own loop.
+
+    In a loop of your own: ``data = OfflineDataModule(source, priority); data.setup()``, then draw TED TensorDicts
+    from ``data.replay_buffer(256)``, or use ``data.storage`` and ``data.weights`` as you like.
+
+    Args:
+        source: where the transitions come from.
+        priority: how much each transition matters; all the same by default.
+        mode: resample draws transitions in proportion to the priority, reweight draws uniformly and weighs losses.
+        prioritise: the loss terms that see the priority, of evaluation, improvement and constraint; by default those
+            of the priority's paper (OPER-A: improvement and constraint; OPER-R and the rest: all).
+        batch_size: transitions per update and process.
+        updates_per_epoch: gradient updates between evaluations and checkpoints.
+        updates_per_block: gradient updates that pass through Lightning's loop together; by default the largest
+            divisor of updates_per_epoch up to 50.
+        evaluation: how policies are judged; null to train without.
+        reward_scale: rewards are multiplied by this before targets are built; OPER-R sees raw rewards.
+        reward_shift: added to the scaled reward (antmaze: -1).
+        clip_actions: bring recorded actions that lie outside the action space to its border instead of refusing them.
+        storage: keep transitions on the training device, in main memory, or memory-mapped on disk.
+        memmap_folder: where memory-mapped transitions lie; memmap in the run's folder by default.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        priority: Priority | None = None,
+        mode: Literal["resample", "reweight"] = "resample",
+        prioritise: list[Role] | None = None,
+        batch_size: int = 256,
+        updates_per_epoch: int = 5000,
+        updates_per_block: int | None = None,
+        evaluation: Evaluation | None = Evaluation(),  # noqa: B008 (frozen)
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
+        clip_actions: bool = False,
+        storage: Literal["device", "memory", "memmap"] = "device",
+        memmap_folder: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.priority = priority
+        self.mode = mode
+        self.roles: tuple[Role, ...] = tuple(prioritise) if prioritise is not None else getattr(priority, "roles", ROLES)
+        self.batch_size = batch_size
+        self.updates_per_epoch = updates_per_epoch
+        self.updates_per_block = updates_per_block
+        self.evaluation = evaluation
+        self.reward_scale = reward_scale
+        self.reward_shift = reward_shift
+        self.clip_actions = clip_actions
+        self.kind = storage
+        self.memmap_folder = memmap_folder
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+        self.drawn = 0
+        """gradient updates whose transitions have been drawn"""
+        self.weights: Tensor | None = None
+        """the priority, float64 ``[N]``, mean 1; ``[S, N]`` while S seeds train together; None if uniform"""
+        self.world: World | None = None
+        self._spec: DataSpec | None = None
+        for name in ("batch_size", "updates_per_epoch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"data.{name} is {getattr(self, name)}; at least 1 is needed")
+
+    # Loading -----------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Downloads, makes or maps what is missing on disk; one process per machine."""
+        self.source.prepare()
+        if self.kind == "memmap":
+            self._map_folder().mkdir(parents=True, exist_ok=True)
+            storage_room.fill(self.source, self._name(), torch.device("cpu"), self._map_folder())
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads and checks the data and, under a trainer, makes the environment; each once.
+
+        Raises:
+            InputError: if something about the data, the priority or the environment does not fit.
+        """
+        judges = self.trainer is not None and stage in ("fit", "validate", "test")
+        if judges and self.evaluation is not None and self.world is None:
+            self.world = self._make_world(self.evaluation, self.source.origin())
+        if self._spec is None:
+            self._load()
+        scaled = self._scaled()
+        following = {key: scaled["next", key] for key in ("observation", "reward", "terminated")}
+        self.table = TensorDict(
+            {"observation": scaled["observation"], "action": scaled["action"], "next": following},
+            batch_size=scaled.batch_size,
+            device=scaled.device,
+        )
+        if self.trainer is not None and stage in ("fit", "predict"):
+            self.table.update(self.trainer.lightning_module.columns(scaled))
+
+    def _load(self) -> None:
+        if self.trainer is None:
+            self.prepare_data()
+        origin = self.source.origin()
+        if self.kind == "memmap":
+            self.storage = storage_room.load_mapped(self._map_folder())
+        else:
+            on_device = self.kind == "device" and self.trainer is not None
+            device = self.trainer.strategy.root_device if on_device else torch.device("cpu")
+            self.storage = storage_room.fill(self.source, self._name(), device)
+        self.transitions = squeezed(self.storage[:])
+        rows = len(self.transitions)
+        if rows < self.batch_size:
+            raise InputError(f"data.batch_size {self.batch_size} is larger than the dataset ({rows:,} transitions)")
+        if self.world is not None:
+            self._check_shapes(self.world, origin)
+        low, high = self._bounds(origin)
+        self._check_actions(low, high)
+        mean, std = storage_room.observation_statistics(self.transitions["observation"])
+        self._spec = DataSpec(
+            observation_shape=tuple(self.transitions["observation"].shape[1:]),
+            action_shape=tuple(self.transitions["action"].shape[1:]),
+            action_low=low.cpu(),
+            action_high=high.cpu(),
+            observation_mean=mean.cpu(),
+            observation_std=std.cpu(),
+            rows=rows,
+            fingerprint=fingerprint(self.transitions),
+            dataset=origin.dataset,
+            environment=self.world.environment if self.world else origin.environment,
+            environment_options=origin.environment_options,
+            observation_keys=origin.observation_keys,
+            reference=origin.reference,
+            d4rl=origin.d4rl,
+        )
+        if self.priority is not None:
+            self.set_weights(self.priority(self.transitions))
+
+    @property
+    def spec(self) -> DataSpec:
+        """What an algorithm needs to know of the data."""
+        if self._spec is None:
+            raise RuntimeError("OfflineDataModule.setup() has not been called")
+        return self._spec
+
+    def _name(self) -> str:
+        return self.source.origin().dataset
+
+    def _map_folder(self) -> Path:
+        if self.memmap_folder is None:
+            under = self.trainer.default_root_dir if self.trainer is not None else tempfile.mkdtemp(prefix="oper-")
+            self.memmap_folder = str(Path(under) / "memmap")
+        return Path(self.memmap_folder)
+
+    def _scaled(self) -> TensorDict:
+        """The transitions with scaled and shifted rewards; everything else shared."""
+        if self.reward_scale == 1 and self.reward_shift == 0:
+            return self.transitions
+        scaled = self.transitions.clone(recurse=False)
+        scaled["next"] = scaled["next"].clone(recurse=False)
+        scaled["next", "reward"] = self.transitions["next", "reward"] * self.reward_scale + self.reward_shift
+        return scaled
+
+    def _make_world(self, evaluation: Evaluation, origin: Origin) -> World | None:
+        """The environment to evaluate in; None, with a note, if the dataset has none that can be made here."""
+        name = evaluation.environment or origin.environment
+        if name is None:
+            note(f"{origin.dataset}: no environment known: training without evaluation")
+            return None
+        options = origin.environment_options if evaluation.environment is None else {}
+        try:
+            return World(name, options, origin.observation_keys, min(evaluation.parallel, evaluation.episodes))
+        except InputError as error:
+            if evaluation.environment is not None:
+                raise
+            note(f"{error}: training without evaluation")
+            return None
+
+    def _check_shapes(self, world: World, origin: Origin) -> None:
+        for key, shape in (("observation", world.observation_shape), ("action", world.action_space.shape)):
+            recorded = tuple(self.transitions[key].shape[1:])
+            if recorded != shape:
+                raise InputError(
+                    f"{origin.dataset}: {key}s of shape {recorded}, but environment {world.environment} has {shape}; "
+                    f"name the right one in data.evaluation.environment, or set data.evaluation to null"
+                )
+
+    def _bounds(self, origin: Origin) -> tuple[Tensor, Tensor]:
+        """Action bounds ``[A]`` as known by the environment, else by the source, else from the data."""
+        actions = self.transitions["action"]
+        space: Any = self.world.action_space if self.world else None
+        known = (getattr(space, "low", None), getattr(space, "high", None)), (origin.action_low, origin.action_high)
+        for low, high in known:
+            if low is not None and high is not None:
+                bounds = torch.as_tensor(low).to(actions), torch.as_tensor(high).to(actions)
+                if all(bound.isfinite().all() for bound in bounds):
+                    return bounds
+        return storage_room.action_bounds(actions)
+
+    def _check_actions(self, low: Tensor, high: Tensor) -> None:
+        actions = self.transitions["action"]
+        count, row = storage_room.outside(actions, low, high)
+        if count and not self.clip_actions:
+            raise InputError(
+                f"{self._name()}: {count:,} of {len(actions):,} actions lie outside the action space "
+                f"[{low.min().item():g}, {high.max().item():g}] (first at row {row:,}: {actions[row].tolist()}); "
+                f"set data.clip_actions to true to bring them to its border"
+            )
+        if self.clip_actions:
+            torch.clamp(actions, low, high, out=actions)
+
+    # Drawing -----------------------------------------------------------------------------------------------------
+
+    def set_weights(self, weights: Tensor | None) -> None:
+        """Replaces the priority: weights ``[N]``, or ``[S, N]`` for S seeds that train together; None for uniform."""
+        self.weights = None if weights is None else weights.to(self.transitions.device or "cpu")
+        self._sampler = None if self.weights is None else WeightedSampler(self.weights)
+
+    def replay_buffer(self, batch_size: int | None = None) -> TensorDictReplayBuffer:
+        """A torchrl replay buffer over the raw transitions, drawing or weighing by the priority."""
+        weighted = self.weights is not None
+        resample = weighted and self.mode == "resample"
+        return TensorDictReplayBuffer(
+            storage=self.storage,
+            sampler=WeightedSampler(self.weights, self.seed) if resample else RandomSampler(),
+            transform=LossWeight(self.weights) if weighted and not resample else None,
+            batch_size=batch_size or self.batch_size,
+        )
+
+    def rows(self, index: Tensor) -> TensorDict:
+        """The transitions with the given row numbers ``[...]``, as algorithms get them: rewards scaled, with columns."""
+        return self.table[index]
+
+    def in_order(self, size: int = 8192) -> Iterator[TensorDict]:
+        """All transitions in row order, as from :meth:`rows`: whole episodes, ``size`` transitions or more at a time."""
+        start = 0
+        for stop in self.cuts(size):
+            yield self.table[start:stop]
+            start = stop
+
+    def cuts(self, size: int) -> list[int]:
+        """Where :meth:`in_order` cuts: the first end of an episode after each ``size`` transitions, and the last."""
+        ends = torch.nonzero(self.transitions["next", "done"]).squeeze(1).cpu() + 1
+        block = torch.div(ends, size, rounding_mode="floor")
+        first = torch.cat([block[1:] != block[:-1], torch.ones(1, dtype=torch.bool)])
+        return ends[first].tolist()  # type: ignore[no-any-return]
+
+    def draw(self, updates: int) -> Batch:
+        """The next block: transitions for ``updates`` updates, ``[K, B]``, or ``[K, S, B]`` under ``[S, N]`` weights.
+
+        What is drawn is a function of the seed and the number of the first update. All ranks draw the rows of all
+        ranks, and each keeps its own.
+        """
+        seeds = self.weights.shape[:-1] if self.weights is not None else torch.Size()
+        prioritised = self.roles if self.weights is not None else ()
+        parts: dict[bool, TensorDict] = {}
+        resample = self.mode == "resample"
+        if not resample or len(prioritised) < len(ROLES):
+            parts[False] = self._part(self._index("uniform", updates, seeds))
+        if prioritised:
+            parts[True] = (
+                self._part(self._index("priority", updates, seeds)) if resample else self._weighted(parts[False])
+            )
+        self.drawn += updates
+        return Batch(*(parts[role in prioritised] for role in ROLES))
+
+    def _index(self, stream: str, updates: int, seeds: torch.Size) -> Tensor:
+        """Row numbers ``[K, B]`` or ``[K, S, B]`` of this rank."""
+        batch = self.batch_size * ranks.world_size()
+        seed = ranks.stream_seed(self.seed, stream, self.drawn)
+        if stream == "priority":
+            assert self._sampler is not None
+            self._sampler.generator.manual_seed(seed)
+            index = self._sampler.draw(updates * batch)
+        else:
+            device = self.table.device or torch.device("cpu")
+            generator = torch.Generator(device).manual_seed(seed)
+            shape = (*seeds, updates * batch)
+            index = torch.randint(len(self.table), shape, generator=generator, device=device)
+        index = index.reshape(*seeds, updates, batch).movedim(-2, 0)
+        return index[..., ranks.rank() * self.batch_size :][..., : self.batch_size]
+
+    def _part(self, index: Tensor) -> TensorDict:
+        part = self.rows(index)
+        if self.mode == "reweight":
+            part["index"] = index
+        part["weight"] = torch.ones(index.shape, device=index.device)
+        return part
+
+    def _weighted(self, part: TensorDict) -> TensorDict:
+        """The same transitions with the priority as their weight."""
+        assert self.weights is not None
+        return part.clone(recurse=False).set("weight", self.weights.float()[part["index"]])
+
+    # What Lightning asks for -------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> Blocks:
+        """Blocks for the next epoch; see :meth:`draw`."""
+        return Blocks(self, *self._epoch())
+
+    def _epoch(self) -> tuple[int, int]:
+        """Blocks per epoch and updates per block."""
+        if self.trainer is not None and self.trainer.fast_dev_run:
+            return 1, 1
+        updates = self.updates_per_epoch
+        steps = self.trainer.max_steps if self.trainer is not None else -1
+        if 0 < steps < updates:
+            updates = steps
+        if steps > 0 and steps % updates:
+            raise InputError(
+                f"trainer.max_steps {steps:,} is not a multiple of data.updates_per_epoch {updates:,}; "
+                f"evaluations and checkpoints come at the end of an epoch"
+            )
+        block = self.updates_per_block or max(k for k in range(1, LARGEST_BLOCK + 1) if updates % k == 0)
+        if updates % block:
+            raise InputError(f"data.updates_per_block {block} does not divide the {updates:,} updates of an epoch")
+        return updates // block, block
+
+    def val_dataloader(self) -> list[Episodes]:
+        """One loader whose only item is this rank's share of the episodes; none without an environment."""
+        return self._episodes(test=False)
+
+    def test_dataloader(self) -> list[Episodes]:
+        """The same on other episode seeds."""
+        return self._episodes(test=True)
+
+    def _episodes(self, test: bool) -> list[Episodes]:
+        if self.world is None or self.evaluation is None:
+            return []
+        seeds = self.evaluation.seeds(test)[ranks.rank() :: ranks.world_size()]
+        return [Episodes(self.world, seeds)]
+
+    def predict_dataloader(self) -> InOrder:
+        """All transitions in row order."""
+        return InOrder(self)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves transitions to the training device; roles that were the same object stay so."""
+        if isinstance(batch, Batch):
+            return batch.map(lambda part: part.to(device, non_blocking=True))
+        return batch.to(device) if isinstance(batch, TensorDict) else batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed and number of updates drawn: all that the order of the data depends on."""
+        return {"seed": self.seed, "drawn": self.drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues where the checkpoint stood."""
+        self.seed, self.drawn = state_dict["seed"], state_dict["drawn"]

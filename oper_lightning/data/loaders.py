@@ -1,0 +1,66 @@
+"""What the datamodule hands to Lightning's loops: sized iterables over blocks, episodes and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tensordict import TensorDict
+from torch import Tensor
+
+from oper_lightning.envs.evaluation import Act, World
+from oper_lightning.spec import Batch
+
+if TYPE_CHECKING:
+    from oper_lightning.data.datamodule import OfflineDataModule
+
+
+class Blocks:
+    """A loader of known length over one epoch's blocks. Draws when asked, so that new weights count at once."""
+
+    def __init__(self, data: OfflineDataModule, count: int, updates: int) -> None:
+        self.data = data
+        self.count = count
+        self.updates = updates
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _ in range(self.count):
+            yield self.data.draw(self.updates)
+
+
+class Episodes:
+    """The episodes that a rank plays in a validation, and the loader whose only item they are.
+
+    A sampler that shared out episodes over ranks would pad: 7 episodes on 2 ranks would become 8.
+    """
+
+    def __init__(self, world: World, seeds: list[int]) -> None:
+        self.world = world
+        self.seeds = seeds
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Episodes]:
+        yield self
+
+    def __call__(self, act: Act) -> tuple[Tensor, Tensor]:
+        """Returns and lengths, float64, of the rank's episodes under the policy ``act``."""
+        return self.world.rollouts(act, self.seeds)
+
+
+class InOrder:
+    """A loader over all transitions in row order, whole episodes at a time."""
+
+    def __init__(self, data: OfflineDataModule, size: int = 8192) -> None:
+        self.data = data
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.data.cuts(self.size))
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        return self.data.in_order(self.size)

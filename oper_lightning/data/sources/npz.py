@@ -1,0 +1,105 @@
+"""Flat numpy archives: NeoRL-2's names, D4RL's names, or names of your own."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tensordict import TensorDict
+
+from oper_lightning.data.sources.flat import OPTIONAL, REQUIRED, FlatEpisodes
+from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.errors import InputError, nearest
+
+NEORL2 = {
+    "observations": "obs",
+    "actions": "action",
+    "rewards": "reward",
+    "terminals": "done",
+    "timeouts": "truncated",
+    "next_observations": "next_obs",
+}
+
+
+class Npz(Source):
+    """A numpy .npz archive with one row per step.
+
+    Args:
+        path: the file.
+        names: which array of the file is which, for arrays called neither as in D4RL nor as in NeoRL-2: keys out of
+            observations, actions, rewards, terminals, timeouts, next_observations.
+        environment: Gymnasium id of the environment it was recorded in, if there is one.
+        max_episode_steps: steps after which episodes were cut, for files without timeouts.
+        reference: returns that score 0 and 100.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        names: dict[str, str] | None = None,
+        environment: str | None = None,
+        max_episode_steps: int | None = None,
+        reference: tuple[float, float] | None = None,
+    ) -> None:
+        self.path = path
+        self.names = names
+        self.environment = environment
+        self.max_episode_steps = max_episode_steps
+        self.reference = reference
+
+    def origin(self) -> Origin:
+        return Origin(dataset=Path(self.path).stem, environment=self.environment, reference=self.reference)
+
+    def __len__(self) -> int:
+        return len(self._flat)
+
+    def episodes(self) -> Iterator[TensorDict]:
+        return self._flat.episodes()
+
+    @cached_property
+    def _flat(self) -> FlatEpisodes:
+        if not Path(self.path).is_file():
+            raise InputError(f"{self.path}: no such file")
+        columns = {}
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                if not isinstance(archive, np.lib.npyio.NpzFile):
+                    raise InputError(f"{self.path}: a single array; a .npz archive of named arrays is needed")
+                for ours, theirs in self._mapping(list(archive)).items():
+                    columns[ours] = _array(archive, theirs, self.path)
+        except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{self.path}: not a whole .npz archive of plain arrays ({error})") from None
+        return FlatEpisodes(columns, self.path, self.max_episode_steps)
+
+    def _mapping(self, present: list[str]) -> dict[str, str]:
+        """For each of our names that the file has, the file's name."""
+        if self.names is not None:
+            for ours, theirs in self.names.items():
+                if ours not in (*REQUIRED, *OPTIONAL):
+                    raise InputError(f"{self.path}: names has {ours!r}; {nearest(ours, (*REQUIRED, *OPTIONAL))}")
+                if theirs not in present:
+                    raise InputError(f"{self.path}: no array {theirs!r} (for {ours}); {nearest(theirs, present)}")
+            return self.names
+        names = NEORL2 if "obs" in present else {name: name for name in (*REQUIRED, *OPTIONAL)}
+        for ours in REQUIRED:
+            if names[ours] not in present:
+                raise InputError(
+                    f"{self.path}: no array {names[ours]!r}; it has {', '.join(present)}; "
+                    f"say with the source's names which is which"
+                )
+        return {ours: theirs for ours, theirs in names.items() if theirs in present}
+
+
+def _array(archive: np.lib.npyio.NpzFile, name: str, path: str) -> np.ndarray:
+    try:
+        array: np.ndarray = archive[name]
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise InputError(f"{path}: array {name!r} holds Python objects; save it as an array of numbers") from None
+        raise
+    return array

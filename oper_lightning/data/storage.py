@@ -1,0 +1,111 @@
+"""From a source into torchrl storage, checked on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import TensorStorage
+
+from oper_lightning.data.sources.source import Source
+from oper_lightning.errors import InputError
+
+KEYS = (
+    "observation",
+    "action",
+    ("next", "observation"),
+    ("next", "reward"),
+    ("next", "terminated"),
+    ("next", "truncated"),
+    ("next", "done"),
+)
+
+
+def fill(source: Source, name: str, device: torch.device, folder: Path | None = None) -> TensorStorage:
+    """Copies all transitions of a source into a storage of exactly its size, in TED layout.
+
+    Args:
+        source: where the transitions come from.
+        name: what to call the data in messages.
+        device: where the storage is to be.
+        folder: keeps it memory-mapped in this folder instead.
+
+    Raises:
+        InputError: if a value is not finite, episodes do not fit each other, or the last one has no end.
+    """
+    table: TensorDict | None = None
+    rows, start = len(source), 0
+    for episodes in source.episodes():
+        stop = start + len(episodes)
+        if table is None:
+            table = _allocate(episodes, rows, device, folder)
+        if stop > rows:
+            raise InputError(f"{name}: more than the {rows:,} transitions that the source announced")
+        if not episodes["next", "done"][-1]:
+            raise InputError(f"{name}: the episode that ends at row {stop - 1:,} is neither terminated nor truncated")
+        for key in KEYS:
+            values, column = episodes[key], table[key]
+            _check(values, column, key, name, start)
+            column[start:stop] = values
+        start = stop
+    if table is None or start != rows:
+        raise InputError(f"{name}: {start:,} transitions came, but the source announced {rows:,}")
+    return TensorStorage(table)
+
+
+def _allocate(example: TensorDict, rows: int, device: torch.device, folder: Path | None) -> TensorDict:
+    empty = example[:1].expand(rows)
+    if folder is not None:
+        return empty.memmap_like(prefix=folder)
+    tensors = {key: torch.empty(empty[key].shape, dtype=empty[key].dtype, device=device) for key in KEYS}
+    return TensorDict(tensors, batch_size=[rows], device=device)
+
+
+def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], name: str, start: int) -> None:
+    words = " ".join(key) if isinstance(key, tuple) else key
+    if values.shape[1:] != column.shape[1:]:
+        raise InputError(
+            f"{name}: {words} of shape {tuple(values.shape[1:])} from row {start:,}, {tuple(column.shape[1:])} before"
+        )
+    if values.dtype.is_floating_point and not values.isfinite().all():
+        row, *place = torch.nonzero(~values.isfinite())[0].tolist()
+        raise InputError(
+            f"{name}: {words}{place if column.shape[1:].numel() > 1 else ''} is {values[(row, *place)].item()} at row {start + row:,} (the first); "
+            f"repair or remove that episode"
+        )
+
+
+def load_mapped(folder: Path) -> TensorStorage:
+    """Opens what :func:`fill` left memory-mapped in ``folder``."""
+    return TensorStorage(TensorDict.load_memmap(folder))
+
+
+def observation_statistics(observations: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population standard deviation of observations ``[N, ...]``, accumulated in float64; float32."""
+    total = torch.zeros(observations.shape[1:], dtype=torch.float64, device=observations.device)
+    squares = torch.zeros_like(total)
+    for chunk in observations.split(1 << 18):
+        total += chunk.double().sum(0)
+    mean = total / len(observations)
+    for chunk in observations.split(1 << 18):
+        squares += (chunk.double() - mean).square().sum(0)
+    return mean.float(), (squares / len(observations)).sqrt().float()
+
+
+def action_bounds(actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds ``[A]`` for actions ``[N, A]`` of which nothing is known: ±1 if all are within, else what occurs."""
+    low, high = actions.amin(0), actions.amax(0)
+    unit = torch.ones_like(low)
+    if (low >= -1).all() and (high <= 1).all():
+        return -unit, unit
+    return low, torch.where(high > low, high, low + 1)
+
+
+def outside(actions: Tensor, low: Tensor, high: Tensor) -> tuple[int, int]:
+    """How many of the actions ``[N, A]`` lie outside the bounds, by more than float32 rounding, and the first row."""
+    slack = 1e-5 * (high - low)
+    wrong = ((actions < low - slack) | (actions > high + slack)).flatten(1).any(1)
+    count = int(wrong.sum())
+    return count, int(torch.nonzero(wrong)[0]) if count else -1

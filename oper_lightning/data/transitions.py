@@ -1,0 +1,146 @@
+"""Pure functions over N transitions in recording order: episode ends, returns, n-step targets, the fingerprint.
+
+``transitions`` is a TensorDict ``[N]`` with ``observation``, ``action`` and, under ``next``, ``observation``,
+``reward``, ``terminated``, ``truncated`` and ``done``, each of the last four with one number per transition.
+``ends`` is bool ``[N]``: True on the last transition of every episode; the last row of all is always an end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+Key = str | tuple[str, str]
+
+
+def transitions_from(
+    observation: np.ndarray,
+    action: np.ndarray,
+    reward: np.ndarray,
+    next_observation: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+) -> TensorDict:
+    """Joins arrays of M consecutive transitions into torchrl's TED layout (float32; reward and flags ``[M, 1]``).
+
+    Where both flags are set the episode counts as terminated.
+    """
+    terminated = np.asarray(terminated, dtype=bool).reshape(-1, 1)
+    truncated = np.asarray(truncated, dtype=bool).reshape(-1, 1) & ~terminated
+    tensors = {
+        "observation": _float(observation),
+        "action": _float(action),
+        "next": {
+            "observation": _float(next_observation),
+            "reward": _float(reward).reshape(-1, 1),
+            "terminated": torch.from_numpy(terminated),
+            "truncated": torch.from_numpy(truncated),
+            "done": torch.from_numpy(terminated | truncated),
+        },
+    }
+    return TensorDict(tensors, batch_size=[len(terminated)])
+
+
+def _float(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def squeezed(transitions: TensorDict) -> TensorDict:
+    """A view of TED transitions in which reward and flags have one number per transition, without copying."""
+    following = transitions["next"]
+    flags = {key: following[key].squeeze(-1) for key in ("reward", "terminated", "truncated", "done")}
+    return TensorDict(
+        {
+            "observation": transitions["observation"],
+            "action": transitions["action"],
+            "next": {"observation": following["observation"], **flags},
+        },
+        batch_size=transitions.batch_size,
+    )
+
+
+def fingerprint(transitions: TensorDict) -> str:
+    """SHA-256 over the row count and, in row order, float32 observations, actions and rewards and the end flags.
+
+    Weights belong to rows: a file with the same rows in another order, or with any value changed, is other data.
+    """
+    digest = hashlib.sha256(str(len(transitions)).encode())
+    keys: tuple[Key, ...] = ("observation", "action", ("next", "reward"), ("next", "terminated"), ("next", "truncated"))
+    for key in keys:
+        for chunk in transitions.get(key).split(1 << 16):
+            digest.update(memoryview(chunk.contiguous().cpu().numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def episode_of(ends: Tensor) -> Tensor:
+    """Number of the episode of each transition, int64 ``[N]``, counted from 0."""
+    return torch.cumsum(ends.long(), 0) - ends.long()
+
+
+def last_row(ends: Tensor) -> Tensor:
+    """Row of the last transition of each transition's episode, int64 ``[N]``."""
+    return torch.nonzero(ends).squeeze(1)[episode_of(ends)]
+
+
+def episode_returns(rewards: Tensor, ends: Tensor) -> Tensor:
+    """Undiscounted return of each transition's whole episode, float64 ``[N]``."""
+    episode = episode_of(ends)
+    totals = torch.zeros(int(ends.sum()), dtype=torch.float64, device=rewards.device)
+    return totals.index_add_(0, episode, rewards.double())[episode]
+
+
+def discounted_sum(values: Tensor, carry: Tensor) -> Tensor:
+    """Solves ``y[t] = values[t] + carry[t] * y[t + 1]`` backwards over the last dimension (``y`` beyond the end: 0).
+
+    Takes ``[..., N]`` and returns float64 of that shape, in about log2(longest run of non-zero carry) whole-array
+    steps (a parallel scan) instead of N small ones.
+    """
+    total, carry = values.double().clone(), carry.double().expand(values.shape).clone()
+    shift = 1
+    while shift < total.shape[-1] and bool(carry.any()):
+        total[..., :-shift] += carry[..., :-shift] * total[..., shift:]
+        carry[..., :-shift] *= carry[..., shift:].clone()
+        carry[..., -shift:] = 0
+        shift *= 2
+    return total
+
+
+def return_to_go(rewards: Tensor, ends: Tensor, discount: float) -> Tensor:
+    """Discounted sum of the rewards from each transition to the end of its episode, float64 ``[N]``."""
+    return discounted_sum(rewards, discount * (~ends).double())
+
+
+def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated: bool = True) -> TensorDict:
+    """Turns transitions into n-step ones, TensorDict ``[N]`` of the columns that change.
+
+    ``("next", "reward")`` is the discounted sum of the next n rewards of the episode, ``("next", "observation")``
+    what follows the last of them, and ``discount`` the factor of the value bootstrapped there: discount to the number
+    of steps, 0 if the episode terminated. A window cut by a truncation bootstraps at the observation after the cut,
+    unless ``bootstrap_truncated`` is False: then any end of episode counts as terminal.
+    """
+    done, terminated = transitions["next", "done"], transitions["next", "terminated"]
+    last = last_row(done)
+    row = torch.arange(len(last), device=last.device)
+    end = torch.minimum(row + n - 1, last)
+    factor = discount ** (end - row + 1).double()
+    columns: dict[str, Tensor | dict[str, Tensor]] = {
+        "discount": factor.masked_fill(terminated[end] if bootstrap_truncated else done[end], 0).float()
+    }
+    if n > 1:
+        rewards = transitions["next", "reward"].double()
+        total = torch.zeros_like(rewards)
+        for step in range(n):
+            ahead = row + step
+            total += discount**step * rewards[ahead.clamp(max=len(row) - 1)].masked_fill(ahead > end, 0)
+        columns["next"] = {"reward": total.float(), "observation": transitions["next", "observation"][end]}
+    return TensorDict(columns, batch_size=transitions.batch_size)
+
+
+def next_action(transitions: TensorDict) -> Tensor:
+    """The action taken after each transition, ``[N, A]``; at the end of an episode, where none was, zeros."""
+    following = transitions["action"].roll(-1, 0)
+    return following.masked_fill(transitions["next", "done"].reshape(-1, *[1] * (following.dim() - 1)), 0)

@@ -1,0 +1,50 @@
+"""Optimisers, learning-rate schedules and target networks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Schedule = Literal["cosine", "linear", "none"]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def adam(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam:
+    """Adam with PyTorch's other defaults, in its fused form."""
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+
+
+def reset_adam(optimiser: torch.optim.Optimizer) -> None:
+    """Makes an Adam forget what it has seen: moments and step count go to zero in place."""
+    for state in optimiser.state.values():
+        for value in state.values():
+            value.zero_()
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Sets the learning rate of all parameter groups."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate
+
+
+def schedule(name: Schedule, progress: float) -> float:
+    """Factor of the learning rate at ``progress`` in [0, 1) of a run: 1 at the start; 0 at the end unless "none"."""
+    if name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if name == "linear" else 1.0
+
+
+def frozen_copy(network: Network) -> Network:
+    """A copy to serve as target network: same values, no gradients."""
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """Moves the target's parameters towards the online ones: target <- (1 - tau) * target + tau * online."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)

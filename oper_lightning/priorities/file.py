@@ -1,0 +1,186 @@
+"""The weights file that OPER-A's stage 1 writes, and the priority that reads it.
+
+A safetensors file: ``weights``, ``advantage`` and ``value``, float32 ``[I, S, N]`` for I iterations, S seeds and N
+transitions, and as metadata the dataset's fingerprint, row count and id, the hyper-parameters and statistics.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from oper_lightning.data.transitions import fingerprint
+from oper_lightning.errors import InputError, note
+from oper_lightning.priorities.priority import Priority, mean_one, rescale_std
+from oper_lightning.spec import Role
+
+FORMAT = "oper-lightning weights 1"
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Writes a safetensors file whole or not at all; metadata values are stored as JSON."""
+    from safetensors.torch import save
+
+    data = save(
+        {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
+        {key: json.dumps(value) for key, value in metadata.items()},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    with open(beside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a safetensors file with JSON metadata, as written by :func:`save_tensors`.
+
+    Raises:
+        InputError: if the file is missing, or not such a file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a weights file: its tensors and metadata.
+
+    Raises:
+        InputError: if it is missing, broken or of another kind.
+    """
+    tensors, metadata = load_tensors(path)
+    if metadata.get("format") != FORMAT or tensors.get("weights", torch.empty(0)).dim() != 3:
+        hint = "; published .npy weights go through `oper convert`" if str(path).endswith(".npy") else ""
+        raise InputError(f"{path}: not a weights file (stage 1 writes weights.safetensors){hint}")
+    return tensors, metadata
+
+
+def rescale(
+    weights: Tensor,
+    how: Literal["linear", "exp"] = "linear",
+    std: float | None = 2.0,
+    floor: float = 0.1,
+    ceiling: float | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Turns stage 1's weights ``[N]`` into those of stage 2, float64, mean 1.
+
+    linear: ``max(1 + std * z, floor)`` with the z-score of the weights, brought back to mean 1 (so that the realised
+    standard deviation is below ``std`` and the floor below ``floor``); without ``std`` the weights less their
+    minimum, floored alike. exp: proportional to ``exp(temperature * w / mean w)``.
+    """
+    if how == "exp":
+        scores = temperature * weights.double() / weights.double().abs().mean()
+        return mean_one(torch.softmax(scores, 0), "exp rescaling")
+    shifted = weights.double() - weights.double().min()
+    if not shifted.any():
+        note("weights file: all weights are equal: every transition weighs the same")
+        return torch.ones_like(shifted)
+    scaled = mean_one(shifted, "linear rescaling")
+    if std is not None:
+        scaled = rescale_std(scaled, std)
+    return mean_one(scaled.clamp(min=floor, max=ceiling), "linear rescaling")
+
+
+def median(seeds: Tensor) -> Tensor:
+    """Median over the first dimension; of an even number the mean of the middle two."""
+    ordered = seeds.sort(0).values
+    return (ordered[(len(seeds) - 1) // 2] + ordered[len(seeds) // 2]) / 2
+
+
+class WeightsFile(Priority):
+    """OPER-A: weights from one or more files that stage 1 wrote, averaged over seeds and rescaled.
+
+    Args:
+        path: a weights file, a list of them, or a template in which ``{seed}`` stands for a number.
+        seeds: the numbers to put for ``{seed}``; without them every file that fits the template is taken.
+        iteration: which of stage 1's iterations, from 1; the last by default. Paper: 5 for TD3+BC, 4 for BC.
+        average: how seeds are joined.
+        rescale: linear (by std and floor) or exp.
+        std: standard deviation asked for before the floor; null leaves it alone. Paper: 2, antmaze 5, kitchen 0.5.
+        floor: lowest weight relative to the mean before the weights are brought back to mean 1. Paper: 0.1.
+        ceiling: highest weight likewise. Paper: none.
+        temperature: factor in the exponential of the exp rescaling.
+    """
+
+    roles: tuple[Role, ...] = ("improvement", "constraint")
+
+    def __init__(
+        self,
+        path: str | list[str],
+        seeds: list[int] | None = None,
+        iteration: int | None = None,
+        average: Literal["mean", "median"] = "mean",
+        rescale: Literal["linear", "exp"] = "linear",
+        std: float | None = 2.0,
+        floor: float = 0.1,
+        ceiling: float | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        if (std is not None and std <= 0) or not 0 <= floor < 1 or (ceiling is not None and ceiling <= 1):
+            raise InputError(f"WeightsFile: std {std}, floor {floor}, ceiling {ceiling}; needs std > 0, 0 <= floor < 1, ceiling > 1")
+        self.path = path
+        self.seeds = seeds
+        self.iteration = iteration
+        self.average = average
+        self.how: Literal["linear", "exp"] = rescale
+        self.std = std
+        self.floor = floor
+        self.ceiling = ceiling
+        self.temperature = temperature
+
+    def paths(self) -> list[str]:
+        """The files meant by ``path`` and ``seeds``."""
+        if not isinstance(self.path, str):
+            return list(self.path)
+        if self.seeds is not None:
+            if "{seed}" not in self.path:
+                raise InputError(f"WeightsFile: seeds {self.seeds} but no {{seed}} in path {self.path!r} to put them")
+            return [self.path.replace("{seed}", str(seed)) for seed in self.seeds]
+        if "{seed}" not in self.path:
+            return [self.path]
+        before, after = self.path.split("{seed}", 1)
+        pattern = glob.escape(before) + "*" + glob.escape(after)
+        found = [name for name in glob.glob(pattern) if name[len(before) : len(name) - len(after)].isdigit()]
+        if not found:
+            raise InputError(f"{self.path}: no file fits this template with a number for {{seed}}")
+        return sorted(found)
+
+    def __call__(self, transitions: TensorDict) -> Tensor:
+        data = fingerprint(transitions)
+        seeds = torch.cat([self._read(path, len(transitions), data) for path in self.paths()])
+        joined = seeds.mean(0) if self.average == "mean" else median(seeds)
+        return rescale(joined, self.how, self.std, self.floor, self.ceiling, self.temperature)
+
+    def _read(self, path: str, rows: int, data: str) -> Tensor:
+        """Weights ``[S, N]`` of the wanted iteration, checked against the dataset."""
+        tensors, metadata = load_weights(path)
+        weights = tensors["weights"]
+        if weights.shape[2] != rows:
+            raise InputError(f"{path}: weights for {weights.shape[2]:,} transitions, but the dataset has {rows:,}")
+        if metadata.get("fingerprint") != data:
+            raise InputError(
+                f"{path}: made for other data ({metadata.get('dataset')}): rows, order or values differ from this "
+                f"dataset; run stage 1 on it"
+            )
+        iteration = len(weights) if self.iteration is None else self.iteration
+        if not 1 <= iteration <= len(weights):
+            raise InputError(f"{path}: no iteration {iteration}; the file has 1 to {len(weights)}")
+        return mean_one(weights[iteration - 1], path)

@@ -1,0 +1,75 @@
+"""The idea of a priority, and the numbers that describe one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from oper_lightning.errors import InputError, note
+from oper_lightning.spec import ROLES, Role
+
+
+class Priority(ABC):
+    """How much each transition matters."""
+
+    roles: tuple[Role, ...] = ROLES
+    """the loss terms that see the priority unless ``prioritise`` says otherwise, as published"""
+
+    @abstractmethod
+    def __call__(self, transitions: TensorDict) -> Tensor:
+        """Weights of the transitions, float64 ``[N]``, non-negative, mean 1.
+
+        Args:
+            transitions: TensorDict ``[N]`` with raw rewards, see :mod:`oper_lightning.data.transitions`.
+        """
+
+
+def mean_one(weights: Tensor, origin: str) -> Tensor:
+    """Checks weights ``[..., N]`` and scales them to mean 1 over the last dimension, float64.
+
+    Raises:
+        InputError: if a weight is negative, NaN or infinite, or all are zero; names ``origin``.
+    """
+    weights = weights.double()
+    bad = ~weights.isfinite()
+    if bad.any():
+        row = int(torch.nonzero(bad)[0, -1])
+        raise InputError(f"{origin}: weight {weights[bad][0].item()} at row {row}; weights must be finite")
+    if (weights < 0).any():
+        row = int(torch.nonzero(weights < 0)[0, -1])
+        raise InputError(f"{origin}: weight {weights.min().item():.4g} is negative (first at row {row})")
+    total = weights.sum(-1, keepdim=True)
+    if (total == 0).any():
+        raise InputError(f"{origin}: all weights are zero; at least one transition must matter")
+    return weights * (weights.shape[-1] / total)
+
+
+def rescale_std(weights: Tensor, std: float) -> Tensor:
+    """Stretches mean-1 weights ``[..., N]`` about 1 to a population standard deviation; equal weights stay equal."""
+    spread = weights.std(-1, correction=0, keepdim=True)
+    return torch.where(spread > 0, 1 + (weights - 1) * (std / spread), 1.0)
+
+
+def statistics(weights: Tensor) -> dict[str, float]:
+    """What a person wants to know of mean-1 weights ``[N]``.
+
+    ``ess`` is the effective sample size (sum w)^2 / sum w^2 as a share of N, ``at_floor`` the share of transitions
+    that have the smallest weight.
+    """
+    weights = weights.double()
+    low = weights.min()
+    return {
+        "std": weights.std(correction=0).item(),
+        "ess": (weights.sum() ** 2 / weights.square().sum() / len(weights)).item(),
+        "min": low.item(),
+        "max": weights.max().item(),
+        "at_floor": (weights <= low * (1 + 1e-6)).double().mean().item(),
+    }
+
+
+def uniform(rows: int, why: str) -> Tensor:
+    """Weights of 1, with a note why the priority could not tell the transitions apart."""
+    note(f"{why}: every transition weighs the same")
+    return torch.ones(rows, dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Runs and data as tables and pictures."""

@@ -1,0 +1,94 @@
+"""What passes between the data and an algorithm: the facts a network needs, and the batches of an update."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+Role = Literal["evaluation", "improvement", "constraint"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Batch(NamedTuple):
+    """The transitions of one update, or of a block of K updates, by the role of the loss term that reads them.
+
+    Each is a TensorDict ``[B]`` (``[K, B]`` in a block, ``[K, S, B]`` when S seeds train together) with
+    ``observation``, ``action``, ``("next", "observation")``, ``("next", "reward")``, ``("next", "terminated")``,
+    ``weight`` and the columns that the algorithm asked for. Reward, flags, weight: one number per transition.
+    Roles that were drawn alike are the same object.
+    """
+
+    evaluation: TensorDict
+    """for critics, values and Bellman errors"""
+    improvement: TensorDict
+    """for the actor's search for better actions"""
+    constraint: TensorDict
+    """for what keeps the policy near the data"""
+
+    def map(self, function: Any) -> Batch:
+        """Applies ``function`` to each distinct TensorDict once; roles that were the same object stay so."""
+        done: dict[int, TensorDict] = {}
+        for part in self:
+            if id(part) not in done:
+                done[id(part)] = function(part)
+        return Batch(*(done[id(part)] for part in self))
+
+    def unbind(self) -> list[Batch]:
+        """The K batches of a block."""
+        parts = self.map(lambda part: part.unbind(0))
+        return [Batch(*rows) for rows in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What an algorithm and its checkpoint need to know of the data. Holds numbers, strings, lists and tensors only."""
+
+    observation_shape: tuple[int, ...]
+    action_shape: tuple[int, ...]
+    action_low: Tensor
+    """lowest action in the environment's units, shape ``action_shape``"""
+    action_high: Tensor
+    observation_mean: Tensor
+    """mean of the observations over all transitions, shape ``observation_shape``"""
+    observation_std: Tensor
+    """their population standard deviation"""
+    rows: int
+    """number of transitions N"""
+    fingerprint: str
+    """see :func:`oper_lightning.data.transitions.fingerprint`"""
+    dataset: str = "unnamed"
+    environment: str | None = None
+    """Gymnasium id of the environment to evaluate in"""
+    environment_options: dict[str, Any] = field(default_factory=dict)
+    observation_keys: tuple[str, ...] = ()
+    """order in which the entries of a Dict observation were joined"""
+    reference: tuple[float, float] | None = None
+    """returns that score 0 and 100"""
+    d4rl: bool = False
+    """whether a normalised score on this data may be called a D4RL score"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint, readable with ``weights_only=True``."""
+        plain = asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> DataSpec:
+        """The inverse of :meth:`to_dict`."""
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+        return cls(**values)
+
+    def difference(self, other: DataSpec) -> str | None:
+        """The first thing in which networks made for ``self`` would not fit ``other``, in words; None if they fit."""
+        for name in ("observation_shape", "action_shape"):
+            if getattr(self, name) != getattr(other, name):
+                return f"{name.replace('_', ' ')} {getattr(self, name)} against {getattr(other, name)}"
+        for name in ("action_low", "action_high"):
+            mine, theirs = getattr(self, name).cpu(), getattr(other, name).cpu()
+            if not torch.equal(mine, theirs):
+                return f"{name} {mine.tolist()} against {theirs.tolist()}"
+        return None
