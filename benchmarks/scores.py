@@ -50,13 +50,17 @@ def stage_one(dataset: str) -> Run:
 def priority(name: str, dataset: str, iteration: int) -> list[str]:
     """Arguments of a priority by its name in the table."""
     weights = f"runs/scores/{dataset}-oper_a/weights.safetensors"
-    oper_a = ["--data.priority=WeightsFile", f"--data.priority.path={weights}", f"--data.priority.iteration={iteration}"]
+    file = [
+        "--data.priority=WeightsFile",
+        f"--data.priority.path={weights}",
+        f"--data.priority.iteration={iteration}",
+    ]
     return {
         "uniform": [],
         "oper_r": ["--data.priority=OperR", COUPLED],
         "oper_r-decoupled": ["--data.priority=OperR", DECOUPLED],
-        "oper_a": [*oper_a, DECOUPLED],
-        "oper_a-coupled": [*oper_a, COUPLED],
+        "oper_a": [*file, DECOUPLED],
+        "oper_a-coupled": [*file, COUPLED],
     }[name]
 
 

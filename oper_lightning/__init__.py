@@ -44,7 +44,7 @@ _PUBLIC = {
     "WeightsFile": "priorities.file",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> object:

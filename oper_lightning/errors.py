@@ -25,7 +25,7 @@ def note(message: str) -> None:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase that names the known words nearest to ``name``: "did you mean 'alpha'? (of: ...)"."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8) or difflib.get_close_matches(name, known, cutoff=0.5)
-    if close:
+    closest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    if close := closest or difflib.get_close_matches(name, known, cutoff=0.5):
         return "did you mean " + " or ".join(repr(word) for word in close) + "?"
     return "known: " + ", ".join(known)

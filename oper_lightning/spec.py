@@ -79,7 +79,7 @@ class DataSpec:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> DataSpec:
         """The inverse of :meth:`to_dict`."""
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
         return cls(**values)
 
     def difference(self, other: DataSpec) -> str | None:

@@ -58,7 +58,7 @@ class AdvantageWeights(OfflineAlgorithm):
         gae_lambda: decay of generalised advantage estimation.
         discount: of rewards, per step.
         tau: share of the online networks that moves into the targets with every update.
-        learning_rate: of Adam, at the start of each iteration.
+        learning_rate: of the Adam optimiser, at the start of each iteration.
         schedule: of the learning rate over each iteration: cosine, linear or none.
         scale_std: stretch weights to this standard deviation within stage 1, so that the next iteration sees them
             stretched; null (published) leaves them as they are.
@@ -139,11 +139,13 @@ class AdvantageWeights(OfflineAlgorithm):
 
     def fitted_to(self, batch: TensorDict) -> Tensor:
         """What values (of states, or of pairs with vq) are fitted to, ``[S, B]``."""
+        target: Tensor = batch["next", "reward"]
         if self.target == "mc":
-            return batch["return_to_go"]
-        with torch.no_grad():
-            following = self.target_value(batch["next", "observation"]).amin(1)
-        return batch["next", "reward"] + batch["discount"] * following
+            target = batch["return_to_go"]
+        else:
+            with torch.no_grad():
+                target = target + batch["discount"] * self.target_value(batch["next", "observation"]).amin(1)
+        return target
 
     def value_loss(self, batch: TensorDict) -> Tensor:
         """Squared errors of the value heads, summed, ``[S, B]``."""
@@ -274,7 +276,8 @@ class AdvantageWeights(OfflineAlgorithm):
 
     def online_value(self, observation: Tensor) -> Tensor:
         """Lower of the online heads for raw observations ``[M, O]``; ``[S, M]``."""
-        return self.value(self.observe(observation)).amin(1)
+        values: Tensor = self.value(self.observe(observation))
+        return values.amin(1)
 
     # Files -------------------------------------------------------------------------------------------------------
 
@@ -296,9 +299,8 @@ class AdvantageWeights(OfflineAlgorithm):
                 "rows": self.spec.rows,
                 "dataset": self.spec.dataset,
                 "hyper_parameters": {**plain, "seed": self.seed, "updates": self.global_step},
-                "statistics": [
-                    [{"requested_std": self.scale_std, **statistics(row)} for row in weights] for weights in self.weights
-                ],
+                "requested_std": self.scale_std,
+                "statistics": [[statistics(row) for row in weights] for weights in self.weights],
             },
         )
 

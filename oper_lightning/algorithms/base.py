@@ -14,6 +14,7 @@ from torch import Tensor
 from oper_lightning.envs.scores import normalised
 from oper_lightning.errors import InputError, TrainingError
 from oper_lightning.nn import ranks
+from oper_lightning.nn.optim import flushed_denormals
 from oper_lightning.spec import Batch, DataSpec
 
 SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+BC and OPER
@@ -28,6 +29,11 @@ class OfflineAlgorithm(LightningModule, ABC):
     Args:
         normalise_observations: whether networks see observations with mean 0 and standard deviation 1.
     """
+
+    observation_mean: Tensor
+    observation_std: Tensor
+    action_centre: Tensor
+    action_scale: Tensor
 
     def __init__(self, normalise_observations: bool) -> None:
         super().__init__()
@@ -100,8 +106,8 @@ class OfflineAlgorithm(LightningModule, ABC):
     # Building and checkpoints ------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Builds the networks from the data's shapes, once."""
-        if self.spec is None:
+        """Builds the networks from the data's shapes, once; without a trainer the checkpoint will tell them."""
+        if self.spec is None and self._trainer is not None:
             self._build(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
 
     def _build(self, spec: DataSpec) -> None:
@@ -151,10 +157,9 @@ class OfflineAlgorithm(LightningModule, ABC):
     # Training ----------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Refuses what cannot work; settles how the processor counts."""
+        """Refuses what cannot work."""
         if self.trainer.precision == "16-mixed":
             raise InputError("trainer.precision 16-mixed needs a gradient scaler; choose 32-true or bf16-mixed")
-        torch.set_flush_denormal(True)  # Adam's moments decay into denormals, which CPUs handle slowly
 
     def training_step(self, block: Batch, batch_idx: int) -> None:
         """The updates of one block."""
@@ -162,9 +167,10 @@ class OfflineAlgorithm(LightningModule, ABC):
         torch.manual_seed(ranks.stream_seed(self.seed, "update", first))
         results: dict[str, list[tuple[int, Tensor]]] = {}
         batches = block.map(self._normalise).unbind()
-        for self.number, batch in enumerate(batches, first):
-            for name, value in self.update(batch).items():
-                results.setdefault(name, []).append((self.number, value.detach()))
+        with flushed_denormals():
+            for self.number, batch in enumerate(batches, first):
+                for name, value in self.update(batch).items():
+                    results.setdefault(name, []).append((self.number, value.detach()))
         self._check_finite(results)
         # Lightning counts steps of the optimisers that it wraps; ours are raw, so that K updates cost one count.
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total

@@ -25,7 +25,7 @@ class BC(OfflineAlgorithm):
     Args:
         policy: deterministic (squared error) or gaussian (log likelihood; acts by its mean).
         hidden_sizes: widths of the policy's hidden layers.
-        learning_rate: of Adam.
+        learning_rate: of the Adam optimiser.
         normalise_observations: whether the policy sees observations with mean 0 and standard deviation 1.
     """
 
@@ -53,7 +53,8 @@ class BC(OfflineAlgorithm):
         """Squared error averaged over the action's dimensions, or negative log likelihood summed over them; ``[B]``."""
         prediction = self.policy(batch["observation"])
         if isinstance(prediction, torch.distributions.Normal):
-            return -prediction.log_prob(batch["action"]).sum(-1)
+            likelihood: Tensor = prediction.log_prob(batch["action"]).sum(-1)
+            return -likelihood
         return squared_error(prediction, batch["action"]).mean(-1)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ class TD3BC(OfflineAlgorithm):
         policy_freq: critic updates per actor update.
         n_step: rewards summed before the target bootstraps; the paper has 1.
         hidden_sizes: widths of the hidden layers of actor and critics.
-        learning_rate: of both Adams.
+        learning_rate: of both Adam optimisers.
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
     """
 

@@ -8,8 +8,9 @@ import sys
 import warnings
 
 from oper_lightning import __version__
-from oper_lightning.errors import InputError, TrainingError
+from oper_lightning.errors import InputError, TrainingError, nearest
 
+VERBS = ("fit", "validate", "test", "predict", "run", "report", "convert")
 HELP = f"""oper {__version__}: prioritised offline reinforcement learning
 
 usage: oper <verb> ...
@@ -33,6 +34,8 @@ usage: oper <verb> ...
 def main(args: list[str] | None = None) -> int:
     """Runs one command; returns its exit code. Errors that a person can mend are one line on stderr."""
     args = sys.argv[1:] if args is None else args
+    # The matrices are small: on a busy machine more threads are slower, on an idle one little faster.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     _settle_terminal()
     try:
         return _dispatch(args)
@@ -53,10 +56,26 @@ def _dispatch(args: list[str]) -> int:
     if args[0] == "--version":
         print(__version__)
         return 0
-    from oper_lightning.cli.verbs import OperCLI
+    verb, rest = args[0], args[1:]
+    if verb == "run":
+        from oper_lightning.cli.chain import run
+
+        return run(rest)
+    if verb not in VERBS:
+        raise InputError(f"no verb {verb!r}; {nearest(verb, VERBS)}")
+    from oper_lightning.cli.verbs import OperCLI, call
 
     _silence_others()
-    OperCLI(args)
+    if verb == "report":
+        from oper_lightning.report.report import report
+
+        call(report, rest)
+    elif verb == "convert":
+        from oper_lightning.cli.convert import convert
+
+        call(convert, rest)
+    else:
+        OperCLI(args)
     return 0
 
 

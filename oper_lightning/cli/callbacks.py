@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -110,8 +111,8 @@ class Events(TensorBoardLogger):
 class SaveConfig(SaveConfigCallback):
     """Writes a training run's full configuration into its folder, ready for another run or verb."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, save_to_log_dir=False, **kwargs)
+    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes config.yaml, whole or not at all."""
@@ -149,8 +150,6 @@ class PredictionWriter(Callback):
             return
         spec = trainer.datamodule.spec  # type: ignore[attr-defined]
         tensors = {key: torch.cat([part[key] for part in self.parts]) for key in self.parts[0]}
-        save_tensors(
-            self.path, tensors, {"fingerprint": spec.fingerprint, "dataset": spec.dataset, "rows": spec.rows}
-        )
+        save_tensors(self.path, tensors, {"fingerprint": spec.fingerprint, "dataset": spec.dataset, "rows": spec.rows})
         shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in tensors.items())
         print(f"{self.path}: {shapes}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
 from oper_lightning.errors import InputError
 
 # Tells the processes that Lightning starts for further ranks which folder the first one took.
@@ -29,6 +31,8 @@ def claim_next(parent: Path) -> Path:
     """
     if TAKEN in os.environ:
         return Path(os.environ[TAKEN])
+    if _rank() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("several processes cannot agree on a numbered folder: name it with --output")
     number = max(_numbers(parent), default=-1) + 1
     while True:
         try:
@@ -48,7 +52,7 @@ def claim(folder: Path, resume: bool) -> Path:
     Raises:
         InputError: if it holds another run, or cannot be written.
     """
-    if TAKEN in os.environ:
+    if TAKEN in os.environ or _rank():
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,6 +68,11 @@ def claim(folder: Path, resume: bool) -> Path:
         raise _unwritable(folder, error) from None
     os.environ[TAKEN] = str(folder)
     return folder
+
+
+def _rank() -> int:
+    """Number of this process where something else than Lightning started several."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
 
 
 def _unwritable(folder: Path, error: OSError) -> InputError:

@@ -52,7 +52,8 @@ def explain(message: str, key: str, parser: Any) -> str:
     if found := re.search(r"arguments are required: (.+)", message):
         names = found.group(1).replace("fit.", "").strip()
         return f"{names} must be given"
-    if found := re.search(r"Expected a dot import path string: (\S+)|but (\S+) is abstract|No module named '(\S+)'", message):
+    unknown = r"Expected a dot import path string: (\S+)|but (\S+) is abstract|No module named '(\S+)'"
+    if found := re.search(unknown, message):
         name = next(word for word in found.groups() if word)
         known = known_classes(key)
         if found.group(2):
@@ -75,14 +76,20 @@ def _arguments(parser: Any) -> list[str]:
 
 def known_classes(key: str) -> list[str]:
     """Short names of the classes that can stand at a key (``model``, ``source``, ``priority``, or any of them)."""
+    return sorted(known_types(key))
+
+
+def known_types(key: str) -> dict[str, type]:
+    """The same classes by name."""
     bases = [KINDS[key]] if key in KINDS else list(KINDS.values())
-    return sorted(
-        cls.__name__
-        for base in bases
-        for cls in _descendants(base)
-        if not inspect.isabstract(cls) and cls.__module__.startswith("oper_lightning.")
-    )
+    found = [cls for base in bases for cls in _descendants(base)]
+    ours = [cls for cls in found if not inspect.isabstract(cls) and cls.__module__.startswith("oper_lightning.")]
+    return {cls.__name__: cls for cls in ours}
 
 
 def _descendants(cls: type) -> list[type]:
-    return [below for child in cls.__subclasses__() for below in (child, *_descendants(child))]
+    found: list[type] = []
+    children: list[type] = cls.__subclasses__()
+    for child in children:
+        found += [child, *_descendants(child)]
+    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
 from oper_lightning.cli import folders
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
+from oper_lightning.cli.help import describe, verb_help
 from oper_lightning.cli.messages import unwrap, wrap
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources import d4rl, minari, npz, reacher
@@ -51,11 +54,27 @@ class Parser(LightningArgumentParser):
         raise InputError(wrap(message, self)) from None
 
 
+def call(function: Callable[..., None], words: list[str]) -> None:
+    """Calls a function with arguments from the command line: its first parameter by position, the others by name."""
+    parser = Parser(prog=f"oper {function.__name__}", description=(function.__doc__ or "").split("\n")[0])
+    first = next(iter(inspect.signature(function).parameters))
+    parser.add_argument(first, nargs="+", help=describe(function)[first])
+    parser.add_function_arguments(function, skip={first})
+    try:
+        arguments = parser.instantiate(parser.parse_args(words))
+    except InputError as error:
+        raise InputError(unwrap(str(error))) from None
+    function(**vars(arguments))
+
+
 class OperCLI(LightningCLI):
     """LightningCLI with run folders, whole checkpoints, and hyper-parameters that follow a checkpoint."""
 
     def __init__(self, args: list[str]) -> None:
         load_all()
+        if {"-h", "--help"} & {*args}:
+            print(verb_help(args[0], VERBS[args[0]]))
+            return
         super().__init__(
             OfflineAlgorithm,
             LightningDataModule,
@@ -98,9 +117,8 @@ class OperCLI(LightningCLI):
             raise InputError(message) from None
 
     def _parse(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        if {"-h", "--help"} & {*args} or args[0] not in VERBS:
-            super().parse_arguments(parser, args)
-            return
+        if "--help=all" in args:
+            super().parse_arguments(parser, [args[0], "--help"])
         verb, rest = args[0], args[1:]
         given = {name: _value(rest, *flags) for name, flags in FLAGS.items()}
         self.resume = given["checkpoint"] is not None
@@ -187,9 +205,10 @@ class OperCLI(LightningCLI):
     def _print(self, stage: str) -> None:
         if not self.trainer.is_global_zero:
             return
-        numbers = {key.removeprefix(f"{stage}/"): float(value) for key, value in self.trainer.callback_metrics.items()}
-        if not numbers:
-            raise InputError("nothing to score: the dataset has no environment; name one in data.evaluation.environment")
+        metrics = self.trainer.callback_metrics
+        if not metrics:
+            raise InputError("nothing to score: no environment is known; name one in data.evaluation.environment")
+        numbers = {key.removeprefix(f"{stage}/"): float(value) for key, value in metrics.items()}
         spec = self.trainer.datamodule.spec  # type: ignore[attr-defined]
         line = f"return {numbers['return']:.2f} ± {numbers['return_std']:.2f} over {numbers['episodes']:.0f} episodes"
         if "score" in numbers:

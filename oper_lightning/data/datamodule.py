@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import RandomSampler, TensorDictReplayBuffer
+from torchrl.data import RandomSampler, TensorDictReplayBuffer, TensorStorage
 
 from oper_lightning.data import storage as storage_room
 from oper_lightning.data.loaders import Blocks, Episodes, InOrder
@@ -73,7 +73,8 @@ class OfflineDataModule(LightningDataModule):
         self.source = source
         self.priority = priority
         self.mode = mode
-        self.roles: tuple[Role, ...] = tuple(prioritise) if prioritise is not None else getattr(priority, "roles", ROLES)
+        published = getattr(priority, "roles", ROLES)
+        self.roles: tuple[Role, ...] = published if prioritise is None else tuple(prioritise)
         self.batch_size = batch_size
         self.updates_per_epoch = updates_per_epoch
         self.updates_per_block = updates_per_block
@@ -86,6 +87,7 @@ class OfflineDataModule(LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         self.drawn = 0
         """gradient updates whose transitions have been drawn"""
+        self._prioritises = False
         self.weights: Tensor | None = None
         """the priority, float64 ``[N]``, mean 1; ``[S, N]`` while S seeds train together; None if uniform"""
         self.world: World | None = None
@@ -122,7 +124,7 @@ class OfflineDataModule(LightningDataModule):
             device=scaled.device,
         )
         if self.trainer is not None and stage in ("fit", "predict"):
-            self.table.update(self.trainer.lightning_module.columns(scaled))
+            self.table.update(self.trainer.lightning_module.columns(scaled))  # type: ignore[operator]
 
     def _load(self) -> None:
         if self.trainer is None:
@@ -131,8 +133,9 @@ class OfflineDataModule(LightningDataModule):
         if self.kind == "memmap":
             self.storage = storage_room.load_mapped(self._map_folder())
         else:
-            on_device = self.kind == "device" and self.trainer is not None
-            device = self.trainer.strategy.root_device if on_device else torch.device("cpu")
+            device = torch.device("cpu")
+            if self.kind == "device" and self.trainer is not None:
+                device = self.trainer.strategy.root_device
             self.storage = storage_room.fill(self.source, self._name(), device)
         self.transitions = squeezed(self.storage[:])
         rows = len(self.transitions)
@@ -240,36 +243,39 @@ class OfflineDataModule(LightningDataModule):
     def set_weights(self, weights: Tensor | None) -> None:
         """Replaces the priority: weights ``[N]``, or ``[S, N]`` for S seeds that train together; None for uniform."""
         self.weights = None if weights is None else weights.to(self.transitions.device or "cpu")
-        self._sampler = None if self.weights is None else WeightedSampler(self.weights)
+        # Equal weights are no priority: the run is then the uniform one, draw for draw.
+        self._prioritises = self.weights is not None and bool((self.weights != self.weights[..., :1]).any())
+        self._sampler = WeightedSampler(self.weights) if self.weights is not None and self._prioritises else None
 
     def replay_buffer(self, batch_size: int | None = None) -> TensorDictReplayBuffer:
         """A torchrl replay buffer over the raw transitions, drawing or weighing by the priority."""
-        weighted = self.weights is not None
-        resample = weighted and self.mode == "resample"
-        return TensorDictReplayBuffer(
-            storage=self.storage,
-            sampler=WeightedSampler(self.weights, self.seed) if resample else RandomSampler(),
-            transform=LossWeight(self.weights) if weighted and not resample else None,
-            batch_size=batch_size or self.batch_size,
-        )
+        storage, sampler, transform = self.storage, RandomSampler(), None
+        if self.weights is not None and self.mode == "resample":
+            sampler = WeightedSampler(self.weights, self.seed)
+        elif self.weights is not None:
+            transform = LossWeight(self.weights)
+            rows = self.storage[:].clone(recurse=False)
+            storage = TensorStorage(rows.set("index", torch.arange(len(rows), device=rows.device)))
+        size = batch_size or self.batch_size
+        return TensorDictReplayBuffer(storage=storage, sampler=sampler, transform=transform, batch_size=size)
 
     def rows(self, index: Tensor) -> TensorDict:
-        """The transitions with the given row numbers ``[...]``, as algorithms get them: rewards scaled, with columns."""
+        """The transitions with row numbers ``[...]``, as algorithms get them: rewards scaled, with columns."""
         return self.table[index]
 
     def in_order(self, size: int = 8192) -> Iterator[TensorDict]:
-        """All transitions in row order, as from :meth:`rows`: whole episodes, ``size`` transitions or more at a time."""
+        """All transitions in row order, as from :meth:`rows`; whole episodes, ``size`` rows or more at a time."""
         start = 0
         for stop in self.cuts(size):
             yield self.table[start:stop]
             start = stop
 
     def cuts(self, size: int) -> list[int]:
-        """Where :meth:`in_order` cuts: the first end of an episode after each ``size`` transitions, and the last."""
+        """Where :meth:`in_order` cuts: the last end of an episode before each multiple of ``size``, and the last row."""
         ends = torch.nonzero(self.transitions["next", "done"]).squeeze(1).cpu() + 1
         block = torch.div(ends, size, rounding_mode="floor")
         first = torch.cat([block[1:] != block[:-1], torch.ones(1, dtype=torch.bool)])
-        return ends[first].tolist()  # type: ignore[no-any-return]
+        return [int(end) for end in ends[first]]
 
     def draw(self, updates: int) -> Batch:
         """The next block: transitions for ``updates`` updates, ``[K, B]``, or ``[K, S, B]`` under ``[S, N]`` weights.
@@ -278,7 +284,7 @@ class OfflineDataModule(LightningDataModule):
         ranks, and each keeps its own.
         """
         seeds = self.weights.shape[:-1] if self.weights is not None else torch.Size()
-        prioritised = self.roles if self.weights is not None else ()
+        prioritised = self.roles if self._prioritises else ()
         parts: dict[bool, TensorDict] = {}
         resample = self.mode == "resample"
         if not resample or len(prioritised) < len(ROLES):
@@ -326,7 +332,7 @@ class OfflineDataModule(LightningDataModule):
 
     def _epoch(self) -> tuple[int, int]:
         """Blocks per epoch and updates per block."""
-        if self.trainer is not None and self.trainer.fast_dev_run:
+        if self.trainer is not None and self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return 1, 1
         updates = self.updates_per_epoch
         steps = self.trainer.max_steps if self.trainer is not None else -1

@@ -13,7 +13,7 @@ from oper_lightning.errors import InputError
 from oper_lightning.priorities.priority import mean_one
 
 
-class WeightedSampler(Sampler):
+class WeightedSampler(Sampler):  # type: ignore[misc]
     """Draws rows with replacement, each with a probability proportional to its weight.
 
     A float64 cumulative sum, made once, and a binary search per draw: exact for more than 2^24 rows, where

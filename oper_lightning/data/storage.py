@@ -71,8 +71,9 @@ def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], name: str
         )
     if values.dtype.is_floating_point and not values.isfinite().all():
         row, *place = torch.nonzero(~values.isfinite())[0].tolist()
+        entry = f"{words}{place}" if column.shape[1:].numel() > 1 else words
         raise InputError(
-            f"{name}: {words}{place if column.shape[1:].numel() > 1 else ''} is {values[(row, *place)].item()} at row {start + row:,} (the first); "
+            f"{name}: {entry} is {values[(row, *place)].item()} at row {start + row:,} (the first); "
             f"repair or remove that episode"
         )
 

@@ -22,5 +22,5 @@ class LossWeight(Transform):  # type: ignore[misc]
         self.register_buffer("weights", weights.float())
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Looks the weights up by the sample's ``index``, which ``TensorDictReplayBuffer`` provides."""
+        """Looks the weights up by the sample's stored ``index``, which ``TensorDictReplayBuffer.extend`` writes."""
         return tensordict.set("weight", self.weights[tensordict["index"]])

@@ -142,5 +142,5 @@ def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated
 
 def next_action(transitions: TensorDict) -> Tensor:
     """The action taken after each transition, ``[N, A]``; at the end of an episode, where none was, zeros."""
-    following = transitions["action"].roll(-1, 0)
+    following: Tensor = transitions["action"].roll(-1, 0)
     return following.masked_fill(transitions["next", "done"].reshape(-1, *[1] * (following.dim() - 1)), 0)

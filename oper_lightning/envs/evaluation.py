@@ -16,7 +16,7 @@ from torch import Tensor
 from oper_lightning.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    import gymnasium
+    pass
 
 Act = Callable[[Tensor], Tensor]
 
@@ -71,7 +71,7 @@ class World:
         _register(environment)
         try:
             with _quiet():
-                self.env: gymnasium.vector.VectorEnv[Any, Any, Any] = gymnasium.make_vec(
+                self.env: Any = gymnasium.make_vec(
                     environment,
                     num_envs=parallel,
                     vectorization_mode="sync",
@@ -91,7 +91,7 @@ class World:
         return self.join(space.sample()).shape
 
     @property
-    def action_space(self) -> gymnasium.Space[Any]:
+    def action_space(self) -> Any:
         """Gymnasium space of one action."""
         return self.env.single_action_space
 
@@ -180,7 +180,8 @@ def _register(environment: str) -> None:
 @contextlib.contextmanager
 def _quiet() -> Any:
     """Keeps what other packages print while an environment is made off the terminal."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
         warnings.simplefilter("ignore")
         yield
 

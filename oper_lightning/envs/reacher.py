@@ -57,7 +57,8 @@ def torques(observation: np.ndarray, level: Level, generator: np.random.Generato
         ]
     )
     torque = level.gain * jacobian.T @ (goal - fingertip) - level.damping * np.array([speed1, speed2])
-    return np.clip(torque + level.noise * generator.standard_normal(2), -1, 1).astype(np.float32)
+    noisy: np.ndarray = np.clip(torque + level.noise * generator.standard_normal(2), -1, 1)
+    return noisy.astype(np.float32)
 
 
 def record(episodes: int, levels: Sequence[Level] = LEVELS, seed: int = 0) -> Iterator[dict[str, Any]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, TypeVar
 
 import torch
@@ -17,6 +18,16 @@ Network = TypeVar("Network", bound=nn.Module)
 def adam(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam:
     """Adam with PyTorch's other defaults, in its fused form."""
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Counts denormal numbers as zero: Adam's moments decay into them, and processors handle them slowly."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def reset_adam(optimiser: torch.optim.Optimizer) -> None:

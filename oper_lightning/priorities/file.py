@@ -135,7 +135,8 @@ class WeightsFile(Priority):
         temperature: float = 1.0,
     ) -> None:
         if (std is not None and std <= 0) or not 0 <= floor < 1 or (ceiling is not None and ceiling <= 1):
-            raise InputError(f"WeightsFile: std {std}, floor {floor}, ceiling {ceiling}; needs std > 0, 0 <= floor < 1, ceiling > 1")
+            given = f"std {std}, floor {floor}, ceiling {ceiling}"
+            raise InputError(f"WeightsFile: {given}; std > 0, 0 <= floor < 1 and ceiling > 1 are needed")
         self.path = path
         self.seeds = seeds
         self.iteration = iteration

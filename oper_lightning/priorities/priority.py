@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor

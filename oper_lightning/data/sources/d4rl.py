@@ -23,8 +23,10 @@ from oper_lightning.errors import InputError, nearest, note
 
 
 class D4RL(Source):
-    """A flat HDF5 file with observations, actions, rewards, terminals and, if it has them, timeouts and
-    next_observations. The file's attributes env_id, ref_min_score and ref_max_score are heeded.
+    """A flat HDF5 file in D4RL's layout, by path, or one of D4RL's own, by name.
+
+    Columns: observations, actions, rewards, terminals and, if there are any, timeouts and next_observations. The
+    file's attributes env_id, ref_min_score and ref_max_score are heeded.
 
     Args:
         path: a file, or the name of a D4RL dataset such as hopper-medium-v2, which is downloaded once to

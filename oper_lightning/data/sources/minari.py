@@ -80,7 +80,7 @@ class Minari(Source):
                 "truncations": np.array(episode.truncations),
             }
             if steps == 0 or len(observations) != steps + 1:
-                raise InputError(f"{where}: {len(observations):,} observations for {steps:,} rewards; one more is needed")
+                raise InputError(f"{where}: {len(observations):,} observations for {steps:,} rewards; one more needed")
             for name, column in columns.items():
                 if column.dtype.kind not in "fiub" or len(column) != steps:
                     raise InputError(f"{where}: {name!r}: {len(column):,} {column.dtype}, but {steps:,} rewards")
@@ -128,7 +128,8 @@ class Minari(Source):
         file = self._folder / "metadata.json"
         if not file.is_file():
             raise InputError(
-                f"{self.id}: no Minari dataset at {self._folder}; give the id of a local one, a folder, or download=true"
+                f"{self.id}: no Minari dataset at {self._folder}; "
+                f"give the id of a local one, a folder, or download=true"
             )
         try:
             metadata: dict[str, Any] = json.loads(file.read_text())
@@ -169,5 +170,3 @@ def _leaves(entries: dict[str, Any], prefix: str = "") -> list[str]:
     for key, value in entries.items():
         names += _leaves(value, f"{prefix}{key}/") if isinstance(value, dict) else [prefix + key]
     return names
-
-

@@ -1,0 +1,57 @@
+"""`oper convert`: published .npy weights into a weights file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from oper_lightning.data.sources.d4rl import D4RL
+from oper_lightning.data.sources.source import Source
+from oper_lightning.data.storage import fill
+from oper_lightning.data.transitions import fingerprint, squeezed
+from oper_lightning.errors import InputError
+from oper_lightning.priorities.file import FORMAT, save_tensors
+from oper_lightning.priorities.priority import statistics
+from oper_lightning.priorities.published import published_weights
+
+
+def convert(files: list[str], source: Source, output: str = "weights.safetensors") -> None:
+    """Turn the OPER authors' published .npy weights into a weights file for WeightsFile.
+
+    Reads arrays, numbers and strings only; nothing in such a file can run.
+
+    Args:
+        files: published files, one per seed.
+        source: the dataset that they were made for; with D4RL, its qlearning_rows must be true.
+        output: the file to write.
+    """
+    if isinstance(source, D4RL) and not source.qlearning_rows:
+        raise InputError(
+            "source: published weights belong to the rows of D4RL's qlearning_dataset: --source.qlearning_rows=true"
+        )
+    if Path(output).exists():
+        raise InputError(f"{output}: exists already; name another --output")
+    source.prepare()
+    name = source.origin().dataset
+    transitions = squeezed(fill(source, name, torch.device("cpu"))[:])
+    seeds = [published_weights(file, len(transitions)) for file in files]
+    counts = {len(weights) for weights, _, _ in seeds}
+    if len(counts) > 1:
+        raise InputError(f"files with different numbers of iterations: {sorted(counts)}; convert them one by one")
+    tensors = {"weights": torch.stack([weights for weights, _, _ in seeds], 1)}
+    for place, key in ((1, "advantage"), (2, "value")):
+        parts = [seed[place] for seed in seeds]
+        if all(part is not None for part in parts):
+            tensors[key] = torch.stack(parts, 1)  # type: ignore[arg-type]
+    metadata = {
+        "format": FORMAT,
+        "fingerprint": fingerprint(transitions),
+        "rows": len(transitions),
+        "dataset": name,
+        "hyper_parameters": {"published": [Path(file).name for file in files]},
+        "statistics": [[statistics(row) for row in iteration] for iteration in tensors["weights"]],
+    }
+    save_tensors(Path(output), tensors, metadata)
+    iterations, count, rows = tensors["weights"].shape
+    print(f"{output}: {iterations} iterations, {count} seeds, {rows:,} transitions of {name}")

@@ -1,0 +1,284 @@
+"""What must hold for every algorithm, found by discovery."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import Arrays, columns
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+
+from oper_lightning import InputError, OfflineDataModule, OperR
+from oper_lightning.algorithms import load_all
+from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
+from oper_lightning.cli.messages import known_types
+from oper_lightning.data.sources.source import Origin
+from oper_lightning.errors import TrainingError
+from oper_lightning.priorities.priority import Priority
+
+load_all()
+ALGORITHMS = known_types("model")
+POLICIES = {name: cls for name, cls in ALGORITHMS.items() if name != "AdvantageWeights"}
+DATA = columns([25] * 8)
+SMALL: dict[str, Any] = {"hidden_sizes": (16, 16)}
+
+
+def algorithm(name: str, **options: Any) -> OfflineAlgorithm:
+    cls = ALGORITHMS[name]
+    if "iterations" in inspect.signature(cls).parameters:
+        options = {"iterations": 2, "seeds": 2, **options}
+    return cls(**{**SMALL, **options})
+
+
+def data(arrays: dict[str, np.ndarray] = DATA, **options: Any) -> OfflineDataModule:
+    known: dict[str, Any] = {"batch_size": 32, "updates_per_epoch": 20, "updates_per_block": 5, "evaluation": None}
+    return OfflineDataModule(Arrays(arrays), **{**known, **options})
+
+
+def fit(
+    model: OfflineAlgorithm, module: OfflineDataModule, folder: Path, updates: int = 40, seed: int = 0, **options: Any
+) -> Trainer:
+    """Trains in this process, with checkpoints in the folder."""
+    seed_everything(seed)
+    module.seed = model.seed = seed
+    trainer = Trainer(
+        max_steps=updates,
+        default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*checkpoint_callbacks(folder), *options.pop("callbacks", [])],
+        plugins=[AtomicCheckpointIO()],
+    )
+    trainer.fit(model, datamodule=module, **options)
+    return trainer
+
+
+def parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+class Losses(Callback):
+    """Keeps the losses of every update."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[float]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        update = pl_module.update
+
+        def spied(batch: Any) -> Any:
+            results = update(batch)
+            for name, value in results.items():
+                self.kept.setdefault(name, []).append(value.item())
+            return results
+
+        pl_module.update = spied
+
+
+class Weighted(Priority):
+    """Weights given by a function of the row number."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, transitions: Any) -> torch.Tensor:
+        weights: torch.Tensor = self.function(torch.arange(len(transitions)).double())
+        return weights / weights.mean()
+
+
+def test_algorithms_are_found() -> None:
+    assert {"BC", "TD3BC", "AdvantageWeights"} <= ALGORITHMS.keys()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_argument_is_explained(name: str) -> None:
+    from oper_lightning.cli.help import describe
+
+    explained = describe(ALGORITHMS[name])
+    for argument in inspect.signature(ALGORITHMS[name]).parameters:
+        assert len(explained.get(argument, "")) > 10, f"{name}.{argument}"
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_learning_lowers_the_loss(name: str, tmp_path: Path) -> None:
+    losses = Losses()
+    options = {"discount": 0.0} if "discount" in inspect.signature(ALGORITHMS[name]).parameters else {}
+    model = algorithm(name, learning_rate=3e-3, **options)
+    # Without bootstrapping what is to be learnt stays where it is: values are rewards, here a part of the observation.
+    arrays = {**DATA, "rewards": DATA["observations"][:, 0].copy()}
+    fit(model, data(arrays), tmp_path, 400, callbacks=[losses])
+    # The two terms of an actor's loss pull against each other; neither has to fall.
+    falling = losses.kept.keys() - {"improvement_loss", "constraint_loss"}
+    assert falling
+    for kind in falling:
+        values = losses.kept[kind]
+        fifth = len(values) // 5
+        assert np.mean(values[-fifth:]) < 0.9 * np.mean(values[:fifth]), kind
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("mode", ["resample", "reweight"])
+def test_equal_weights_change_nothing(name: str, mode: str, tmp_path: Path) -> None:
+    plain = algorithm(name)
+    fit(plain, data(), tmp_path / "plain")
+    equal = algorithm(name)
+    fit(equal, data(priority=Weighted(torch.ones_like), mode=mode), tmp_path / "equal")
+    assert same(parameters(plain), parameters(equal))
+    other = algorithm(name)
+    fit(other, data(priority=OperR(), mode=mode), tmp_path / "other")
+    assert not same(parameters(plain), parameters(other))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_weights_of_one_in_the_batch_change_nothing(name: str, tmp_path: Path) -> None:
+    """Multiplying by a weight that is exactly one leaves every bit; one that is two does not."""
+    results = []
+    for factor in (None, 1.0, 2.0):
+        model, module = algorithm(name), data()
+        if factor is not None:
+            draw = module.draw
+
+            def weighted(updates: int, draw: Any = draw, factor: float = factor) -> Any:
+                return draw(updates).map(lambda part: part.set("weight", part["weight"] * factor))
+
+            module.draw = weighted  # type: ignore[method-assign]
+        fit(model, module, tmp_path / str(factor))
+        results.append(parameters(model))
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_interrupted_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+    priority = {} if name == "AdvantageWeights" else {"priority": OperR()}
+    whole = algorithm(name)
+    fit(whole, data(**priority), tmp_path / "whole", 80)
+
+    # The schedule of stage 1 depends on the length of the run, so the first part is the same run, stopped.
+    class Stop(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+            if trainer.global_step == stop:
+                raise KeyboardInterrupt
+
+    for stop in (20, 40, 60):
+        folder = tmp_path / f"part{stop}"
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(algorithm(name), data(**priority), folder, 80, callbacks=[Stop()])
+        part = algorithm(name)
+        fit(part, data(**priority), folder, 80, seed=99, ckpt_path=folder / "last.ckpt")
+        assert same(parameters(whole), parameters(part))
+        checkpoints = [torch.load(path / "last.ckpt", weights_only=True) for path in (tmp_path / "whole", folder)]
+        states = [checkpoint["optimizer_states"] for checkpoint in checkpoints]
+        for first, second in zip(*states, strict=True):
+            for key, moments in first["state"].items():
+                assert all(value.equal(second["state"][key][name]) for name, value in moments.items())
+        assert checkpoints[0]["global_step"] == checkpoints[1]["global_step"] == 80
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_blocks_of_another_size_count_the_same(name: str, tmp_path: Path) -> None:
+    steps = []
+    for block in (1, 4, 5, 20):
+        trainer = fit(algorithm(name), data(updates_per_block=block), tmp_path / str(block))
+        steps.append((trainer.global_step, trainer.current_epoch))
+    assert set(steps) == {(40, 2)}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_checkpoint_acts_alone(name: str, tmp_path: Path) -> None:
+    """Raw observations in, actions in the environment's units out, without data or configuration."""
+    low, high = np.array([-3.0, 0.0]), np.array([1.0, 10.0])
+    arrays = {
+        **DATA,
+        "observations": DATA["observations"] * 50 + 20,
+        "next_observations": DATA["next_observations"] * 50 + 20,
+        "actions": ((DATA["actions"] + 1) / 2 * (high - low) + low).astype(np.float32),
+    }
+    module = OfflineDataModule(
+        Arrays(arrays, Origin(dataset="scaled", action_low=low, action_high=high)),
+        batch_size=32,
+        updates_per_epoch=100,
+        evaluation=None,
+    )
+    model = algorithm(name, learning_rate=3e-3)
+    fit(model, module, tmp_path, 400)
+    loaded = ALGORITHMS[name].load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    observations = torch.from_numpy(arrays["observations"])
+    with torch.no_grad():
+        actions = loaded.act(observations)
+    assert actions.equal(model.act(observations))
+    assert (actions >= torch.tensor(low) - 1e-5).all()
+    assert (actions <= torch.tensor(high) + 1e-5).all()
+    assert actions[:, 1].max() > 2
+    assert loaded.spec is not None
+    assert (loaded.spec.dataset, loaded.spec.rows) == ("scaled", 200)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_scale_and_offset_of_observations_and_actions_do_not_matter(name: str, tmp_path: Path) -> None:
+    """A normalising algorithm sees the same numbers whatever units the data came in."""
+    plain = algorithm(name)
+    fit(plain, data(), tmp_path / "plain")
+    low, high = np.full(2, -2.0), np.full(2, 6.0)
+    arrays = {**DATA, "actions": DATA["actions"] * 4 + 2}
+    module = OfflineDataModule(
+        Arrays(arrays, Origin(action_low=low, action_high=high)),
+        batch_size=32, updates_per_epoch=20, updates_per_block=5, evaluation=None,
+    )  # fmt: skip
+    scaled = algorithm(name)
+    fit(scaled, module, tmp_path / "scaled")
+    observations = torch.from_numpy(DATA["observations"])
+    torch.testing.assert_close(scaled.act(observations), plain.act(observations) * 4 + 2, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_loss_that_is_not_finite_stops_the_run(name: str, tmp_path: Path) -> None:
+    """The run names the loss and the update, and the checkpoint before stays good."""
+    module, model = data(), algorithm(name)
+
+    class Poison(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+            if trainer.global_step == 20:
+                with torch.no_grad():
+                    for parameter in pl_module.parameters():
+                        parameter.fill_(float("nan"))
+
+    with pytest.raises(TrainingError, match=r"_loss is nan at update 21: training stops"):
+        fit(model, module, tmp_path, callbacks=[Poison()])
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 20
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_the_last_gradients_of_an_epoch_poison_no_checkpoint(tmp_path: Path) -> None:
+    class Poison(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+            if trainer.global_step == 40:
+                with torch.no_grad():
+                    next(pl_module.parameters()).fill_(float("inf"))
+
+    with pytest.raises(TrainingError, match="no longer finite at update 40"):
+        fit(algorithm("BC"), data(), tmp_path, callbacks=[Poison()])
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 20
+
+
+def test_another_algorithms_checkpoint_is_refused(tmp_path: Path) -> None:
+    fit(algorithm("BC"), data(), tmp_path)
+    with pytest.raises(InputError, match=r"holds oper_lightning.algorithms.bc.BC, not .*TD3BC"):
+        fit(algorithm("TD3BC"), data(), tmp_path / "other", ckpt_path=tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match=r"observation shape \(3,\) against \(5,\)"):
+        fit(algorithm("BC"), data(columns([25] * 8, 5)), tmp_path / "other", ckpt_path=tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match=r"hidden_sizes \(16, 16\) there, \(8,\) here"):
+        fit(algorithm("BC", hidden_sizes=(8,)), data(), tmp_path / "other", ckpt_path=tmp_path / "last.ckpt")

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from oper_lightning.envs.evaluation import Evaluation, World, join_entries
+from oper_lightning.errors import InputError
+
+GAINS = torch.tensor([[0.5, -0.2]])
+
+
+def act(observation: torch.Tensor) -> torch.Tensor:
+    """A fixed policy for Reacher."""
+    return (observation[:, 4:6] * 5 + observation[:, 8:10]).clamp(-1, 1) * GAINS
+
+
+def alone(seed: int) -> tuple[float, int]:
+    """One episode in one plain environment."""
+    env = gymnasium.make("Reacher-v5")
+    observation, _ = env.reset(seed=seed)
+    total, steps, over = 0.0, 0, False
+    while not over:
+        action = act(torch.as_tensor(observation[None], dtype=torch.float32))[0].numpy()
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total, steps, over = total + float(reward), steps + 1, terminated or truncated
+    return total, steps
+
+
+@pytest.mark.parametrize("parallel", [1, 3, 10])
+def test_every_seed_is_one_episode_whatever_the_width(parallel: int) -> None:
+    seeds = list(range(7))
+    returns, lengths = World("Reacher-v5", {}, parallel=parallel).rollouts(act, seeds)
+    expected = [alone(seed) for seed in seeds]
+    np.testing.assert_allclose(returns, [value for value, _ in expected], rtol=1e-5)
+    assert lengths.tolist() == [steps for _, steps in expected]
+
+
+def test_episodes_of_unequal_length_are_not_mixed() -> None:
+    """In CartPole an episode ends when the pole falls, at another step for every seed."""
+    world = World("CartPole-v1", {}, parallel=4)
+    returns, lengths = world.rollouts(lambda rows: (rows[:, 2] > 0).long(), list(range(11)))
+    assert returns.equal(lengths)
+    assert len(lengths.unique()) > 3
+    again, _ = world.rollouts(lambda rows: (rows[:, 2] > 0).long(), list(range(11)))
+    assert again.equal(returns)
+
+
+def test_actions_are_kept_within_the_space() -> None:
+    world = World("Pendulum-v1", {})
+    wild, _ = world.rollouts(lambda rows: torch.full((len(rows), 1), 99.0), [0])
+    full, _ = world.rollouts(lambda rows: torch.full((len(rows), 1), 2.0), [0])
+    assert wild.equal(full)
+
+
+def test_seeds_of_test_and_validation_differ() -> None:
+    evaluation = Evaluation(episodes=5)
+    assert len(evaluation.seeds()) == 5
+    assert not set(evaluation.seeds()) & set(evaluation.seeds(test=True))
+    with pytest.raises(InputError, match="at least 1"):
+        Evaluation(episodes=0)
+
+
+def test_environments_that_cannot_be_made() -> None:
+    with pytest.raises(InputError, match=r"'Hoper-v5' is not registered with Gymnasium; did you mean 'Hopper-v5'"):
+        World("Hoper-v5", {})
+    with pytest.raises(InputError, match="cannot be made"):
+        World("Hopper-v5", {"no_such_option": 1})
+
+
+def test_dict_observations_are_joined() -> None:
+    entries = {"a": np.ones((2, 3)), "b": {"c": np.zeros((2, 1))}}
+    assert join_entries(entries, ["b/c", "a"], "test").tolist() == [[0, 1, 1, 1]] * 2
+    with pytest.raises(InputError, match="no observation entry 'd'"):
+        join_entries(entries, ["d"], "test")

@@ -1,0 +1,95 @@
+"""Small data for the tests: sources in memory, files in D4RL's layout, and the command in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+from oper_lightning.cli import main
+from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.transitions import squeezed, transitions_from
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def columns(
+    lengths: list[int], observation: int = 3, action: int = 2, seed: int = 0, terminal: bool = True
+) -> dict[str, np.ndarray]:
+    """D4RL's columns for episodes of the given lengths; every second one ends by termination, the others by time.
+
+    Rewards grow with the number of the episode, so that returns differ; actions can be told from observations.
+    """
+    generator = np.random.default_rng(seed)
+    rows = sum(lengths)
+    ends = np.cumsum(lengths) - 1
+    terminals = np.zeros(rows, dtype=bool)
+    timeouts = np.zeros(rows, dtype=bool)
+    for number, end in enumerate(ends):
+        (terminals if number % 2 == 0 and terminal else timeouts)[end] = True
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    observations = generator.normal(size=(rows, observation)).astype(np.float32)
+    mixing = generator.normal(size=(observation, action)) / np.sqrt(observation)
+    following = np.roll(observations, -1, 0)
+    following[ends] = generator.normal(size=(len(lengths), observation))
+    return {
+        "observations": observations,
+        "actions": np.tanh(observations @ mixing + 0.1 * generator.normal(size=(rows, action))).astype(np.float32),
+        "rewards": (generator.normal(size=rows) + episode).astype(np.float32),
+        "terminals": terminals,
+        "timeouts": timeouts,
+        "next_observations": following.astype(np.float32),
+    }
+
+
+def write_hdf5(path: Path, arrays: dict[str, np.ndarray], **attributes: Any) -> Path:
+    """Writes columns as a flat HDF5 file."""
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+        file.attrs.update(attributes)
+    return path
+
+
+class Arrays(Source):
+    """Columns in memory, one episode at a time."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], origin: Origin | None = None) -> None:
+        self.arrays = arrays
+        self.known = origin or Origin(dataset="arrays")
+
+    def origin(self) -> Origin:
+        return self.known
+
+    def __len__(self) -> int:
+        return len(self.arrays["rewards"])
+
+    def episodes(self) -> Iterator[TensorDict]:
+        ends = np.nonzero(self.arrays["terminals"] | self.arrays["timeouts"])[0] + 1
+        start = 0
+        for stop in ends:
+            part = {key: value[start:stop] for key, value in self.arrays.items()}
+            yield transitions_from(
+                part["observations"],
+                part["actions"],
+                part["rewards"],
+                part["next_observations"],
+                part["terminals"],
+                part["timeouts"],
+            )
+            start = stop
+
+
+def transitions(arrays: dict[str, np.ndarray]) -> TensorDict:
+    """All of the columns' transitions, one number per row for rewards and flags."""
+    return squeezed(torch.cat(list(Arrays(arrays).episodes())))
+
+
+def oper(*words: str) -> int:
+    """The command `oper` in this process."""
+    return main([str(word) for word in words])

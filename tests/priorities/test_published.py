@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import columns, oper, write_hdf5
+
+from oper_lightning import D4RL, InputError, WeightsFile
+from oper_lightning.data.transitions import squeezed
+from oper_lightning.priorities.published import published_weights, read_published
+
+ROWS = 12
+
+
+def save(path: Path, content: Any, protocol: int = 3) -> str:
+    """Saves as numpy does, with a pickle protocol of one's choice."""
+    array = np.empty((), dtype=object)
+    array[()] = content
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": ()})
+    path.write_bytes(header.getvalue() + pickle.dumps(array, protocol=protocol))
+    return str(path)
+
+
+def iterated(seed: int = 0) -> dict[Any, Any]:
+    generator = np.random.default_rng(seed)
+    weights = {k: generator.uniform(0, 2, (ROWS, 1)) for k in (1, 2, 3)}
+    return {"iter": 3, "first_eval_steps": 1e6, "eval_steps": np.float64(1e6), **weights}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_the_iterated_layout(tmp_path: Path, protocol: int) -> None:
+    content = iterated()
+    weights, advantage, value = published_weights(save(tmp_path / "w.npy", content, protocol), ROWS)
+    assert weights.shape == (3, ROWS)
+    np.testing.assert_allclose(weights[1], content[2][:, 0] / content[2].mean(), rtol=1e-6)
+    assert advantage is value is None
+
+
+def test_numpys_own_save_is_read(tmp_path: Path) -> None:
+    content = iterated()
+    np.save(tmp_path / "w.npy", content, allow_pickle=True)  # type: ignore[arg-type]
+    assert read_published(tmp_path / "w.npy")["iter"] == 3
+
+
+def test_the_older_layout(tmp_path: Path) -> None:
+    adv = np.arange(ROWS, dtype=np.float32)[:, None] - 5
+    content = {500_000: {"adv": adv * 0, "q": adv, "v": adv}, 1_000_000: {"adv": adv, "q": adv, "v": adv + 1}}
+    weights, advantage, value = published_weights(save(tmp_path / "w.npy", content), ROWS)
+    np.testing.assert_allclose(weights[0], np.arange(ROWS) / np.arange(ROWS).mean(), rtol=1e-6)
+    assert advantage is not None
+    assert value is not None
+    np.testing.assert_array_equal(advantage[0], adv[:, 0])
+    np.testing.assert_array_equal(value[0], adv[:, 0] + 1)
+
+
+class Payload:
+    """Runs a command when unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    hidden = np.array([Payload(mark)], dtype=object)
+    for content in (Payload(mark), {"iter": 1, 1: Payload(mark)}, {"iter": 1, 1: hidden}):
+        file = save(tmp_path / "evil.npy", content)
+        with pytest.raises(InputError, match=r"cannot|asks for posix\.system"):
+            read_published(file)
+        assert not mark.exists()
+    # The same file does run its command under numpy's own loader: the test is a test.
+    np.load(save(tmp_path / "evil.npy", Payload(mark)), allow_pickle=True)
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("name", ["builtins.eval", "builtins.getattr", "os.system", "numpy.load", "torch.load"])
+def test_no_other_name_is_admitted(tmp_path: Path, name: str) -> None:
+    module, function = name.rsplit(".", 1)
+    body = f"c{module}\n{function}\n.".encode()
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": ()})
+    (tmp_path / "evil.npy").write_bytes(header.getvalue() + body)
+    with pytest.raises(InputError, match=f"asks for {re.escape(name)}"):
+        read_published(tmp_path / "evil.npy")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"iter": 4, **{k: np.ones((ROWS, 1)) for k in (1, 2, 3)}}, "no entry 4"),
+        ({"iter": 1, 1: np.ones((ROWS + 1, 1))}, "has 13 float64, but the dataset has 12 transitions"),
+        ({"other": 1}, "no known layout"),
+        ([1, 2], "a dict of arrays is needed"),
+        ({"iter": 1, 1: -np.ones((ROWS, 1))}, "negative"),
+    ],
+)
+def test_other_content(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        published_weights(save(tmp_path / "w.npy", content), ROWS)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    for content in (b"", b"no numpy", np.lib.format.magic(1, 0) + b"\xff"):
+        (tmp_path / "w.npy").write_bytes(content)
+        with pytest.raises(InputError, match=r"cannot be read safely|not published weights"):
+            read_published(tmp_path / "w.npy")
+    np.save(tmp_path / "plain.npy", np.ones(3))
+    with pytest.raises(InputError, match="a dict of arrays is needed"):
+        read_published(tmp_path / "plain.npy")
+
+
+def test_convert_makes_a_file_that_fits_the_published_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = columns([5, 5, 5])  # terminal, timeout, terminal: qlearning_dataset keeps 13 of the 15 rows
+    file = write_hdf5(tmp_path / "d.hdf5", arrays)
+    seeds = []
+    for seed in range(2):
+        content = iterated(seed)
+        for k in (1, 2, 3):
+            content[k] = np.random.default_rng((seed, k)).uniform(0, 2, (13, 1))
+        seeds.append(save(tmp_path / f"published_{seed}.npy", content))
+    source = ["--source=D4RL", f"--source.path={file}"]
+    assert oper("convert", *seeds, *source) == 1
+    assert "--source.qlearning_rows=true" in capsys.readouterr().err
+    assert oper("convert", *seeds, *source, "--source.qlearning_rows=true", "--output=w.safetensors") == 0
+    assert "3 iterations, 2 seeds, 13 transitions" in capsys.readouterr().out
+    source_read = D4RL(str(file), qlearning_rows=True)
+    table = squeezed(torch.cat(list(source_read.episodes())))
+    weights = WeightsFile("w.safetensors")(table)
+    assert len(weights) == 13
+    # All rows of the same file are other data.
+    whole = squeezed(torch.cat(list(D4RL(str(file)).episodes())))
+    with pytest.raises(InputError, match="weights for 13 transitions, but the dataset has 15"):
+        WeightsFile("w.safetensors")(whole)
