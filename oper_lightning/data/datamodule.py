@@ -271,7 +271,7 @@ class OfflineDataModule(LightningDataModule):
             start = stop
 
     def cuts(self, size: int) -> list[int]:
-        """Where :meth:`in_order` cuts: the last end of an episode before each multiple of ``size``, and the last row."""
+        """Where :meth:`in_order` cuts: the last end of an episode before each multiple of ``size``, and the end."""
         ends = torch.nonzero(self.transitions["next", "done"]).squeeze(1).cpu() + 1
         block = torch.div(ends, size, rounding_mode="floor")
         first = torch.cat([block[1:] != block[:-1], torch.ones(1, dtype=torch.bool)])

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import columns
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from test_shared import DATA, algorithm, data, fit, parameters
+from torch import nn
+
+from oper_lightning import OperR
+from oper_lightning.algorithms.td3_bc import TD3BC
+from oper_lightning.spec import Batch, DataSpec
+
+ROWS = 12
+
+
+def spec(observation: int = 3, action: int = 2) -> DataSpec:
+    return DataSpec(
+        observation_shape=(observation,),
+        action_shape=(action,),
+        action_low=-torch.ones(action),
+        action_high=torch.ones(action),
+        observation_mean=torch.zeros(observation),
+        observation_std=torch.ones(observation) - 1e-3,
+        rows=ROWS,
+        fingerprint="",
+    )
+
+
+def batch(seed: int = 0) -> TensorDict:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(ROWS, *shape, generator=generator)
+
+    terminated = torch.arange(ROWS) % 4 == 0
+    return TensorDict(
+        {
+            "observation": draw(3),
+            "action": draw(2).tanh(),
+            "next": {"observation": draw(3), "reward": draw(), "terminated": terminated},
+            "discount": 0.99 * (~terminated).float(),
+            "weight": torch.ones(ROWS),
+        },
+        batch_size=[ROWS],
+    )
+
+
+def built(**options: Any) -> TD3BC:
+    torch.manual_seed(0)
+    model = TD3BC(**{"hidden_sizes": (16, 16), **options})
+    model._build(spec())
+    model.configure_optimizers()
+    # Targets that differ from the online networks, so that a mix-up shows.
+    for target in (model.target_actor, model.target_critics):
+        for parameter in target.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def as_module(weights: Any, biases: Any, member: int) -> nn.Sequential:
+    """One member of an ensemble as a plain network."""
+    layers: list[nn.Module] = []
+    for weight, bias in zip(weights, biases, strict=True):
+        linear = nn.Linear(*weight.shape[1:])
+        linear.weight.data, linear.bias.data = weight[member].T.clone(), bias[member, 0].clone()
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def test_critic_loss_is_torchrls() -> None:
+    """torchrl 0.14's TD3BCLoss, whose critic part is right, with the same networks and without target noise."""
+    from torchrl.objectives import TD3BCLoss
+
+    model, rows = built(policy_noise=0.0), batch()
+
+    class Pair(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+            return self.network(torch.cat([observation, action], -1))
+
+    actor = TensorDictModule(model.actor, in_keys=["observation"], out_keys=["action"])
+    first = as_module(model.critics.weights, model.critics.biases, 0)
+    value = TensorDictModule(Pair(first), in_keys=["observation", "action"], out_keys=["state_action_value"])
+    loss = TD3BCLoss(
+        actor, value, bounds=(-1, 1), policy_noise=0.0, noise_clip=0.5, loss_function="l2", num_qvalue_nets=2,
+        delay_actor=True, delay_qvalue=True,
+    )  # fmt: skip
+    loss.make_value_estimator(gamma=0.99)
+    with torch.no_grad():
+        for kind, ensemble in (("", model.critics), ("target_", model.target_critics)):
+            stacked = getattr(loss, f"{kind}qvalue_network_params").flatten_keys(".")
+            for layer, (weight, bias) in enumerate(zip(ensemble.weights, ensemble.biases, strict=True)):
+                stacked[f"module.network.{2 * layer}.weight"].data.copy_(weight.transpose(1, 2))
+                stacked[f"module.network.{2 * layer}.bias"].data.copy_(bias.squeeze(1))
+        targets = loss.target_actor_network_params.flatten_keys(".")
+        for name, parameter in model.target_actor.named_parameters():
+            targets[f"module.{name}"].data.copy_(parameter)
+    ted = rows.select("observation", "action", ("next", "observation")).clone()
+    ted["next", "reward"] = rows["next", "reward"].unsqueeze(-1)
+    ted["next", "done"] = ted["next", "terminated"] = rows["next", "terminated"].unsqueeze(-1)
+    expected, _ = loss.qvalue_loss(ted)
+    found = model.critic_loss(rows).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    # The targets matter: with those of another model the losses part.
+    model.target_critics.weights[0].data += 0.5
+    assert not torch.isclose(model.critic_loss(rows).mean(), expected, rtol=1e-3)
+
+
+def test_target_actions_are_smoothed_within_the_box() -> None:
+    model, rows = built(policy_noise=50.0, noise_clip=0.3), batch()
+    seen = []
+    critics = model.target_critics.forward
+    model.target_critics.forward = lambda pair: seen.append(pair[..., -2:]) or critics(pair)  # type: ignore[method-assign]
+    model.critic_loss(rows)
+    difference = seen[0] - model.target_actor(rows["next", "observation"])
+    assert seen[0].abs().max() <= 1
+    assert 0.25 < difference.abs().max() <= 0.3 + 1e-6
+
+
+def test_lambda_makes_the_value_term_scale_free() -> None:
+    model, rows = built(), batch()
+    action = model.actor(rows["observation"])
+    loss = model.improvement_loss(rows, action)
+    assert loss.shape == (ROWS,)
+    value = model.critics.first(torch.cat([rows["observation"], action], -1))
+    torch.testing.assert_close(loss, -2.5 * value / value.abs().mean())
+    with torch.no_grad():  # ten times the value, the same loss
+        model.critics.weights[-1] *= 10
+        model.critics.biases[-1] *= 10
+    torch.testing.assert_close(model.improvement_loss(rows, action), loss)
+
+
+def test_without_alpha_the_actor_clones() -> None:
+    model, rows = built(alpha=0.0), batch()
+    action = model.actor(rows["observation"])
+    loss = (model.improvement_loss(rows, action) + model.constraint_loss(rows, action)).mean()
+    plain = ((action - rows["action"]) ** 2).mean()
+    torch.testing.assert_close(loss, plain)
+
+
+def test_the_actor_moves_with_every_second_update() -> None:
+    model, rows = built(), batch()
+    before = parameters(model)
+    model.number = 0
+    model.update(Batch(rows, rows, rows))
+    first = parameters(model)
+    still = [name for name in before if not name.startswith("critics")]
+    assert all(before[name].equal(first[name]) for name in still)
+    assert not any(before[name].equal(first[name]) for name in before if name.startswith("critics"))
+    model.number = 1
+    model.update(Batch(rows, rows, rows))
+    second = parameters(model)
+    for name in before:
+        moved = name.startswith(("actor.", "target_", "critics"))
+        assert first[name].equal(second[name]) != moved, name
+    # Polyak: 0.995 of the old target and 0.005 of the new online network.
+    expected = 0.995 * before["target_actor.body.0.weight"] + 0.005 * second["actor.body.0.weight"]
+    torch.testing.assert_close(second["target_actor.body.0.weight"], expected)
+
+
+def test_each_role_reads_its_own_batch() -> None:
+    """A loss term moves with its role's data and with no other's."""
+    model = built()
+    parts = [batch(1), batch(2), batch(3)]
+    model.number = 1
+    state = parameters(model)
+    torch.manual_seed(0)
+    plain = model.update(Batch(*parts))
+    for role, name in enumerate(("critic_loss", "improvement_loss", "constraint_loss")):
+        model.load_state_dict(state)
+        model.configure_optimizers()
+        changed = [part.clone() for part in parts]
+        changed[role]["weight"] *= 3
+        torch.manual_seed(0)
+        results = model.update(Batch(*changed))
+        torch.testing.assert_close(results[name], 3 * plain[name])
+        others = [other for other in plain if other != name and (role or other == "critic_loss")]
+        for other in others:
+            torch.testing.assert_close(results[other], plain[other])
+
+
+def test_decoupled_reweighting_leaves_the_critics_bit_identical(tmp_path: Path) -> None:
+    """The first update: critics see the vanilla batch with weight one; the actor's loss is weighted."""
+    results = []
+    for options in ({}, {"priority": OperR(), "mode": "reweight", "prioritise": ["improvement", "constraint"]}):
+        model = algorithm("TD3BC", policy_freq=1)
+        fit(model, data(updates_per_epoch=1, updates_per_block=1, **options), tmp_path / str(len(results)), 1)
+        results.append(parameters(model))
+    critics = [name for name in results[0] if name.startswith("critics")]
+    assert all(results[0][name].equal(results[1][name]) for name in critics)
+    assert not results[0]["actor.body.0.weight"].equal(results[1]["actor.body.0.weight"])
+
+
+def test_n_step_targets_reach_the_critic(tmp_path: Path) -> None:
+    model, module = algorithm("TD3BC", n_step=3), data()
+    fit(model, module, tmp_path, 20)
+    row = 5
+    expected = sum(0.99**k * DATA["rewards"][row + k] for k in range(3))
+    assert module.table["next", "reward"][row].item() == pytest.approx(expected, rel=1e-5)
+    assert module.table["discount"][row].item() == pytest.approx(0.99**3)
+    assert module.transitions["next", "reward"][row] == columns([25] * 8)["rewards"][row]
