@@ -17,9 +17,23 @@ class TrainingError(RuntimeError):
     """Training cannot go on: a loss is no longer finite."""
 
 
+class Stopped(Exception):
+    """The process was told to stop by a signal; ``code`` is what it exits with."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"stopped, exit code {code}")
+        self.code = code
+
+
 def note(message: str) -> None:
     """Tells the user something worth knowing that stops nothing (logger ``oper_lightning``, level warning)."""
     log.warning(message)
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, on one line; its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -28,4 +42,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     closest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     if close := closest or difflib.get_close_matches(name, known, cutoff=0.5):
         return "did you mean " + " or ".join(repr(word) for word in close) + "?"
-    return "known: " + ", ".join(known)
+    shown = ", ".join(known[:12])
+    return f"known: {shown}" + (", …" if len(known) > 12 else "")

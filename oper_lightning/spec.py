@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
-import torch
 from tensordict import TensorDict
 from torch import Tensor
+
+from oper_lightning.errors import InputError
 
 Role = Literal["evaluation", "improvement", "constraint"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -87,8 +88,27 @@ class DataSpec:
         for name in ("observation_shape", "action_shape"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name.replace('_', ' ')} {getattr(self, name)} against {getattr(other, name)}"
-        for name in ("action_low", "action_high"):
-            mine, theirs = getattr(self, name).cpu(), getattr(other, name).cpu()
-            if not torch.equal(mine, theirs):
-                return f"{name} {mine.tolist()} against {theirs.tolist()}"
         return None
+
+    @property
+    def observation_size(self) -> int:
+        """Length D of observations that are vectors.
+
+        Raises:
+            InputError: if they are something else.
+        """
+        return self._size("observation", self.observation_shape)
+
+    @property
+    def action_size(self) -> int:
+        """Length A of actions that are vectors.
+
+        Raises:
+            InputError: if they are something else.
+        """
+        return self._size("action", self.action_shape)
+
+    def _size(self, name: str, shape: tuple[int, ...]) -> int:
+        if len(shape) != 1:
+            raise InputError(f"{self.dataset}: {name}s of shape {shape}; this algorithm needs vectors")
+        return shape[0]

@@ -88,6 +88,9 @@ class AdvantageWeights(OfflineAlgorithm):
         normalise_observations: bool = True,
     ) -> None:
         super().__init__(normalise_observations)
+        for name, value in (("iterations", iterations), ("seeds", seeds)):
+            if value < 1:
+                raise InputError(f"AdvantageWeights: {name} {value} must be at least 1")
         self.iterations = iterations
         self.first_updates = first_updates
         self.seeds = seeds
@@ -112,7 +115,7 @@ class AdvantageWeights(OfflineAlgorithm):
     # Networks and losses -----------------------------------------------------------------------------------------
 
     def build(self, spec: DataSpec) -> None:
-        observations, actions = spec.observation_shape[0], spec.action_shape[0]
+        observations, actions = spec.observation_size, spec.action_size
         heads = 2 if self.critic == "doublev" else 1
         self.value = EnsembleMLP((self.seeds, heads), [observations, *self.hidden_sizes])
         self.target_value = frozen_copy(self.value)
@@ -201,6 +204,8 @@ class AdvantageWeights(OfflineAlgorithm):
     def _lengths(self) -> tuple[int, int]:
         """Updates of the first and of every other iteration."""
         steps = self.trainer.max_steps
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return steps, steps
         if self.first_updates is None:
             return steps // self.iterations, steps // self.iterations
         return self.first_updates, (steps - self.first_updates) // max(self.iterations - 1, 1)
@@ -210,17 +215,20 @@ class AdvantageWeights(OfflineAlgorithm):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data.priority is not None or data.mode != "resample":
             raise InputError("AdvantageWeights makes the priority itself: leave data.priority and data.mode alone")
+        if data.evaluation is not None:
+            raise InputError("AdvantageWeights fits values, not a policy: set data.evaluation to null")
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         steps, epoch = self.trainer.max_steps, data.updates_per_epoch
         first, other = self._lengths()
-        if steps < 1 or first + (self.iterations - 1) * other != steps or first % epoch or other % epoch:
+        if min(first, other) < 1 or first + (self.iterations - 1) * other != steps or first % epoch or other % epoch:
             raise InputError(
                 f"trainer.max_steps {steps:,} does not share out among {self.iterations} iterations of whole epochs of "
                 f"{epoch:,} updates (data.updates_per_epoch)"
             )
 
     def on_train_start(self) -> None:
+        super().on_train_start()
         self._hand_over()
 
     def on_train_epoch_end(self) -> None:
@@ -307,7 +315,14 @@ class AdvantageWeights(OfflineAlgorithm):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["iterations"] = [self.weights, self.advantages, self.values]
+        checkpoint["lengths"] = list(self._lengths())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        if self._trainer is not None and self._fits() and tuple(checkpoint["lengths"]) != self._lengths():
+            first, other = checkpoint["lengths"]
+            raise InputError(
+                f"the checkpoint's iterations have {other:,} updates (the first {first:,}): a run that goes on keeps "
+                f"model.iterations, model.first_updates and trainer.max_steps"
+            )
         self.weights, self.advantages, self.values = checkpoint["iterations"]

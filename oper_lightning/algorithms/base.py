@@ -14,7 +14,8 @@ from torch import Tensor
 from oper_lightning.envs.scores import normalised
 from oper_lightning.errors import InputError, TrainingError
 from oper_lightning.nn import ranks
-from oper_lightning.nn.optim import flushed_denormals
+from oper_lightning.nn.optim import flushed_denormals, set_learning_rate
+from oper_lightning.priorities.priority import statistics
 from oper_lightning.spec import Batch, DataSpec
 
 SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+BC and OPER
@@ -110,14 +111,22 @@ class OfflineAlgorithm(LightningModule, ABC):
         if self.spec is None and self._trainer is not None:
             self._build(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
 
+    def _fits(self) -> bool:
+        """Whether the trainer trains, rather than judges or predicts."""
+        return self.trainer.state.fn == "fit"
+
     def _build(self, spec: DataSpec) -> None:
+        self._take(spec)
+        self.build(spec)
+
+    def _take(self, spec: DataSpec) -> None:
+        """Normalises as ``spec`` says."""
         self.spec = spec
         self.register_buffer("observation_mean", spec.observation_mean.clone())
         self.register_buffer("observation_std", spec.observation_std + SMALLEST_STD)
         self.register_buffer("action_centre", (spec.action_low + spec.action_high) / 2)
         self.register_buffer("action_scale", (spec.action_high - spec.action_low) / 2)
         self._scales_actions = bool((self.action_centre != 0).any() or (self.action_scale != 1).any())
-        self.build(spec)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what is needed to use the policy without data or configuration."""
@@ -130,7 +139,8 @@ class OfflineAlgorithm(LightningModule, ABC):
         """Builds the networks as the checkpoint describes, or checks that those at hand fit it.
 
         Raises:
-            InputError: if the checkpoint holds another algorithm or was made for data of other shapes.
+            InputError: if the checkpoint holds another algorithm, was made for data of other shapes, or is to go on
+                with other data.
         """
         made_by = checkpoint.get("class_path")
         if made_by != class_path(type(self)):
@@ -140,8 +150,14 @@ class OfflineAlgorithm(LightningModule, ABC):
             self._build(spec)
         elif different := spec.difference(self.spec):
             raise InputError(f"the checkpoint was made for other data ({spec.dataset}): {different}")
+        elif self._fits() and spec.fingerprint != self.spec.fingerprint:
+            raise InputError(
+                f"the checkpoint belongs to a run on other data ({spec.dataset}): rows, order or values differ from "
+                f"{self.spec.dataset}; only the same data can go on"
+            )
+        else:
+            self._take(spec)
         self._compare_networks(checkpoint)
-        self.spec = spec
         self.seed = checkpoint["seed"]
 
     def _compare_networks(self, checkpoint: dict[str, Any]) -> None:
@@ -158,8 +174,16 @@ class OfflineAlgorithm(LightningModule, ABC):
 
     def on_fit_start(self) -> None:
         """Refuses what cannot work."""
-        if self.trainer.precision == "16-mixed":
-            raise InputError("trainer.precision 16-mixed needs a gradient scaler; choose 32-true or bf16-mixed")
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise InputError(f"trainer.precision {self.trainer.precision} does not work; choose 32-true or bf16-mixed")
+
+    def on_train_start(self) -> None:
+        """Logs what the priority is like; lets a given learning rate win over the one in a checkpoint's optimisers."""
+        for optimiser in self.trainer.optimizers:
+            set_learning_rate(optimiser, optimiser.defaults["lr"])
+        weights = getattr(self.trainer.datamodule, "weights", None)  # type: ignore[attr-defined]
+        if weights is not None and self.global_step == 0:
+            self.log_to_loggers({f"weights/{name}": value for name, value in statistics(weights).items()})
 
     def training_step(self, block: Batch, batch_idx: int) -> None:
         """The updates of one block."""
@@ -199,8 +223,9 @@ class OfflineAlgorithm(LightningModule, ABC):
         wrong = ranks.sum_over_ranks((~values.isfinite()).float())
         if wrong.any():
             number, name, value = rows[int(wrong.nonzero()[0])]
+            shown = "not finite on another rank" if value.isfinite() else value.item()
             raise TrainingError(
-                f"{name} is {value.item()} at update {number + 1:,}: training stops; the last checkpoint is still good "
+                f"{name} is {shown} at update {number + 1:,}: training stops; a checkpoint from before is good "
                 f"(look at the losses before it; a lower learning rate or reward scale may help)"
             )
 
@@ -211,8 +236,8 @@ class OfflineAlgorithm(LightningModule, ABC):
         if wrong.any():
             name = names[int(wrong.nonzero()[0])]
             raise TrainingError(
-                f"{name} is no longer finite at update {self.global_step:,}: training stops; the last checkpoint is "
-                f"still good (look at the losses before it; a lower learning rate or reward scale may help)"
+                f"{name} is no longer finite at update {self.global_step:,}: training stops; a checkpoint from "
+                f"before is good (look at the losses before it; a lower learning rate or reward scale may help)"
             )
 
     def log_to_loggers(self, numbers: dict[str, float]) -> None:

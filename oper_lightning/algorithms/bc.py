@@ -43,7 +43,7 @@ class BC(OfflineAlgorithm):
 
     def build(self, spec: DataSpec) -> None:
         network = DeterministicPolicy if self.kind == "deterministic" else GaussianPolicy
-        self.policy = network(spec.observation_shape[0], spec.action_shape[0], self.hidden_sizes)
+        self.policy = network(spec.observation_size, spec.action_size, self.hidden_sizes)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         self.optimiser = adam(self.policy.parameters(), self.learning_rate)
@@ -63,6 +63,7 @@ class BC(OfflineAlgorithm):
         self.minimise(loss, self.optimiser)
         return {"policy_loss": loss}
 
+    @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         prediction = self.policy(self.observe(observation))
         action = prediction.mean if isinstance(prediction, torch.distributions.Normal) else prediction

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.transitions import n_step
+from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.losses import squared_error
 from oper_lightning.nn.networks import DeterministicPolicy, EnsembleMLP
@@ -51,6 +52,8 @@ class TD3BC(OfflineAlgorithm):
         normalise_observations: bool = True,
     ) -> None:
         super().__init__(normalise_observations)
+        if policy_freq < 1:
+            raise InputError(f"TD3BC: policy_freq {policy_freq} must be at least 1")
         self.alpha = alpha
         self.discount = discount
         self.tau = tau
@@ -62,7 +65,7 @@ class TD3BC(OfflineAlgorithm):
         self.learning_rate = learning_rate
 
     def build(self, spec: DataSpec) -> None:
-        observations, actions = spec.observation_shape[0], spec.action_shape[0]
+        observations, actions = spec.observation_size, spec.action_size
         self.actor = DeterministicPolicy(observations, actions, self.hidden_sizes)
         self.critics = EnsembleMLP((2,), [observations + actions, *self.hidden_sizes])
         self.target_actor = frozen_copy(self.actor)
@@ -103,11 +106,11 @@ class TD3BC(OfflineAlgorithm):
         if (self.number + 1) % self.policy_freq:
             return {"critic_loss": critic_loss}
 
-        better, near = batch.improvement, batch.constraint
-        action = self.actor(better["observation"])
-        improvement_loss = (better["weight"] * self.improvement_loss(better, action)).mean()
-        cloned = action if near is better else self.actor(near["observation"])
-        constraint_loss = (near["weight"] * self.constraint_loss(near, cloned)).mean()
+        improvement, constraint = batch.improvement, batch.constraint
+        action = self.actor(improvement["observation"])
+        improvement_loss = (improvement["weight"] * self.improvement_loss(improvement, action)).mean()
+        cloned = action if constraint is improvement else self.actor(constraint["observation"])
+        constraint_loss = (constraint["weight"] * self.constraint_loss(constraint, cloned)).mean()
         self.minimise(improvement_loss + constraint_loss, self.actor_optimiser)
         polyak(self.target_critics, self.critics, self.tau)
         polyak(self.target_actor, self.actor, self.tau)
@@ -117,5 +120,6 @@ class TD3BC(OfflineAlgorithm):
             "constraint_loss": constraint_loss,
         }
 
+    @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         return self.to_environment(self.actor(self.observe(observation)))

@@ -6,9 +6,12 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from oper_lightning import __version__
-from oper_lightning.errors import InputError, TrainingError, nearest
+from oper_lightning.cli import folders
+from oper_lightning.errors import InputError, Stopped, TrainingError, first_line, nearest
 
 VERBS = ("fit", "validate", "test", "predict", "run", "report", "convert")
 HELP = f"""oper {__version__}: prioritised offline reinforcement learning
@@ -36,17 +39,17 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     # The matrices are small: on a busy machine more threads are slower, on an idle one little faster.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _settle_terminal()
     try:
-        return _dispatch(args)
+        with _notes():
+            return _dispatch(args)
     except (InputError, TrainingError) as error:
         print(f"oper: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("oper: stopped; --ckpt_path=last goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, Stopped) as stop:
+        print("oper: stopped; the same command with --ckpt_path=last goes on from the last checkpoint", file=sys.stderr)
+        return getattr(stop, "code", 130)
     finally:
-        os.environ.pop("OPER_RUN_FOLDER", None)
+        folders.release()
 
 
 def _dispatch(args: list[str]) -> int:
@@ -63,6 +66,8 @@ def _dispatch(args: list[str]) -> int:
         return run(rest)
     if verb not in VERBS:
         raise InputError(f"no verb {verb!r}; {nearest(verb, VERBS)}")
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from oper_lightning.cli.verbs import OperCLI, call
 
     _silence_others()
@@ -75,20 +80,25 @@ def _dispatch(args: list[str]) -> int:
 
         call(convert, rest)
     else:
-        OperCLI(args)
+        try:
+            OperCLI(args)
+        except MisconfigurationException as error:  # Lightning's objections to the trainer's arguments
+            raise InputError(first_line(error)) from None
     return 0
 
 
-def _settle_terminal() -> None:
-    """Lets our notes through, from the first process only."""
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Our notes on the terminal, from the first process only."""
     log = logging.getLogger("oper_lightning")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("oper: %(message)s"))
-        log.addHandler(handler)
-        log.propagate = False
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    log.setLevel(logging.INFO if first else logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("oper: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _silence_others() -> None:

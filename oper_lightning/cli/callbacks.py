@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -109,21 +108,24 @@ class Events(TensorBoardLogger):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes a training run's full configuration into its folder, ready for another run or verb."""
+    """Writes a training run's full configuration into its folder, ready for another run or verb.
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
-        super().__init__(parser, config, save_to_log_dir=False)
+    It waits until training starts: a run that is refused leaves what an earlier one wrote.
+    """
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lightning would write here."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes config.yaml, whole or not at all."""
-        if stage != "fit":
+        if not trainer.is_global_zero:
             return
         config = self.config.clone()
-        config["ckpt_path"] = None  # where this process resumed says nothing of the run
+        config["ckpt_path"] = config["output"] = None  # what this process read and wrote is not what the run is
         path = Path(trainer.default_root_dir) / "config.yaml"
         beside = path.with_name("config.yaml.part")
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(self.parser.dump(config, skip_none=False))
+        beside.write_text(self.parser.dump(config, skip_unset=False))
         os.replace(beside, path)
 
 

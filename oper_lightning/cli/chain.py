@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
-import string
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from oper_lightning.errors import InputError, nearest
+from oper_lightning.errors import InputError, first_line, nearest
 
 HELP = """usage: oper run CHAIN.yaml [--folder FOLDER] [--NAME VALUE ...]
 
@@ -35,24 +35,27 @@ def run(args: list[str]) -> int:
     chain = load(args[0], _overrides(args[1:]))
     folder = Path(chain["folder"])
     ledger = folder / "chain.json"
-    done: dict[str, str] = json.loads(ledger.read_text()) if ledger.is_file() else {}
+    links = _read(ledger)
     for name, words in chain["links"].items():
         command = " ".join(["oper", *map(shlex.quote, words)])
-        if name in done and done[name] != command:
+        begun = links.get(name)
+        if begun and begun["command"] != command:
             raise InputError(
-                f"{ledger}: link {name!r} was run as «{done[name]}», now it is «{command}»; "
+                f"{ledger}: link {name!r} was begun as «{begun['command']}», now it is «{command}»; "
                 f"name another --folder, or delete {folder}"
             )
-        if name in done:
+        if begun and begun["done"]:
             print(f"# {name}: done already", flush=True)
             continue
+        links[name] = {"command": command, "done": False}
+        _write(ledger, links)
         print(f"\n$ {command}", flush=True)
         code = subprocess.run([sys.executable, "-m", "oper_lightning", *words], check=False).returncode
         if code:
             print(f"oper: link {name!r} stopped with exit code {code}; the same `oper run` goes on from here")
             return code
-        done[name] = command
-        _write(ledger, done)
+        links[name]["done"] = True
+        _write(ledger, links)
     return 0
 
 
@@ -64,12 +67,15 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     """
     try:
         chain = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot read this chain: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot read this chain: {first_line(error)}") from None
     if not isinstance(chain, dict) or not isinstance(chain.get("links"), dict):
         raise InputError(f"{path}: not a chain; it needs `links:` with a name and a command each")
-    values = {key: str(value) for key, value in (chain.get("set") or {}).items()}
-    folder = overrides.pop("folder", chain.get("folder") or f"runs/{Path(path).stem}")
+    given = chain.get("set") or {}
+    if not isinstance(given, dict):
+        raise InputError(f"{path}: `set:` needs names with values")
+    values = {str(key): str(value) for key, value in given.items()}
+    folder = overrides.pop("folder", str(chain.get("folder") or f"runs/{Path(path).stem}"))
     for key, value in overrides.items():
         if key not in values:
             raise InputError(f"{path}: no name {key!r} to set; {nearest(key, ['folder', *values])}")
@@ -78,19 +84,28 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     values["folder"] = folder
     links = {}
     for name, command in chain["links"].items():
-        words = shlex.split(_filled(str(command), values, path))
+        try:
+            words = [_filled(word, values, f"{path}: link {name!r}") for word in shlex.split(str(command or ""))]
+        except ValueError as error:
+            raise InputError(f"{path}: link {name!r}: {first_line(error)}") from None
+        if not words:
+            raise InputError(f"{path}: link {name!r} has no command")
         if words[0] == "fit":
             words += [f"--output={folder}/{name}", "--ckpt_path=last"]
-        links[name] = words
-        values[name] = f"{folder}/{name}"
+        links[str(name)] = words
+        values[str(name)] = f"{folder}/{name}"
     return {"folder": folder, "links": links}
 
 
-def _filled(text: str, values: dict[str, str], path: str) -> str:
-    for _, field, _, _ in string.Formatter().parse(text):
-        if field is not None and field not in values:
-            raise InputError(f"{path}: {{{field}}} stands for nothing; {nearest(field, values)}")
-    return text.format(**values)
+def _filled(text: str, values: dict[str, str], where: str) -> str:
+    """``text`` with ``{name}`` replaced; braces around anything but a name stay."""
+
+    def value(found: re.Match[str]) -> str:
+        if found.group(1) not in values:
+            raise InputError(f"{where}: {found.group()} stands for nothing; {nearest(found.group(1), values)}")
+        return values[found.group(1)]
+
+    return re.sub(r"\{(\w+)\}", value, text)
 
 
 def _overrides(words: list[str]) -> dict[str, str]:
@@ -100,14 +115,22 @@ def _overrides(words: list[str]) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
             raise InputError(f"oper run: {word!r} is no argument; --NAME VALUE sets a name of the chain")
-        if not equals:
-            value = next(rest, "")
-        values[name[2:]] = value
+        values[name[2:]] = value if equals else next(rest, "")
     return values
 
 
-def _write(path: Path, content: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _read(ledger: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return dict(json.loads(ledger.read_text())) if ledger.exists() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{ledger}: cannot read it ({first_line(error)})") from None
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=1))
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(content, indent=1))
+        os.replace(beside, path)
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot write there ({error.strerror}); name another --folder") from None

@@ -13,7 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from oper_lightning.errors import InputError
+from oper_lightning.errors import InputError, first_line
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().split("\n")[0][:120]
+        reason = first_line(error)
         raise InputError(f"{path}: not a whole checkpoint ({reason}); try best.ckpt or last.ckpt beside it") from None
     if not isinstance(checkpoint, dict) or not {"class_path", "spec", "hyper_parameters"} <= checkpoint.keys():
         raise InputError(f"{path}: not a checkpoint of oper-lightning (no class_path, spec and hyper_parameters)")
@@ -56,6 +56,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the checkpoint with the highest mean evaluation return; idle in a run without evaluation."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Knows the score of the best.ckpt that lies here, wherever the folder was when it was written."""
+        best = Path(str(self.dirpath)) / "best.ckpt"
+        if best.is_file() and state_dict["best_model_path"]:
+            self.best_model_score = self.kth_value = state_dict["best_model_score"]
+            self.best_model_path = self.kth_best_model_path = str(best)
+            self.best_k_models = {str(best): state_dict["best_model_score"]}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at the epoch's evaluation."""

@@ -33,8 +33,7 @@ def convert(files: list[str], source: Source, output: str = "weights.safetensors
     if Path(output).exists():
         raise InputError(f"{output}: exists already; name another --output")
     source.prepare()
-    name = source.origin().dataset
-    transitions = squeezed(fill(source, name, torch.device("cpu"))[:])
+    transitions = squeezed(fill(source, torch.device("cpu"))[:])
     seeds = [published_weights(file, len(transitions)) for file in files]
     counts = {len(weights) for weights, _, _ in seeds}
     if len(counts) > 1:
@@ -44,6 +43,7 @@ def convert(files: list[str], source: Source, output: str = "weights.safetensors
         parts = [seed[place] for seed in seeds]
         if all(part is not None for part in parts):
             tensors[key] = torch.stack(parts, 1)  # type: ignore[arg-type]
+    name = source.origin().dataset
     metadata = {
         "format": FORMAT,
         "fingerprint": fingerprint(transitions),

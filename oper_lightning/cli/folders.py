@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import IO
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
@@ -11,6 +12,50 @@ from oper_lightning.errors import InputError
 
 # Tells the processes that Lightning starts for further ranks which folder the first one took.
 TAKEN = "OPER_RUN_FOLDER"
+
+
+_lock: IO[str] | None = None
+
+
+def release() -> None:
+    """Lets other processes take the folder that this one has claimed."""
+    global _lock
+    os.environ.pop(TAKEN, None)
+    if _lock is not None:
+        _lock.close()
+        _lock = None
+
+
+def _hold(folder: Path) -> None:
+    """Keeps other processes out of the folder until this one ends, however it ends."""
+    global _lock
+    os.environ[TAKEN] = str(folder)
+    try:
+        import fcntl
+    except ImportError:  # not a Unix system
+        return
+    _lock = open(folder / ".lock", "w")  # noqa: SIM115 (stays open)
+    try:
+        fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder}: another process writes to it; wait for it, or name another --output") from None
+    except OSError:  # a file system without locks
+        return
+
+
+def writable(folder: Path) -> None:
+    """Makes sure that files can be written to the folder.
+
+    Raises:
+        InputError: if they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(folder, error) from None
 
 
 def _numbers(parent: Path) -> list[int]:
@@ -42,7 +87,7 @@ def claim_next(parent: Path) -> Path:
         except OSError as error:
             raise _unwritable(parent, error) from None
         else:
-            os.environ[TAKEN] = str(parent / str(number))
+            _hold(parent / str(number))
             return parent / str(number)
 
 
@@ -50,23 +95,19 @@ def claim(folder: Path, resume: bool) -> Path:
     """Makes the folder, or makes sure that an existing one may be written to.
 
     Raises:
-        InputError: if it holds another run, or cannot be written.
+        InputError: if it holds another run, is in use, or cannot be written.
     """
     if TAKEN in os.environ or _rank():
         return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not resume and any(folder.iterdir()):
-            raise InputError(
-                f"{folder}: holds another run already; name another folder with --output, "
-                f"or go on with that run by --ckpt_path=last"
-            )
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    os.environ[TAKEN] = str(folder)
+    writable(folder)
+    _hold(folder)
+    # A run that was refused leaves nothing but the lock and the beginning of its log.
+    began = [child for child in folder.iterdir() if not child.name.startswith((".", "events.out"))]
+    if began and not resume:
+        raise InputError(
+            f"{folder}: holds another run already; name another folder with --output, "
+            f"or go on with that run by --ckpt_path=last"
+        )
     return folder
 
 

@@ -52,15 +52,18 @@ def explain(message: str, key: str, parser: Any) -> str:
     if found := re.search(r"arguments are required: (.+)", message):
         names = found.group(1).replace("fit.", "").strip()
         return f"{names} must be given"
-    unknown = r"Expected a dot import path string: (\S+)|but (\S+) is abstract|No module named '(\S+)'"
-    if found := re.search(unknown, message):
+    if "is abstract" in message:
+        return f"name the class first, one of {', '.join(known_classes(key))}"
+    unknown = r"Expected a dot import path string: (\S+)|No module named '(\S+)'"
+    unknown += r"|Expected a path but (\S+) either|given class_path '(\S+)'"
+    if key in KINDS and (found := re.search(unknown, message)):
         name = next(word for word in found.groups() if word)
-        known = known_classes(key)
-        if found.group(2):
-            return f"name the class first, one of {', '.join(known)}"
-        return f"no class {name!r}; {nearest(name, known)}"
+        return f"no class {name!r} of that kind; {nearest(name.rsplit('.', 1)[-1], known_classes(key))}"
     if found := re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.+)", message):
         return f"{found.group(2)!r} is none of {found.group(1)}"
+    if "typing.Literal[" in message and (found := re.search(r"Given value: (.+)", message)):
+        choices = re.findall(r"'([^'\s]+)'", " ".join(re.findall(r"typing\.Literal\[(.*?)\]", message)))
+        return f"{found.group(1)!r} is none of {', '.join(dict.fromkeys(choices))}"
     if found := re.search(r"Expected an? <class '(\w+)'>\. Got value: (.+)", message):
         return f"{found.group(2)!r} is not of type {found.group(1)}"
     if found := re.search(r"File does not exist: '?([^'\n]+)'?", message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from oper_lightning.cli.help import describe, verb_help
 from oper_lightning.cli.messages import unwrap, wrap
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources import d4rl, minari, npz, reacher
-from oper_lightning.errors import InputError
+from oper_lightning.errors import InputError, Stopped, first_line
 from oper_lightning.priorities import file, returns
 
 # Imported so that a configuration can name their classes in short.
@@ -72,6 +73,7 @@ class OperCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         load_all()
+        self.folder: Path | None = None
         if {"-h", "--help"} & {*args}:
             print(verb_help(args[0], VERBS[args[0]]))
             return
@@ -121,6 +123,7 @@ class OperCLI(LightningCLI):
             super().parse_arguments(parser, [args[0], "--help"])
         verb, rest = args[0], args[1:]
         given = {name: _value(rest, *flags) for name, flags in FLAGS.items()}
+        self.family = Path("runs") / ("-".join(Path(name).stem for name in _values(rest, *FLAGS["config"])) or verb)
         self.resume = given["checkpoint"] is not None
         self.folder = self._folder(verb, **given)
         path = given["checkpoint"]
@@ -141,6 +144,11 @@ class OperCLI(LightningCLI):
             raise InputError(f"oper {verb} needs a trained network: --ckpt_path=<folder of a run>/best.ckpt")
         rest = _without(rest, *FLAGS["checkpoint"]) + ([f"--ckpt_path={path}"] if path is not None else [])
         super().parse_arguments(parser, [verb, *before, *rest])
+        for key, value in (("output", given["output"]), ("ckpt_path", path)):
+            if value is None and self.config[verb].get(key) is not None:
+                raise InputError(
+                    f"{key} belongs on the command line, not into a yaml: --{key}={self.config[verb][key]}"
+                )
         named = self.config[verb].model.class_path
         if checkpoint and named != checkpoint["class_path"]:
             raise InputError(f"{path} holds {checkpoint['class_path']}, but the configuration asks for {named}")
@@ -150,8 +158,8 @@ class OperCLI(LightningCLI):
         if output is not None:
             return Path(output)
         if checkpoint not in (None, "last", "best"):
-            return Path(checkpoint).parent
-        self.family = Path("runs") / (Path(config).stem if config else "fit")
+            # Training from anything but a run's last checkpoint is another run.
+            return Path(checkpoint).parent if verb != "fit" or Path(checkpoint).name == "last.ckpt" else None
         if verb != "fit" and config is not None and Path(config).name == "config.yaml":
             return Path(config).parent
         return folders.latest(self.family) if checkpoint is not None else None
@@ -162,11 +170,24 @@ class OperCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Claims the folder of a training run before anything slow is done."""
         trainer = self._get(self.config, "trainer")
+        endless = trainer.max_steps == -1 and not (trainer.max_epochs or trainer.max_time or trainer.fast_dev_run)
+        if self.subcommand == "fit" and endless:
+            raise InputError("trainer.max_steps must be given: the number of gradient updates")
         if self.subcommand == "fit" and not trainer.fast_dev_run:
             folder = folders.claim(self.folder, self.resume) if self.folder else folders.claim_next(self.family)
             self.folder = folder
             self.config.fit.output = str(folder)
             trainer.default_root_dir = str(folder)
+
+    def instantiate_classes(self) -> None:
+        """Says what a constructor objects to as it says it: jsonargparse reports it as a value of a wrong type."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            reason: BaseException | None = error
+            while reason is not None and not isinstance(reason, InputError):
+                reason = reason.__cause__
+            raise (reason or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds logger, checkpoints and progress to a training run; keeps the other verbs from writing."""
@@ -183,10 +204,20 @@ class OperCLI(LightningCLI):
             kwargs.update(logger=False, enable_checkpointing=False, enable_progress_bar=False)
             if self.subcommand == "predict":
                 assert self.folder is not None
+                folders.writable(self.folder)
                 callbacks.append(PredictionWriter(self.folder / "predictions.safetensors"))
-        return super().instantiate_trainer(
-            callbacks=callbacks, plugins=[*_listed(given.plugins), AtomicCheckpointIO()], **kwargs
-        )
+        plugins = [*_listed(given.plugins), AtomicCheckpointIO()]
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+        except ValueError as error:
+            raise InputError(f"trainer: {first_line(error)}") from None
+
+    def fit(self, **arguments: Any) -> None:
+        """Says so where a signal ended the training; Lightning would end as if all was done."""
+        try:
+            self.trainer.fit(**arguments)
+        except SystemExit:
+            raise Stopped(128 + (signal.SIGTERM if self.trainer.received_sigterm else signal.SIGINT)) from None
 
     def validate(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
@@ -220,14 +251,19 @@ class OperCLI(LightningCLI):
 FLAGS = {"output": ("--output",), "config": ("--config", "-c"), "checkpoint": ("--ckpt_path",)}
 
 
-def _value(words: list[str], *flags: str) -> str | None:
-    """The last value given to a flag as ``--flag=value`` or ``--flag value``."""
-    found = None
+def _values(words: list[str], *flags: str) -> list[str]:
+    """All values given to a flag as ``--flag=value`` or ``--flag value``."""
+    found = []
     for place, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name in flags:
-            found = value if equals else next(iter(words[place + 1 :]), None)
+            found += [value] if equals else words[place + 1 : place + 2]
     return found
+
+
+def _value(words: list[str], *flags: str) -> str | None:
+    """The last of them."""
+    return next(reversed(_values(words, *flags)), None)
 
 
 def _without(words: list[str], *flags: str) -> list[str]:

@@ -14,19 +14,21 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import RandomSampler, TensorDictReplayBuffer, TensorStorage
 
-from oper_lightning.data import storage as storage_room
+from oper_lightning.data import storage
 from oper_lightning.data.loaders import Blocks, Episodes, InOrder
 from oper_lightning.data.sampler import WeightedSampler
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.transforms import LossWeight
 from oper_lightning.data.transitions import fingerprint, squeezed
-from oper_lightning.envs.evaluation import Evaluation, World
+from oper_lightning.envs.evaluation import Evaluation, World, action_space
+from oper_lightning.envs.scores import family_of_environment
 from oper_lightning.errors import InputError, note
 from oper_lightning.nn import ranks
 from oper_lightning.priorities.priority import Priority
 from oper_lightning.spec import ROLES, Batch, DataSpec, Role
 
-LARGEST_BLOCK = 50
+LARGEST_BLOCK = 50  # updates
+PART = 8192  # rows that are looked at together where order matters
 
 
 class OfflineDataModule(LightningDataModule):
@@ -92,9 +94,11 @@ class OfflineDataModule(LightningDataModule):
         """the priority, float64 ``[N]``, mean 1; ``[S, N]`` while S seeds train together; None if uniform"""
         self.world: World | None = None
         self._spec: DataSpec | None = None
-        for name in ("batch_size", "updates_per_epoch"):
-            if getattr(self, name) < 1:
+        for name in ("batch_size", "updates_per_epoch", "updates_per_block"):
+            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
                 raise InputError(f"data.{name} is {getattr(self, name)}; at least 1 is needed")
+        if priority is not None and not self.roles:
+            raise InputError("data.prioritise names no loss term; leave data.priority out to train uniformly")
 
     # Loading -----------------------------------------------------------------------------------------------------
 
@@ -102,8 +106,7 @@ class OfflineDataModule(LightningDataModule):
         """Downloads, makes or maps what is missing on disk; one process per machine."""
         self.source.prepare()
         if self.kind == "memmap":
-            self._map_folder().mkdir(parents=True, exist_ok=True)
-            storage_room.fill(self.source, self._name(), torch.device("cpu"), self._map_folder())
+            storage.map_new(self.source, self._map_folder())
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and checks the data and, under a trainer, makes the environment; each once.
@@ -111,11 +114,13 @@ class OfflineDataModule(LightningDataModule):
         Raises:
             InputError: if something about the data, the priority or the environment does not fit.
         """
+        if self.trainer is not None and stage == "fit":
+            self._epoch()  # refuses lengths that do not fit before anything slow is done
         judges = self.trainer is not None and stage in ("fit", "validate", "test")
         if judges and self.evaluation is not None and self.world is None:
             self.world = self._make_world(self.evaluation, self.source.origin())
         if self._spec is None:
-            self._load()
+            self._load(stage)
         scaled = self._scaled()
         following = {key: scaled["next", key] for key in ("observation", "reward", "terminated")}
         self.table = TensorDict(
@@ -124,28 +129,35 @@ class OfflineDataModule(LightningDataModule):
             device=scaled.device,
         )
         if self.trainer is not None and stage in ("fit", "predict"):
-            self.table.update(self.trainer.lightning_module.columns(scaled))  # type: ignore[operator]
+            columns = getattr(self.trainer.lightning_module, "columns", None)
+            self.table.update(columns(scaled) if columns else {})
 
-    def _load(self) -> None:
+    def _load(self, stage: str | None) -> None:
         if self.trainer is None:
             self.prepare_data()
         origin = self.source.origin()
         if self.kind == "memmap":
-            self.storage = storage_room.load_mapped(self._map_folder())
+            self.storage = storage.load_mapped(self._map_folder())
         else:
             device = torch.device("cpu")
             if self.kind == "device" and self.trainer is not None:
                 device = self.trainer.strategy.root_device
-            self.storage = storage_room.fill(self.source, self._name(), device)
+            self.storage = storage.fill(self.source, device)
         self.transitions = squeezed(self.storage[:])
         rows = len(self.transitions)
         if rows < self.batch_size:
             raise InputError(f"data.batch_size {self.batch_size} is larger than the dataset ({rows:,} transitions)")
         if self.world is not None:
             self._check_shapes(self.world, origin)
+        # Weights and fingerprint belong to the data as recorded, before actions are clipped.
+        recorded = fingerprint(self.transitions)
+        if self.priority is not None and (self.trainer is None or stage == "fit"):
+            self.set_weights(self.priority(self.transitions))
         low, high = self._bounds(origin)
         self._check_actions(low, high)
-        mean, std = storage_room.observation_statistics(self.transitions["observation"])
+        environment = self.world.environment if self.world else origin.environment
+        known = family_of_environment(environment) if environment else None
+        mean, std = storage.observation_statistics(self.transitions["observation"])
         self._spec = DataSpec(
             observation_shape=tuple(self.transitions["observation"].shape[1:]),
             action_shape=tuple(self.transitions["action"].shape[1:]),
@@ -154,16 +166,14 @@ class OfflineDataModule(LightningDataModule):
             observation_mean=mean.cpu(),
             observation_std=std.cpu(),
             rows=rows,
-            fingerprint=fingerprint(self.transitions),
+            fingerprint=recorded,
             dataset=origin.dataset,
-            environment=self.world.environment if self.world else origin.environment,
+            environment=environment,
             environment_options=origin.environment_options,
             observation_keys=origin.observation_keys,
-            reference=origin.reference,
+            reference=origin.reference or ((known.low, known.high) if known else None),
             d4rl=origin.d4rl,
         )
-        if self.priority is not None:
-            self.set_weights(self.priority(self.transitions))
 
     @property
     def spec(self) -> DataSpec:
@@ -172,14 +182,11 @@ class OfflineDataModule(LightningDataModule):
             raise RuntimeError("OfflineDataModule.setup() has not been called")
         return self._spec
 
-    def _name(self) -> str:
-        return self.source.origin().dataset
-
     def _map_folder(self) -> Path:
         if self.memmap_folder is None:
             under = self.trainer.default_root_dir if self.trainer is not None else tempfile.mkdtemp(prefix="oper-")
             self.memmap_folder = str(Path(under) / "memmap")
-        return Path(self.memmap_folder)
+        return Path(self.memmap_folder) / "transitions"
 
     def _scaled(self) -> TensorDict:
         """The transitions with scaled and shifted rewards; everything else shared."""
@@ -194,7 +201,7 @@ class OfflineDataModule(LightningDataModule):
         """The environment to evaluate in; None, with a note, if the dataset has none that can be made here."""
         name = evaluation.environment or origin.environment
         if name is None:
-            note(f"{origin.dataset}: no environment known: training without evaluation")
+            note(f"{self.source}: no environment known: training without evaluation")
             return None
         options = origin.environment_options if evaluation.environment is None else {}
         try:
@@ -210,7 +217,7 @@ class OfflineDataModule(LightningDataModule):
             recorded = tuple(self.transitions[key].shape[1:])
             if recorded != shape:
                 raise InputError(
-                    f"{origin.dataset}: {key}s of shape {recorded}, but environment {world.environment} has {shape}; "
+                    f"{self.source}: {key}s of shape {recorded}, but environment {world.environment} has {shape}; "
                     f"name the right one in data.evaluation.environment, or set data.evaluation to null"
                 )
 
@@ -218,20 +225,22 @@ class OfflineDataModule(LightningDataModule):
         """Action bounds ``[A]`` as known by the environment, else by the source, else from the data."""
         actions = self.transitions["action"]
         space: Any = self.world.action_space if self.world else None
+        if space is None and origin.action_low is None and origin.environment and self.trainer is not None:
+            space = action_space(origin.environment, origin.environment_options)
         known = (getattr(space, "low", None), getattr(space, "high", None)), (origin.action_low, origin.action_high)
         for low, high in known:
             if low is not None and high is not None:
                 bounds = torch.as_tensor(low).to(actions), torch.as_tensor(high).to(actions)
                 if all(bound.isfinite().all() for bound in bounds):
                     return bounds
-        return storage_room.action_bounds(actions)
+        return storage.action_bounds(actions)
 
     def _check_actions(self, low: Tensor, high: Tensor) -> None:
         actions = self.transitions["action"]
-        count, row = storage_room.outside(actions, low, high)
+        count, row = storage.outside(actions, low, high)
         if count and not self.clip_actions:
             raise InputError(
-                f"{self._name()}: {count:,} of {len(actions):,} actions lie outside the action space "
+                f"{self.source}: {count:,} of {len(actions):,} actions lie outside the action space "
                 f"[{low.min().item():g}, {high.max().item():g}] (first at row {row:,}: {actions[row].tolist()}); "
                 f"set data.clip_actions to true to bring them to its border"
             )
@@ -249,28 +258,28 @@ class OfflineDataModule(LightningDataModule):
 
     def replay_buffer(self, batch_size: int | None = None) -> TensorDictReplayBuffer:
         """A torchrl replay buffer over the raw transitions, drawing or weighing by the priority."""
-        storage, sampler, transform = self.storage, RandomSampler(), None
+        kept, sampler, transform = self.storage, RandomSampler(), None
         if self.weights is not None and self.mode == "resample":
             sampler = WeightedSampler(self.weights, self.seed)
         elif self.weights is not None:
             transform = LossWeight(self.weights)
             rows = self.storage[:].clone(recurse=False)
-            storage = TensorStorage(rows.set("index", torch.arange(len(rows), device=rows.device)))
+            kept = TensorStorage(rows.set("index", torch.arange(len(rows), device=rows.device)))
         size = batch_size or self.batch_size
-        return TensorDictReplayBuffer(storage=storage, sampler=sampler, transform=transform, batch_size=size)
+        return TensorDictReplayBuffer(storage=kept, sampler=sampler, transform=transform, batch_size=size)
 
     def rows(self, index: Tensor) -> TensorDict:
         """The transitions with row numbers ``[...]``, as algorithms get them: rewards scaled, with columns."""
         return self.table[index]
 
-    def in_order(self, size: int = 8192) -> Iterator[TensorDict]:
+    def in_order(self, size: int = PART) -> Iterator[TensorDict]:
         """All transitions in row order, as from :meth:`rows`; whole episodes, ``size`` rows or more at a time."""
         start = 0
         for stop in self.cuts(size):
             yield self.table[start:stop]
             start = stop
 
-    def cuts(self, size: int) -> list[int]:
+    def cuts(self, size: int = PART) -> list[int]:
         """Where :meth:`in_order` cuts: the last end of an episode before each multiple of ``size``, and the end."""
         ends = torch.nonzero(self.transitions["next", "done"]).squeeze(1).cpu() + 1
         block = torch.div(ends, size, rounding_mode="floor")

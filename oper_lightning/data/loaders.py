@@ -55,12 +55,11 @@ class Episodes:
 class InOrder:
     """A loader over all transitions in row order, whole episodes at a time."""
 
-    def __init__(self, data: OfflineDataModule, size: int = 8192) -> None:
+    def __init__(self, data: OfflineDataModule) -> None:
         self.data = data
-        self.size = size
 
     def __len__(self) -> int:
-        return len(self.data.cuts(self.size))
+        return len(self.data.cuts())
 
     def __iter__(self) -> Iterator[TensorDict]:
-        return self.data.in_order(self.size)
+        return self.data.in_order()

@@ -26,8 +26,9 @@ class WeightedSampler(Sampler):  # type: ignore[misc]
     """
 
     def __init__(self, weights: Tensor, seed: int = 0) -> None:
-        self.cumulative = torch.cumsum(mean_one(weights, "WeightedSampler"), -1)
-        self.cumulative /= self.cumulative[..., -1:].clone()
+        # On the CPU: a parallel sum on a GPU differs from run to run, and may rise where a weight is 0.
+        self.cumulative = torch.cumsum(mean_one(weights, "WeightedSampler").cpu(), -1)
+        self.cumulative = (self.cumulative / self.cumulative[..., -1:]).to(weights.device)
         self.generator = torch.Generator(self.cumulative.device).manual_seed(seed)
 
     def draw(self, count: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -23,12 +25,11 @@ KEYS = (
 )
 
 
-def fill(source: Source, name: str, device: torch.device, folder: Path | None = None) -> TensorStorage:
+def fill(source: Source, device: torch.device, folder: Path | None = None) -> TensorStorage:
     """Copies all transitions of a source into a storage of exactly its size, in TED layout.
 
     Args:
         source: where the transitions come from.
-        name: what to call the data in messages.
         device: where the storage is to be.
         folder: keeps it memory-mapped in this folder instead.
 
@@ -42,16 +43,16 @@ def fill(source: Source, name: str, device: torch.device, folder: Path | None = 
         if table is None:
             table = _allocate(episodes, rows, device, folder)
         if stop > rows:
-            raise InputError(f"{name}: more than the {rows:,} transitions that the source announced")
+            raise InputError(f"{source}: more than the {rows:,} transitions that the source announced")
         if not episodes["next", "done"][-1]:
-            raise InputError(f"{name}: the episode that ends at row {stop - 1:,} is neither terminated nor truncated")
+            raise InputError(f"{source}: the episode that ends at row {stop - 1:,} is neither terminated nor truncated")
         for key in KEYS:
             values, column = episodes[key], table[key]
-            _check(values, column, key, name, start)
+            _check(values, column, key, source, start)
             column[start:stop] = values
         start = stop
     if table is None or start != rows:
-        raise InputError(f"{name}: {start:,} transitions came, but the source announced {rows:,}")
+        raise InputError(f"{source}: {start:,} transitions came, but the source announced {rows:,}")
     return TensorStorage(table)
 
 
@@ -63,19 +64,33 @@ def _allocate(example: TensorDict, rows: int, device: torch.device, folder: Path
     return TensorDict(tensors, batch_size=[rows], device=device)
 
 
-def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], name: str, start: int) -> None:
+def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], source: Source, start: int) -> None:
     words = " ".join(key) if isinstance(key, tuple) else key
     if values.shape[1:] != column.shape[1:]:
         raise InputError(
-            f"{name}: {words} of shape {tuple(values.shape[1:])} from row {start:,}, {tuple(column.shape[1:])} before"
+            f"{source}: {words} of shape {tuple(values.shape[1:])} from row {start:,}, {tuple(column.shape[1:])} before"
         )
     if values.dtype.is_floating_point and not values.isfinite().all():
         row, *place = torch.nonzero(~values.isfinite())[0].tolist()
         entry = f"{words}{place}" if column.shape[1:].numel() > 1 else words
         raise InputError(
-            f"{name}: {entry} is {values[(row, *place)].item()} at row {start + row:,} (the first); "
+            f"{source}: {entry} is {values[(row, *place)].item()} at row {start + row:,} (the first); "
             f"repair or remove that episode"
         )
+
+
+def map_new(source: Source, folder: Path) -> None:
+    """Writes a source memory-mapped into a folder in place of what was there; who reads the old rows keeps them."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        fill(source, torch.device("cpu"), beside)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(beside, folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write there ({error.strerror}); name another data.memmap_folder") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def load_mapped(folder: Path) -> TensorStorage:

@@ -14,6 +14,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.errors import InputError
+
 Key = str | tuple[str, str]
 
 
@@ -121,7 +123,12 @@ def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated
     what follows the last of them, and ``discount`` the factor of the value bootstrapped there: discount to the number
     of steps, 0 if the episode terminated. A window cut by a truncation bootstraps at the observation after the cut,
     unless ``bootstrap_truncated`` is False: then any end of episode counts as terminal.
+
+    Raises:
+        InputError: if n is not positive.
     """
+    if n < 1:
+        raise InputError(f"n_step {n} must be at least 1")
     done, terminated = transitions["next", "done"], transitions["next", "terminated"]
     last = last_row(done)
     row = torch.arange(len(last), device=last.device)

@@ -7,16 +7,13 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from oper_lightning.errors import InputError, nearest
-
-if TYPE_CHECKING:
-    pass
+from oper_lightning.errors import InputError, first_line, nearest
 
 Act = Callable[[Tensor], Tensor]
 
@@ -42,7 +39,7 @@ class Evaluation:
             raise InputError(f"evaluation: episodes {self.episodes} and parallel {self.parallel} must be at least 1")
 
     def seeds(self, test: bool = False) -> list[int]:
-        """Seeds of the episodes; those of a test overlap with those of no validation of under a million episodes."""
+        """Seeds of the episodes. A test's lie a million further: no episode serves both."""
         first = self.seed + (1_000_000 if test else 0)
         return list(range(first, first + self.episodes))
 
@@ -81,8 +78,8 @@ class World:
         except gymnasium.error.UnregisteredEnv:
             known = nearest(environment, gymnasium.registry)
             raise InputError(f"environment {environment!r} is not registered with Gymnasium; {known}") from None
-        except (gymnasium.error.Error, ImportError, TypeError) as error:
-            raise InputError(f"environment {environment!r} cannot be made: {_first_line(error)}") from None
+        except Exception as error:  # an environment's constructor may raise anything
+            raise InputError(f"environment {environment!r} cannot be made: {first_line(error)}") from None
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
@@ -146,6 +143,16 @@ class World:
         self.env.close()
 
 
+def action_space(environment: str, options: dict[str, Any]) -> Any | None:
+    """The space of an environment's actions; None if it cannot be made here."""
+    try:
+        world = World(environment, options)
+    except InputError:
+        return None
+    world.close()
+    return world.action_space
+
+
 def join_entries(entries: dict[str, Any], keys: Sequence[str], origin: str) -> np.ndarray:
     """Joins entries of Dict observations ``[..., D_k]`` along the last dimension; ``a/b`` names entry b of entry a.
 
@@ -162,6 +169,9 @@ def join_entries(entries: dict[str, Any], keys: Sequence[str], origin: str) -> n
         if isinstance(value, dict):
             raise InputError(f"{origin}: observation entry {key!r} is a Dict itself; name its entries as {key}/…")
         parts.append(np.asarray(value))
+    if len({part.shape[:-1] for part in parts}) > 1 or any(part.ndim == 0 for part in parts):
+        shapes = ", ".join(f"{key} {part.shape}" for key, part in zip(keys, parts, strict=True))
+        raise InputError(f"{origin}: observation entries that cannot be joined into one vector: {shapes}")
     return np.concatenate(parts, axis=-1)
 
 
@@ -184,7 +194,3 @@ def _quiet() -> Any:
     with warnings.catch_warnings(), contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
         warnings.simplefilter("ignore")
         yield
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

@@ -26,7 +26,7 @@ class Level(NamedTuple):
     """torque per rad/s against the joints' motion"""
 
 
-# A fifth of the episodes goes to the target, the rest goes wrong, all in the same direction: the mean of the recorded
+# A quarter of the episodes goes to the target, the rest goes wrong, all in the same direction: the mean of the recorded
 # actions is then a bad action, which is what a plain behaviour clone learns.
 LEVELS = (
     Level(0.10, turn=0, noise=0.0),

@@ -11,12 +11,20 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from oper_lightning.errors import InputError
+
 Schedule = Literal["cosine", "linear", "none"]
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def adam(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam:
-    """Adam with PyTorch's other defaults, in its fused form."""
+    """Adam with PyTorch's other defaults, in its fused form.
+
+    Raises:
+        InputError: if the learning rate is not positive.
+    """
+    if not learning_rate > 0:
+        raise InputError(f"learning_rate {learning_rate} is not positive")
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
 
 

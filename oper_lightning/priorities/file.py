@@ -32,13 +32,16 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
         {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
         {key: json.dumps(value) for key, value in metadata.items()},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with open(beside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write it: {error.strerror}") from None
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -65,30 +68,23 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: if it is missing, broken or of another kind.
     """
+    if Path(path).suffix == ".npy":
+        raise InputError(f"{path}: not a weights file; `oper convert` makes one of published .npy weights")
     tensors, metadata = load_tensors(path)
     if metadata.get("format") != FORMAT or tensors.get("weights", torch.empty(0)).dim() != 3:
-        hint = "; published .npy weights go through `oper convert`" if str(path).endswith(".npy") else ""
-        raise InputError(f"{path}: not a weights file (stage 1 writes weights.safetensors){hint}")
+        raise InputError(f"{path}: not a weights file (stage 1 writes weights.safetensors)")
     return tensors, metadata
 
 
-def rescale(
-    weights: Tensor,
-    how: Literal["linear", "exp"] = "linear",
-    std: float | None = 2.0,
-    floor: float = 0.1,
-    ceiling: float | None = None,
-    temperature: float = 1.0,
-) -> Tensor:
-    """Turns stage 1's weights ``[N]`` into those of stage 2, float64, mean 1.
+def rescale_linear(weights: Tensor, std: float | None, floor: float, ceiling: float | None) -> Tensor:
+    """``max(1 + std * z, floor)`` with the z-scores of weights ``[N]``, brought back to mean 1; float64.
 
-    linear: ``max(1 + std * z, floor)`` with the z-score of the weights, brought back to mean 1 (so that the realised
-    standard deviation is below ``std`` and the floor below ``floor``); without ``std`` the weights less their
-    minimum, floored alike. exp: proportional to ``exp(temperature * w / mean w)``.
+    The realised standard deviation is thus below ``std`` and the floor below ``floor``. Without ``std`` the weights
+    less their minimum, floored alike.
+
+    Raises:
+        InputError: if a weight is not finite.
     """
-    if how == "exp":
-        scores = temperature * weights.double() / weights.double().abs().mean()
-        return mean_one(torch.softmax(scores, 0), "exp rescaling")
     shifted = weights.double() - weights.double().min()
     if not shifted.any():
         note("weights file: all weights are equal: every transition weighs the same")
@@ -97,6 +93,12 @@ def rescale(
     if std is not None:
         scaled = rescale_std(scaled, std)
     return mean_one(scaled.clamp(min=floor, max=ceiling), "linear rescaling")
+
+
+def rescale_exp(weights: Tensor, inverse_temperature: float) -> Tensor:
+    """Proportional to ``exp(inverse_temperature * w / mean |w|)`` of weights ``[N]``, mean 1; float64."""
+    weights = weights.double()
+    return mean_one(torch.softmax(inverse_temperature * weights / weights.abs().mean(), 0), "exp rescaling")
 
 
 def median(seeds: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ class WeightsFile(Priority):
         std: standard deviation asked for before the floor; null leaves it alone. Paper: 2, antmaze 5, kitchen 0.5.
         floor: lowest weight relative to the mean before the weights are brought back to mean 1. Paper: 0.1.
         ceiling: highest weight likewise. Paper: none.
-        temperature: factor in the exponential of the exp rescaling.
+        inverse_temperature: factor in the exponent of the exp rescaling. Paper: none.
     """
 
     roles: tuple[Role, ...] = ("improvement", "constraint")
@@ -132,7 +134,7 @@ class WeightsFile(Priority):
         std: float | None = 2.0,
         floor: float = 0.1,
         ceiling: float | None = None,
-        temperature: float = 1.0,
+        inverse_temperature: float = 1.0,
     ) -> None:
         if (std is not None and std <= 0) or not 0 <= floor < 1 or (ceiling is not None and ceiling <= 1):
             given = f"std {std}, floor {floor}, ceiling {ceiling}"
@@ -145,10 +147,12 @@ class WeightsFile(Priority):
         self.std = std
         self.floor = floor
         self.ceiling = ceiling
-        self.temperature = temperature
+        self.inverse_temperature = inverse_temperature
 
     def paths(self) -> list[str]:
         """The files meant by ``path`` and ``seeds``."""
+        if self.path in ([], "") or self.seeds == []:
+            raise InputError("WeightsFile: no file: path and seeds must not be empty")
         if not isinstance(self.path, str):
             return list(self.path)
         if self.seeds is not None:
@@ -156,6 +160,8 @@ class WeightsFile(Priority):
                 raise InputError(f"WeightsFile: seeds {self.seeds} but no {{seed}} in path {self.path!r} to put them")
             return [self.path.replace("{seed}", str(seed)) for seed in self.seeds]
         if "{seed}" not in self.path:
+            if "{" in self.path and not Path(self.path).is_file():
+                raise InputError(f"{self.path}: a template needs {{seed}} where the number of the seed stands")
             return [self.path]
         before, after = self.path.split("{seed}", 1)
         pattern = glob.escape(before) + "*" + glob.escape(after)
@@ -168,7 +174,9 @@ class WeightsFile(Priority):
         data = fingerprint(transitions)
         seeds = torch.cat([self._read(path, len(transitions), data) for path in self.paths()])
         joined = seeds.mean(0) if self.average == "mean" else median(seeds)
-        return rescale(joined, self.how, self.std, self.floor, self.ceiling, self.temperature)
+        if self.how == "exp":
+            return rescale_exp(joined, self.inverse_temperature)
+        return rescale_linear(joined, self.std, self.floor, self.ceiling)
 
     def _read(self, path: str, rows: int, data: str) -> Tensor:
         """Weights ``[S, N]`` of the wanted iteration, checked against the dataset."""

@@ -40,7 +40,7 @@ def mean_one(weights: Tensor, origin: str) -> Tensor:
         raise InputError(f"{origin}: weight {weights[bad][0].item()} at row {row}; weights must be finite")
     if (weights < 0).any():
         row = int(torch.nonzero(weights < 0)[0, -1])
-        raise InputError(f"{origin}: weight {weights.min().item():.4g} is negative (first at row {row})")
+        raise InputError(f"{origin}: weight {weights[weights < 0][0].item():.4g} at row {row} (the first) is negative")
     total = weights.sum(-1, keepdim=True)
     if (total == 0).any():
         raise InputError(f"{origin}: all weights are zero; at least one transition must matter")

@@ -6,52 +6,114 @@ iteration k from 1 an array ``[N, 1]`` of weights; before, for each evaluation s
 
 from __future__ import annotations
 
-import importlib
 import io
 import pickle
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from oper_lightning.errors import InputError
+from oper_lightning.errors import InputError, first_line
 from oper_lightning.priorities.priority import mean_one
 
 
-def _latin_1(text: str, encoding: str) -> bytes:
-    """What old pickles of arrays call to get at bytes."""
-    if encoding not in ("latin1", "latin-1", "iso-8859-1"):
-        raise pickle.UnpicklingError(f"text encoding {encoding!r}")
-    return text.encode("latin-1")
+class Held:
+    """What a call in a pickle becomes: its arguments and its state, kept and not acted upon."""
+
+    __slots__ = ("args", "state")
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
-def _numpy(module: str, name: str) -> Any:
-    """A function of numpy's inner module, which was called ``numpy.core`` before numpy 2."""
-    inner = "numpy._core" if hasattr(np, "_core") else "numpy.core"
-    return getattr(importlib.import_module(f"{inner}.{module}"), name)
+class Array(Held):
+    """``_reconstruct(ndarray, (0,), b"b")``, then the state (version, shape, dtype, in Fortran's order, data)."""
+
+    __slots__ = ()
+
+
+class Buffer(Held):
+    """``_frombuffer(data, dtype, shape, order)``: an array since pickle protocol 5."""
+
+    __slots__ = ()
+
+
+class Scalar(Held):
+    """``scalar(dtype, data)``."""
+
+    __slots__ = ()
+
+
+class DType(Held):
+    """``dtype("f8", ...)``, then a state whose second entry is the byte order."""
+
+    __slots__ = ()
+
+
+class Encoded(Held):
+    """``encode(text, "latin1")``: how old protocols write bytes."""
+
+    __slots__ = ()
 
 
 ADMITTED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy._core.multiarray", "_reconstruct"): _numpy("multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"): _numpy("multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"): _numpy("numeric", "_frombuffer"),
-    ("_codecs", "encode"): _latin_1,
+    ("numpy", "ndarray"): "ndarray",  # only ever an argument
+    ("numpy", "dtype"): DType,
+    ("numpy._core.multiarray", "_reconstruct"): Array,
+    ("numpy._core.multiarray", "scalar"): Scalar,
+    ("numpy._core.numeric", "_frombuffer"): Buffer,
+    ("_codecs", "encode"): Encoded,
 }
 
 
 class NumbersOnly(pickle.Unpickler):
-    """An unpickler that can make numpy arrays, numbers, strings and plain containers, and nothing else."""
+    """An unpickler that calls nothing: arrays and numbers come out as :class:`Held`, anything else is an error."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Admits what numpy arrays and numbers are pickled with; anything else is an error."""
+        """Admits the names that numpy arrays and numbers are pickled with."""
         found = ADMITTED.get((module.replace("numpy.core", "numpy._core"), name))
         if found is not None:
             return found
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither array, number nor string")
+
+
+def _made(value: Any) -> Any:
+    """Plain containers, numbers, strings and arrays of numbers out of what was held."""
+    match value:
+        case dict():
+            return {_made(key): _made(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_made(part) for part in value]
+        case Array(state=(_, (), DType(args=("O8" | "O", *_)), _, [content])):
+            return _made(content)  # np.save puts the dict into an array of one object
+        case Array(state=(_, tuple(shape), DType() as kind, fortran, data)):
+            return _numbers(data, kind, shape, "F" if fortran else "C")
+        case Buffer(args=(data, DType() as kind, tuple(shape), str(order))):
+            return _numbers(data, kind, shape, "F" if order == "F" else "C")
+        case Scalar(args=(DType() as kind, data)):
+            return _numbers(data, kind, (), "C").item()
+        case None | bool() | int() | float() | str():
+            return value
+    raise pickle.UnpicklingError(f"it holds a {type(value).__name__} that is no array of numbers")
+
+
+def _numbers(data: Any, kind: DType, shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
+    name = kind.args[0]
+    if not re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248])", str(name)):
+        raise pickle.UnpicklingError(f"it holds an array of {name!r}, which are no numbers")
+    dtype = np.dtype(name)
+    if kind.state is not None and kind.state[1] in ("<", ">"):
+        dtype = dtype.newbyteorder(kind.state[1])
+    if isinstance(data, Encoded):
+        data = data.args[0].encode("latin-1")
+    return np.frombuffer(bytes(data), dtype).reshape(shape, order=order)
 
 
 def read_published(path: str | Path) -> dict[Any, Any]:
@@ -68,11 +130,9 @@ def read_published(path: str | Path) -> dict[Any, Any]:
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(stream)
-        content = NumbersOnly(stream, encoding="latin1").load() if dtype.hasobject else None
-    except (ValueError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not published weights that can be read safely: {error}") from None
-    if isinstance(content, np.ndarray) and content.shape == shape == ():
-        content = content.item()
+        content = _made(NumbersOnly(stream, encoding="latin1").load()) if dtype.hasobject and shape == () else None
+    except Exception as error:  # whatever a broken header or pickle leads to
+        raise InputError(f"{path}: not published weights that can be read safely: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: not published weights: a dict of arrays is needed")
     return content

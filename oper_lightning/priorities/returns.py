@@ -24,9 +24,14 @@ def min_max(values: Tensor) -> Tensor:
     return (values - low) / (high - low)
 
 
-def oper_r(returns: Tensor, p_base: float = 0.0) -> Tensor:
+def _all_equal(values: Tensor) -> bool:
+    """Whether values differ by no more than rounding."""
+    return bool(values.max() - values.min() <= 1e-6 * values.abs().max().clamp(min=1e-6))
+
+
+def oper_r(returns: Tensor, p_base: float) -> Tensor:
     """Weights proportional to the min-max normalised return of the trajectory, plus ``p_base``; float64 ``[N]``."""
-    if returns.min() == returns.max():
+    if _all_equal(returns):
         return uniform(len(returns), "OPER-R: all episodes have the same return")
     return mean_one(min_max(returns) + p_base, "OPER-R")
 
@@ -48,7 +53,7 @@ def top_trajectories(returns: Tensor, ends: Tensor, fraction: float) -> Tensor:
 
 def softmax_weights(scores: Tensor, temperature: float, name: str) -> Tensor:
     """Weights proportional to exp(score / temperature), the scores first mapped onto [0, 1]; float64 ``[N]``."""
-    if scores.min() == scores.max():
+    if _all_equal(scores):
         return uniform(len(scores), f"{name}: all trajectories score the same")
     return mean_one(torch.softmax(min_max(scores) / temperature, 0), name)
 
@@ -65,7 +70,9 @@ def advantage_of_trajectories(returns: Tensor, initial_observations: Tensor, end
     flat = initial_observations.double().cpu().flatten(1).numpy()
     features = np.concatenate([flat, np.ones((len(flat), 1))], axis=1)
     solution, *_ = np.linalg.lstsq(features, per_episode, rcond=None)
-    return torch.from_numpy(per_episode - features @ solution)[episode_of(ends.cpu())]
+    advantage = per_episode - features @ solution
+    advantage[np.abs(advantage) <= 1e-6 * np.abs(per_episode).max()] = 0  # what is left of an exact fit is rounding
+    return torch.from_numpy(advantage)[episode_of(ends.cpu())]
 
 
 def _returns(transitions: TensorDict) -> tuple[Tensor, Tensor]:

@@ -29,43 +29,57 @@ def report(runs: list[str], output: str = "report", gap_to: float | None = None)
     """Compare finished runs: print a table, write report.md and report.png.
 
     Args:
-        runs: folders of runs of `oper fit`; the folder's name is the label.
+        runs: folders of runs of `oper fit`; the ends of their paths are the labels.
         output: folder to write to.
         gap_to: a return; adds which share of the first run's distance to it each run closes.
     """
     returns: dict[str, Curve] = {}
     rows: list[Row] = []
-    for run in runs:
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: cannot write there ({error.strerror}); name another --output") from None
+    labels = short_names(runs)
+    for run, label in zip(runs, labels, strict=True):
         curves = read_curves(run)
         if "eval/return" not in curves:
             raise InputError(f"{run}: no evaluations in this run; a policy trained with data.evaluation is needed")
-        returns[Path(run).name] = curves["eval/return"]
-        rows.append(_row(run, curves))
+        returns[label] = curves["eval/return"]
+        rows.append(_row(run, label, curves))
     weights = {}
     datasets = Datasets()
-    for run in runs:
+    for run, label in zip(runs, labels, strict=True):
         try:
             found = datasets.weights_of(run)
         except InputError as error:
             note(f"{run}: weights are not drawn: {error}")
             continue
         if found is not None:
-            weights[Path(run).name] = found
+            weights[label] = found
     text = table(rows, gap_to)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(text + "\n")
     picture(folder / "report.png", returns, weights)
     print(f"{text}\n\nwritten: {folder / 'report.md'}, {folder / 'report.png'}")
 
 
-def _row(run: str, curves: dict[str, Curve]) -> Row:
+def short_names(runs: list[str]) -> list[str]:
+    """The ends of the paths, as short as they can be and still differ."""
+    parts = [Path(run).resolve().parts for run in runs]
+    for length in range(1, max(map(len, parts))):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError("the same run is given twice")
+
+
+def _row(run: str, label: str, curves: dict[str, Curve]) -> Row:
     returns, scores = curves["eval/return"], curves.get("eval/score")
     source = read_config(run)["source"]
     arguments = source.get("init_args", {})
     data = Path(str(arguments.get("path") or arguments.get("id") or source["class_path"].rsplit(".", 1)[-1])).stem
     return Row(
-        name=Path(run).name,
+        name=label,
         data=data,
         updates=returns.updates[-1],
         final=_final(returns),
@@ -88,7 +102,8 @@ def table(rows: list[Row], gap_to: float | None = None) -> str:
     if gap_to is not None:
         lines[0].append(f"gap to {gap_to:g} closed")
         for line, row in zip(lines[1:], rows, strict=True):
-            line.append(f"{(row.final - rows[0].final) / (gap_to - rows[0].final):.0%}")
+            gap = gap_to - rows[0].final
+            line.append(f"{(row.final - rows[0].final) / gap:.0%}" if gap else "–")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width if place < 2 else "-" * (width - 1) + ":" for place, width in enumerate(widths)])
     return "\n".join(f"| {' | '.join(_aligned(line, widths))} |" for line in lines)

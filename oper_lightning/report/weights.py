@@ -54,7 +54,7 @@ class Datasets:
         key = json.dumps(config["source"], sort_keys=True)
         if key not in self.read:
             source.prepare()
-            self.read[key] = squeezed(fill(source, str(run), torch.device("cpu"))[:])
+            self.read[key] = squeezed(fill(source, torch.device("cpu"))[:])
         return episode_weights(self.read[key], priority(self.read[key]))
 
 

@@ -35,7 +35,7 @@ def qlearning_dataset(arrays: dict[str, np.ndarray], max_episode_steps: int | No
             step = 0
             continue
         rows.append((arrays["observations"][i], arrays["actions"][i], arrays["rewards"][i], arrays["terminals"][i]))
-        step = 0 if arrays["terminals"][i] else step + 1
+        step = (0 if arrays["terminals"][i] else step) + 1  # the first row after a terminal counts as the second
     return rows
 
 

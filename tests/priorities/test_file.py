@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 
 from oper_lightning import InputError, WeightsFile
 from oper_lightning.data.transitions import fingerprint
-from oper_lightning.priorities.file import FORMAT, load_weights, median, rescale, save_tensors
+from oper_lightning.priorities.file import FORMAT, load_weights, median, rescale_exp, rescale_linear, save_tensors
 
 TABLE = transitions(columns([20, 30]))
 ROWS = len(TABLE)
+
+
+def published(weights: torch.Tensor) -> torch.Tensor:
+    return rescale_linear(weights, 2.0, 0.1, None)
 
 
 def write(path: Path, weights: torch.Tensor, **metadata: object) -> str:
@@ -49,9 +53,9 @@ def test_linear_rescaling_is_the_published_closed_form(
     z = (w - w.mean()) / w.std()
     expected = np.maximum(1 + std * z, floor)
     expected = expected / expected.mean()
-    found = rescale(torch.from_numpy(w), std=std, floor=floor)
+    found = rescale_linear(torch.from_numpy(w), std, floor, None)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
-    mapped = rescale(torch.from_numpy(factor * w + offset), std=std, floor=floor)
+    mapped = rescale_linear(torch.from_numpy(factor * w + offset), std, floor, None)
     np.testing.assert_allclose(mapped, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -59,25 +63,25 @@ def test_linear_rescaling_to_twelve_digits() -> None:
     w = np.random.default_rng(0).lognormal(size=5000)
     z = (w - w.mean()) / w.std()
     expected = np.maximum(1 + 2 * z, 0.1)
-    np.testing.assert_allclose(rescale(torch.from_numpy(w)), expected / expected.mean(), rtol=1e-12)
+    np.testing.assert_allclose(published(torch.from_numpy(w)), expected / expected.mean(), rtol=1e-12)
 
 
 def test_without_std_the_floor_still_counts() -> None:
-    found = rescale(torch.tensor([1.0, 1.0, 1.0, 5.0]), std=None, floor=0.1)
+    found = rescale_linear(torch.tensor([1.0, 1.0, 1.0, 5.0]), None, 0.1, None)
     np.testing.assert_allclose(found, np.array([0.1, 0.1, 0.1, 4]) / 1.075)
-    assert rescale(torch.tensor([1.0, 1.0, 5.0]), std=None, floor=0.0).tolist() == [0, 0, 3]
+    assert rescale_linear(torch.tensor([1.0, 1.0, 5.0]), None, 0.0, None).tolist() == [0, 0, 3]
 
 
 def test_ceiling_and_exp() -> None:
-    found = rescale(torch.tensor([0.0, 0.0, 9.0]), ceiling=1.5)  # z-scores -0.7, -0.7, 1.4
+    found = rescale_linear(torch.tensor([0.0, 0.0, 9.0]), 2.0, 0.1, 1.5)  # z-scores -0.7, -0.7, 1.4
     np.testing.assert_allclose(found, np.array([0.1, 0.1, 1.5]) / np.mean([0.1, 0.1, 1.5]))
     w = torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
     shares = np.exp(2 * w.numpy())
-    np.testing.assert_allclose(rescale(w, "exp", temperature=2.0), shares / shares.mean())
+    np.testing.assert_allclose(rescale_exp(w, 2.0), shares / shares.mean())
 
 
 def test_equal_weights_stay_equal_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
-    assert rescale(torch.full((5,), 2.0)).tolist() == [1] * 5
+    assert published(torch.full((5,), 2.0)).tolist() == [1] * 5
     assert "all weights are equal" in caplog.text
 
 
@@ -99,7 +103,7 @@ def test_seeds_are_averaged_over_one_file_a_list_or_a_template(tmp_path: Path) -
         torch.testing.assert_close(WeightsFile(path, seeds)(TABLE), expected, rtol=1e-6, atol=1e-6)
     two = WeightsFile(template, [1, 3])(TABLE)
     assert not torch.allclose(two, expected, rtol=1e-3)
-    by_hand = rescale(median(torch.stack([part[0, 0] for part in parts]).double()))
+    by_hand = published(median(torch.stack([part[0, 0] for part in parts]).double()))
     torch.testing.assert_close(
         WeightsFile(together, iteration=1, average="median")(TABLE), by_hand, rtol=1e-5, atol=1e-5
     )
@@ -108,8 +112,8 @@ def test_seeds_are_averaged_over_one_file_a_list_or_a_template(tmp_path: Path) -
 def test_the_last_iteration_unless_another_is_asked_for(tmp_path: Path) -> None:
     weights = random_weights(3, 1)
     file = write(tmp_path / "w.safetensors", weights)
-    torch.testing.assert_close(WeightsFile(file)(TABLE), rescale(weights[2, 0]), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(WeightsFile(file, iteration=2)(TABLE), rescale(weights[1, 0]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(WeightsFile(file)(TABLE), published(weights[2, 0]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(WeightsFile(file, iteration=2)(TABLE), published(weights[1, 0]), rtol=1e-6, atol=1e-6)
 
 
 def _rows(weights: torch.Tensor, value: float) -> torch.Tensor:
@@ -123,7 +127,7 @@ def _rows(weights: torch.Tensor, value: float) -> torch.Tensor:
     [
         (lambda p: write(p, random_weights(1, 1), fingerprint="0" * 64), {}, "made for other data .toy."),
         (lambda p: write(p, random_weights(1, 1)[..., :-1]), {}, "weights for 49 transitions, but the dataset has 50"),
-        (lambda p: write(p, _rows(random_weights(1, 1), -1.0)), {}, r"negative \(first at row 7\)"),
+        (lambda p: write(p, _rows(random_weights(1, 1), -1.0)), {}, r"row 7 \(the first\) is negative"),
         (lambda p: write(p, _rows(random_weights(1, 1), float("nan"))), {}, "weight nan at row 7"),
         (lambda p: write(p, torch.zeros(1, 1, ROWS)), {}, "all weights are zero"),
         (lambda p: write(p, random_weights(2, 1)), {"iteration": 3}, "no iteration 3; the file has 1 to 2"),

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import columns, oper, write_hdf5
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from oper_lightning import D4RL, InputError, WeightsFile
 from oper_lightning.data.transitions import squeezed
@@ -142,3 +146,43 @@ def test_convert_makes_a_file_that_fits_the_published_rows(tmp_path: Path, capsy
     whole = squeezed(torch.cat(list(D4RL(str(file)).episodes())))
     with pytest.raises(InputError, match="weights for 13 transitions, but the dataset has 15"):
         WeightsFile("w.safetensors")(whole)
+
+
+class Constructor:
+    """Asks numpy itself for an array over raw memory: a pointer of the writer's choice."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.ndarray, self.arguments
+
+
+@pytest.mark.parametrize("content", [Constructor((), np.dtype(object), b"A" * 8), {1: Constructor((4,), "f8")}])
+def test_numpys_constructor_is_out_of_reach(content: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read safely|not published weights"):
+        published_weights(save(tmp_path / "w.npy", content), ROWS)
+
+
+@pytest.mark.parametrize("order", ["<f8", ">f8", "<f4", "<i8"])
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_orders_and_kinds_of_numbers(order: str, protocol: int, tmp_path: Path) -> None:
+    values = np.asfortranarray(np.arange(1, 13).reshape(3, 4)).astype(order, order="F")
+    content = read_published(save(tmp_path / "w.npy", {"iter": 1, 1: values, "x": np.float32(0.5)}, protocol))
+    np.testing.assert_array_equal(content[1], values)
+    assert content["x"] == 0.5
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_files_are_refused_or_read(data: st.DataObject) -> None:
+    """Whatever byte is changed, the outcome is a dict or one InputError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w.npy"
+        save(path, iterated())
+        content = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 3))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        path.write_bytes(content)
+        with contextlib.suppress(InputError):
+            assert isinstance(read_published(path), dict)

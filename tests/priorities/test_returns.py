@@ -33,7 +33,7 @@ def test_oper_r_on_binary_returns_gives_six_to_one() -> None:
 
 
 def test_the_worst_trajectory_has_weight_zero_without_a_base() -> None:
-    assert oper_r(torch.tensor([3.0, -1.0, 2.0]))[1] == 0
+    assert oper_r(torch.tensor([3.0, -1.0, 2.0]), 0.0)[1] == 0
 
 
 def test_equal_returns_weigh_the_same_with_a_note(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,9 +5,9 @@ Fu et al. 2020, arXiv 2004.07219. Addresses of the published files: ``torchrl.da
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from functools import cached_property
@@ -72,6 +72,9 @@ class D4RL(Source):
             reference=reference,
             d4rl=name is not None,
         )
+
+    def __str__(self) -> str:
+        return self.path
 
     def __len__(self) -> int:
         return len(self._flat)
@@ -162,7 +165,7 @@ def download(name: str) -> Path:
         if expected is not None and beside.stat().st_size != int(expected):
             raise OSError(f"{beside.stat().st_size:,} of {int(expected):,} bytes came")
         os.replace(beside, target)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         beside.unlink(missing_ok=True)
         reason = getattr(error, "reason", error)
         raise InputError(

@@ -45,7 +45,10 @@ class FlatEpisodes:
         self._check()
         self.own_next = "next_observations" in columns and not qlearning_rows
         terminated = self._flag("terminals")
-        timeout = self._timeouts(terminated, max_episode_steps)
+        if qlearning_rows and "timeouts" not in columns and max_episode_steps is not None:
+            timeout = cut_as_d4rl(terminated, max_episode_steps)
+        else:
+            timeout = self._timeouts(terminated, max_episode_steps)
         keep = np.ones(len(terminated), dtype=bool)
         if not self.own_next:
             # The next observation of a row is the following row's, which after an end belongs to another episode.
@@ -79,10 +82,10 @@ class FlatEpisodes:
         rows = self.rows[start:stop]
         span = slice(int(rows[0]), int(rows[-1]) + 1)
         inside = slice(None) if len(rows) == span.stop - span.start else rows - span.start
-        observation = np.asarray(self.columns["observations"][span])
+        observation = self._floats("observations", span)
         terminated = self.terminated[start:stop]
         if self.own_next:
-            following = np.asarray(self.columns["next_observations"][span])[inside]
+            following = self._floats("next_observations", span)[inside]
         else:
             beyond = self.columns["observations"][span.stop : span.stop + 1]
             shifted = np.concatenate([observation[1:], beyond if len(beyond) else observation[-1:]])[inside]
@@ -91,12 +94,24 @@ class FlatEpisodes:
             following = np.where(mask, observation[inside], shifted)
         return transitions_from(
             observation[inside],
-            np.asarray(self.columns["actions"][span])[inside],
-            np.asarray(self.columns["rewards"][span]).reshape(-1)[inside],
+            self._floats("actions", span)[inside],
+            self._floats("rewards", span).reshape(-1)[inside],
             following,
             terminated,
             self.truncated[start:stop],
         )
+
+    def _floats(self, name: str, span: slice) -> np.ndarray:
+        """Rows of a column, all finite."""
+        values = np.asarray(self.columns[name][span])
+        if not np.isfinite(values).all():
+            row, *place = np.argwhere(~np.isfinite(values))[0]
+            column = f", column {', '.join(map(str, place))}" if place else ""
+            raise InputError(
+                f"{self.origin}: {name!r} is {values[(row, *place)]} at row {span.start + row:,}{column} (the first); "
+                f"repair or remove that episode"
+            )
+        return values
 
     def _check(self) -> None:
         for name in REQUIRED:
@@ -125,7 +140,7 @@ class FlatEpisodes:
                 raise InputError(f"{self.origin}: 'next_observations' has shape {shape} but 'observations' {needed}")
 
     def _flag(self, name: str) -> np.ndarray:
-        return np.asarray(self.columns[name][:]).reshape(-1).astype(bool)
+        return self._floats(name, slice(0, None)).reshape(-1).astype(bool)
 
     def _timeouts(self, terminated: np.ndarray, max_episode_steps: int | None) -> np.ndarray:
         """Rows whose episode was cut after them."""
@@ -153,3 +168,18 @@ class FlatEpisodes:
             observed = np.asarray(self.columns["observations"][start + 1 : stop + 1], dtype=np.float64)
             jumps[start:stop] = np.linalg.norm((following - observed).reshape(stop - start, -1), axis=1) > 1e-6
         return jumps
+
+
+def cut_as_d4rl(terminated: np.ndarray, max_episode_steps: int) -> np.ndarray:
+    """Rows that ``qlearning_dataset`` takes for cut by time where no timeouts are recorded, bool ``[N]``.
+
+    Its counter stands at 1, not 0, in the first row after a terminal, so that an episode is cut one step early.
+    """
+    cut = np.zeros(len(terminated), dtype=bool)
+    start = counter = 0
+    for end in np.append(np.nonzero(terminated)[0], len(terminated) - 1):
+        if counter < max_episode_steps:
+            cut[start + max_episode_steps - 1 - counter : end + 1 : max_episode_steps] = True
+        counter = 0 if cut[end] else 1
+        start = end + 1
+    return cut

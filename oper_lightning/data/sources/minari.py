@@ -15,8 +15,7 @@ from tensordict import TensorDict
 from oper_lightning.data.sources.source import Origin, Source, environment_named_by_data
 from oper_lightning.data.transitions import transitions_from
 from oper_lightning.envs.evaluation import join_entries
-from oper_lightning.envs.scores import family_of_environment
-from oper_lightning.errors import InputError, note
+from oper_lightning.errors import InputError, first_line, note
 
 
 class Minari(Source):
@@ -41,17 +40,15 @@ class Minari(Source):
             try:
                 hosting.download_dataset(self.id)
             except Exception as error:  # whatever the remote's client raises
-                reason = str(error).strip().split("\n")[0]
+                place = self._folder.parent
                 raise InputError(
-                    f"{self.id}: cannot download it ({reason}); put the dataset's folder at {self._folder.parent}"
+                    f"{self.id}: cannot download it ({first_line(error)}); put the dataset's folder at {place}"
                 ) from None
 
     def origin(self) -> Origin:
         environment, options = self._environment()
         low, high = self._metadata.get("ref_min_score"), self._metadata.get("ref_max_score")
         reference = (float(low), float(high)) if low is not None and high is not None else None
-        if reference is None and environment and (known := family_of_environment(environment)):
-            reference = (known.low, known.high)
         space = self._dataset.action_space
         return Origin(
             dataset=str(self._metadata.get("dataset_id", self.id)),
@@ -101,7 +98,7 @@ class Minari(Source):
     def _raw_episodes(self) -> Iterator[Any]:
         try:
             yield from self._dataset.iterate_episodes()
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, ValueError) as error:
             raise InputError(f"{self.id}: broken data file in {self._folder}: {error}") from None
 
     def _observations(self, observations: Any, where: str) -> np.ndarray:
@@ -149,7 +146,7 @@ class Minari(Source):
         try:
             dataset = minari.MinariDataset(self._folder)
         except (ValueError, OSError, KeyError, AssertionError) as error:
-            raise InputError(f"{self.id}: {str(error).strip().splitlines()[0]}") from None
+            raise InputError(f"{self.id}: {first_line(error)}") from None
         if getattr(dataset.action_space, "low", None) is None:
             raise InputError(f"{self.id}: action space {dataset.action_space}; only continuous (Box) actions work yet")
         if dataset.total_steps == 0:
@@ -162,7 +159,12 @@ class Minari(Source):
         if not text:
             return None, {}
         spec = json.loads(text)
-        return environment_named_by_data(spec["id"]), dict(spec.get("kwargs") or {})
+        options = dict(spec.get("kwargs") or {})
+        if spec.get("max_episode_steps") is not None:
+            options["max_episode_steps"] = spec["max_episode_steps"]
+        if spec.get("additional_wrappers"):
+            note(f"{self.id}: recorded in an environment with further wrappers; evaluation goes without them")
+        return environment_named_by_data(spec["id"]), options
 
 
 def _leaves(entries: dict[str, Any], prefix: str = "") -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +30,8 @@ class Npz(Source):
 
     Args:
         path: the file.
-        names: which array of the file is which, for arrays called neither as in D4RL nor as in NeoRL-2: keys out of
-            observations, actions, rewards, terminals, timeouts, next_observations.
+        names: what the file calls its arrays, where it is neither D4RL's name nor NeoRL-2's: keys out of observations,
+            actions, rewards, terminals, timeouts, next_observations.
         environment: Gymnasium id of the environment it was recorded in, if there is one.
         max_episode_steps: steps after which episodes were cut, for files without timeouts.
         reference: returns that score 0 and 100.
@@ -53,6 +54,9 @@ class Npz(Source):
     def origin(self) -> Origin:
         return Origin(dataset=Path(self.path).stem, environment=self.environment, reference=self.reference)
 
+    def __str__(self) -> str:
+        return self.path
+
     def __len__(self) -> int:
         return len(self._flat)
 
@@ -65,27 +69,27 @@ class Npz(Source):
             raise InputError(f"{self.path}: no such file")
         columns = {}
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
-                if not isinstance(archive, np.lib.npyio.NpzFile):
-                    raise InputError(f"{self.path}: a single array; a .npz archive of named arrays is needed")
+            archive = np.load(self.path, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise InputError(f"{self.path}: a single array; a .npz archive of named arrays is needed")
+            with archive:
                 for ours, theirs in self._mapping(list(archive)).items():
                     columns[ours] = _array(archive, theirs, self.path)
-        except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
             raise InputError(f"{self.path}: not a whole .npz archive of plain arrays ({error})") from None
         return FlatEpisodes(columns, self.path, self.max_episode_steps)
 
     def _mapping(self, present: list[str]) -> dict[str, str]:
         """For each of our names that the file has, the file's name."""
-        if self.names is not None:
-            for ours, theirs in self.names.items():
-                if ours not in (*REQUIRED, *OPTIONAL):
-                    raise InputError(f"{self.path}: names has {ours!r}; {nearest(ours, (*REQUIRED, *OPTIONAL))}")
-                if theirs not in present:
-                    raise InputError(f"{self.path}: no array {theirs!r} (for {ours}); {nearest(theirs, present)}")
-            return self.names
+        for ours, theirs in (self.names or {}).items():
+            if ours not in (*REQUIRED, *OPTIONAL):
+                raise InputError(f"{self.path}: names has {ours!r}; {nearest(ours, (*REQUIRED, *OPTIONAL))}")
+            if theirs not in present:
+                raise InputError(f"{self.path}: no array {theirs!r} (for {ours}); {nearest(theirs, present)}")
         names = NEORL2 if "obs" in present else {name: name for name in (*REQUIRED, *OPTIONAL)}
+        names = {**names, **(self.names or {})}
         for ours in REQUIRED:
             if names[ours] not in present:
                 raise InputError(

@@ -18,10 +18,12 @@ class Reacher(Minari):
     """Five qualities of reaching, mostly bad; 50 transitions an episode. Made once (about 15 s), then read.
 
     Args:
-        episodes: how many to record.
+        episodes: how many to record, a multiple of 20.
     """
 
     def __init__(self, episodes: int = 1000) -> None:
+        if episodes < 20 or episodes % 20:
+            raise InputError(f"Reacher: episodes {episodes} is no multiple of 20, which the levels' shares need")
         super().__init__(f"oper/reacher/five-levels-{episodes}-v0")
         self.count = episodes
 

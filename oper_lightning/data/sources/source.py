@@ -45,6 +45,10 @@ class Source(ABC):
     def origin(self) -> Origin:
         """What is known beside the transitions."""
 
+    def __str__(self) -> str:
+        """What messages call the data: the file, where there is one."""
+        return self.origin().dataset
+
     @abstractmethod
     def __len__(self) -> int:
         """Number N of transitions."""

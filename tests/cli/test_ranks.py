@@ -1,0 +1,87 @@
+"""Two ranks with batches of B train what one process with batches of 2 B trains; one launch for all algorithms."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import columns, oper, write_hdf5
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from oper_lightning.algorithms import load_all
+from oper_lightning.cli.messages import known_types
+
+load_all()
+BATCH = 32
+SEVEN = "--data.evaluation={episodes: 7, parallel: 3}"
+RUNS = {
+    **{name: [f"--model={name}", "--data.priority=OperR", SEVEN] for name in known_types("model")},
+    "AdvantageWeights": ["--model=AdvantageWeights", "--model.iterations=2", "--data.evaluation=null"],
+    "reweighted": ["--model=BC", "--data.priority=OperR", "--data.mode=reweight", SEVEN],
+    "decoupled": ["--model=TD3BC", "--data.priority=OperR", "--data.prioritise=[constraint]", SEVEN],
+}
+
+
+def words(name: str, file: Path) -> list[str]:
+    return [
+        "fit",
+        *RUNS[name],
+        "--model.hidden_sizes=[16,16]",
+        "--data.source=D4RL",
+        f"--data.source.path={file}",
+        "--data.updates_per_epoch=20",
+        "--trainer.max_steps=40",
+        "--trainer.accelerator=cpu",
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of one process and of two ranks, side by side."""
+    folder = tmp_path_factory.mktemp("ranks")
+    file = write_hdf5(folder / "small.hdf5", columns([25] * 40, 10, 2), env_id="Reacher-v5")
+    for name in RUNS:
+        (folder / f"{name}.words").write_text("\n".join(words(name, file)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    script = str(Path(__file__).with_name("ranks.py"))
+    batch = f"--data.batch_size={BATCH // 2}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*launcher, script, batch, *RUNS], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    (folder / "terminal.txt").write_text(result.stdout + result.stderr)
+    return folder
+
+
+def numbers(run: Path) -> dict[str, list[float]]:
+    events = EventAccumulator(str(run)).Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_ranks_are_one_process_with_the_whole_batch(name: str, folder: Path) -> None:
+    assert oper(*words(name, folder / "small.hdf5"), f"--data.batch_size={BATCH}", "--output=alone") == 0
+    alone, shared = (
+        torch.load(run / "last.ckpt", weights_only=True) for run in (Path("alone"), folder / "ranks" / name)
+    )
+    assert alone["global_step"] == shared["global_step"] == 40
+    for key, value in alone["state_dict"].items():
+        torch.testing.assert_close(shared["state_dict"][key], value, rtol=1e-4, atol=2e-6, msg=key)
+
+    logged, expected = numbers(folder / "ranks" / name), numbers(Path("alone"))
+    assert logged.keys() == expected.keys()
+    for tag in expected:
+        assert logged[tag] == pytest.approx(expected[tag], rel=1e-3, abs=1e-4), tag
+    if "eval/episodes" in logged:
+        assert logged["eval/episodes"] == [7, 7]
+
+
+def test_the_terminal_shows_one_process(folder: Path) -> None:
+    lines = (folder / "terminal.txt").read_text().splitlines()
+    assert len([line for line in lines if "update 40/40" in line]) == len(RUNS)
+    assert not [line for line in lines if "Warning" in line]
