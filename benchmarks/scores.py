@@ -151,8 +151,8 @@ def main() -> None:
         WORK.mkdir(parents=True, exist_ok=True)
         first = [stage_one(dataset) for dataset in DATASETS]
         second = [run for dataset in DATASETS for run in policies(dataset)]
-        # Short runs come first, and within them those that need no weights file.
-        queue = [*first, *sorted(second, key=lambda run: ("td3_bc" in run.name, "oper_a" in run.name))]
+        # Short runs come first.
+        queue = [*first, *sorted(second, key=lambda run: ("td3_bc" in run.name, "hopper" in run.name))]
         with ThreadPoolExecutor(arguments.jobs) as pool:
             chosen = [run for run in queue if arguments.only in run.name]
             list(pool.map(lambda run: execute(run, arguments.data), chosen))

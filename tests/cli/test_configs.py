@@ -1,0 +1,59 @@
+"""Every yaml in configs/ trains: found by discovery, its source exchanged for a small one."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import oper
+
+from oper_lightning.cli.chain import load
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+CHAINS = [path for path in FILES if "links" in yaml.safe_load(path.read_text())]
+
+
+def given(path: Path) -> list[str]:
+    """The --config arguments for a file: one in a folder lies over the yaml that the folder is named after."""
+    below = [path.parent.with_suffix(".yaml")] if path.parent != CONFIGS else []
+    return [f"--config={file}" for file in [*below, path]]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path not in CHAINS], ids=lambda path: str(path.relative_to(CONFIGS))
+)
+def test_every_configuration_trains(path: Path, small_file: Path) -> None:
+    words = [
+        *given(path),
+        "--data.source=D4RL",
+        f"--data.source.path={small_file}",
+        "--data.updates_per_epoch=2",
+        "--data.batch_size=32",
+        "--data.evaluation=null",
+        "--trainer.max_steps=30",
+        "--output=run",
+    ]
+    assert oper("fit", *words) == 0
+    checkpoint = torch.load("run/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 30
+    for comment in [line for line in path.read_text().splitlines() if line.startswith("#   oper fit")]:
+        named = [word for word in shlex.split(comment[1:]) if word.startswith("configs/")]
+        assert [f"--config={CONFIGS.parent / name}" for name in named] == given(path), comment
+
+
+@pytest.mark.parametrize("path", CHAINS, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_link_of_a_chain_is_understood(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    for words in load(str(path), {})["links"].values():
+        if words[0] == "fit":
+            words = [word for word in words if not word.startswith(("--ckpt_path", "--output"))]
+            with pytest.raises(SystemExit) as stop:
+                oper(*words, "--print_config")
+            assert stop.value.code == 0
+            assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_steps"] > 0
