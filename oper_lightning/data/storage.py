@@ -14,6 +14,7 @@ from torchrl.data import TensorStorage
 from oper_lightning.data.sources.source import Source
 from oper_lightning.errors import InputError
 
+CHUNK = 1 << 14  # rows that are converted at a time
 KEYS = (
     "observation",
     "action",
@@ -102,10 +103,10 @@ def observation_statistics(observations: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population standard deviation of observations ``[N, ...]``, accumulated in float64; float32."""
     total = torch.zeros(observations.shape[1:], dtype=torch.float64, device=observations.device)
     squares = torch.zeros_like(total)
-    for chunk in observations.split(1 << 18):
+    for chunk in observations.split(CHUNK):
         total += chunk.double().sum(0)
     mean = total / len(observations)
-    for chunk in observations.split(1 << 18):
+    for chunk in observations.split(CHUNK):
         squares += (chunk.double() - mean).square().sum(0)
     return mean.float(), (squares / len(observations)).sqrt().float()
 

@@ -13,7 +13,7 @@ from oper_lightning.errors import InputError, note
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("timeouts", "next_observations")
-ROWS_AT_A_TIME = 1 << 16
+ROWS_AT_A_TIME = 1 << 14
 
 
 class FlatEpisodes:
