@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from abc import ABC, abstractmethod
 from typing import Any
@@ -39,7 +40,9 @@ class OfflineAlgorithm(LightningModule, ABC):
     def __init__(self, normalise_observations: bool) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.save_hyperparameters()
+        # Those of the subclass only: they are what it can be made again with.
+        own = inspect.signature(type(self)).parameters
+        self.save_hyperparameters(ignore=[] if "normalise_observations" in own else ["normalise_observations"])
         self.normalises = normalise_observations
         self.spec: DataSpec | None = None
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))

@@ -39,6 +39,8 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     # The matrices are small: on a busy machine more threads are slower, on an idle one little faster.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # algorithms and sources of one's own are found where one stands
     try:
         with _notes():
             return _dispatch(args)

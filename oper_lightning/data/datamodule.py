@@ -175,6 +175,12 @@ class OfflineDataModule(LightningDataModule):
             d4rl=origin.d4rl,
         )
 
+    def teardown(self, stage: str) -> None:
+        """Closes the environments; :meth:`setup` makes them anew."""
+        if self.world is not None:
+            self.world.close()
+            self.world = None
+
     @property
     def spec(self) -> DataSpec:
         """What an algorithm needs to know of the data."""

@@ -61,7 +61,8 @@ class Npz(Source):
         return len(self._flat)
 
     def episodes(self) -> Iterator[TensorDict]:
-        return self._flat.episodes()
+        yield from self._flat.episodes()
+        del self._flat  # the storage has them now
 
     @cached_property
     def _flat(self) -> FlatEpisodes:
