@@ -275,8 +275,10 @@ class OfflineAlgorithm(LightningModule, ABC):
         if self.spec.reference is not None:
             numbers["score"] = normalised(mean, self.spec.reference)
         numbers = {f"{stage}/{name}": value for name, value in numbers.items()}
-        self.log_dict(numbers, logger=False, batch_size=1)
-        self.log_to_loggers(numbers)
+        # While training Lightning would log them by the number of blocks; elsewhere it also returns what it logs.
+        self.log_dict(numbers, logger=not self._fits(), batch_size=1)
+        if self._fits():
+            self.log_to_loggers(numbers)
 
     def predict_step(self, batch: TensorDict, batch_idx: int) -> dict[str, Tensor]:
         """Actions ``[M, A]`` for M transitions."""

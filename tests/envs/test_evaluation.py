@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+from oper_lightning import D4RL, OfflineDataModule
+from oper_lightning.algorithms.bc import BC
 from oper_lightning.envs.evaluation import Evaluation, World, join_entries
 from oper_lightning.errors import InputError
 
@@ -60,6 +65,25 @@ def test_seeds_of_test_and_validation_differ() -> None:
     assert not set(evaluation.seeds()) & set(evaluation.seeds(test=True))
     with pytest.raises(InputError, match="at least 1"):
         Evaluation(episodes=0)
+
+
+def test_a_trainer_of_ones_own_judges_after_training(small_file: Path) -> None:
+    """One datamodule through fit, validate and fit again; validate returns the numbers."""
+    data = OfflineDataModule(
+        D4RL(str(small_file)), batch_size=32, updates_per_epoch=10, evaluation=Evaluation(episodes=3, parallel=2)
+    )
+    trainer = Trainer(
+        max_steps=10, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    model = BC(hidden_sizes=(8,))
+    trainer.fit(model, datamodule=data)
+    trained = trainer.callback_metrics["eval/return"].item()
+    (numbers,) = trainer.validate(model, datamodule=data, verbose=False)
+    assert numbers["eval/return"] == pytest.approx(trained)
+    assert numbers["eval/episodes"] == 3
+    (numbers,) = trainer.test(model, datamodule=data, verbose=False)
+    assert numbers["test/return"] != pytest.approx(trained)
+    trainer.fit(model, datamodule=data)
 
 
 def test_environments_that_cannot_be_made() -> None:
