@@ -67,7 +67,7 @@ def verb_help(verb: str, description: str) -> str:
         "",
         _entry("--config FILE", "yaml with any of the arguments below; flags after it win over it", 2),
         _entry("--print_config", "show the configuration that the arguments make, with every default, and stop", 2),
-        _entry("--output FOLDER", "where to write; by default runs/<name of the yaml>/<number>", 2),
+        _entry("--output FOLDER", "where to write; by default runs/<names of the yamls>/<number>", 2),
         _entry(
             "--ckpt_path FILE",
             "go on from this checkpoint; last: from the run's last one, or from the start if there is none"

@@ -104,7 +104,7 @@ class OperCLI(LightningCLI):
             "--output",
             type=str | None,
             default=None,
-            help="Folder that the run writes to; by default runs/<name of the yaml>/<number>.",
+            help="Folder that the run writes to; by default runs/<names of the yamls>/<number>.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -177,7 +177,8 @@ class OperCLI(LightningCLI):
             folder = folders.claim(self.folder, self.resume) if self.folder else folders.claim_next(self.family)
             self.folder = folder
             self.config.fit.output = str(folder)
-            trainer.default_root_dir = str(folder)
+        if self.folder is not None:
+            trainer.default_root_dir = str(self.folder)
 
     def instantiate_classes(self) -> None:
         """Says what a constructor objects to as it says it: jsonargparse reports it as a value of a wrong type."""

@@ -95,8 +95,9 @@ class OfflineDataModule(LightningDataModule):
         self.world: World | None = None
         self._spec: DataSpec | None = None
         for name in ("batch_size", "updates_per_epoch", "updates_per_block"):
-            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
-                raise InputError(f"data.{name} is {getattr(self, name)}; at least 1 is needed")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"data.{name} is {value}; at least 1 is needed")
         if priority is not None and not self.roles:
             raise InputError("data.prioritise names no loss term; leave data.priority out to train uniformly")
 
@@ -119,7 +120,7 @@ class OfflineDataModule(LightningDataModule):
         judges = self.trainer is not None and stage in ("fit", "validate", "test")
         if judges and self.evaluation is not None and self.world is None:
             self.world = self._make_world(self.evaluation, self.source.origin())
-        if self._spec is None:
+        if self._spec is None or (stage == "fit" and self.priority is not None and self.weights is None):
             self._load(stage)
         scaled = self._scaled()
         following = {key: scaled["next", key] for key in ("observation", "reward", "terminated")}
@@ -149,7 +150,7 @@ class OfflineDataModule(LightningDataModule):
             raise InputError(f"data.batch_size {self.batch_size} is larger than the dataset ({rows:,} transitions)")
         if self.world is not None:
             self._check_shapes(self.world, origin)
-        # Weights and fingerprint belong to the data as recorded, before actions are clipped.
+        # Weights and fingerprint belong to the data as recorded, before actions are clipped. Judging needs no weights.
         recorded = fingerprint(self.transitions)
         if self.priority is not None and (self.trainer is None or stage == "fit"):
             self.set_weights(self.priority(self.transitions))

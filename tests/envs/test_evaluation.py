@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from oper_lightning import D4RL, OfflineDataModule
+from oper_lightning import D4RL, OfflineDataModule, OperR
 from oper_lightning.algorithms.bc import BC
 from oper_lightning.envs.evaluation import Evaluation, World, join_entries
 from oper_lightning.errors import InputError
@@ -68,15 +68,22 @@ def test_seeds_of_test_and_validation_differ() -> None:
 
 
 def test_a_trainer_of_ones_own_judges_after_training(small_file: Path) -> None:
-    """One datamodule through fit, validate and fit again; validate returns the numbers."""
+    """One datamodule through validate, fit, validate and fit again; validate returns the numbers."""
     data = OfflineDataModule(
-        D4RL(str(small_file)), batch_size=32, updates_per_epoch=10, evaluation=Evaluation(episodes=3, parallel=2)
+        D4RL(str(small_file)),
+        OperR(),
+        batch_size=32,
+        updates_per_epoch=10,
+        evaluation=Evaluation(episodes=3, parallel=2),
     )
     trainer = Trainer(
         max_steps=10, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
     model = BC(hidden_sizes=(8,))
+    trainer.validate(model, datamodule=data, verbose=False)
+    assert data.weights is None  # nobody has needed them
     trainer.fit(model, datamodule=data)
+    assert data.weights is not None
     trained = trainer.callback_metrics["eval/return"].item()
     (numbers,) = trainer.validate(model, datamodule=data, verbose=False)
     assert numbers["eval/return"] == pytest.approx(trained)
