@@ -2,7 +2,7 @@
 
     python benchmarks/quickstart.py --seeds 5
 
-Raw results (curves, seconds) go to benchmarks/raw/quickstart; seeds that are there are not run again.
+Raw results (curves) go to benchmarks/raw/quickstart; seeds that are there are not run again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from oper_lightning.report.curves import read_curves
@@ -26,10 +25,9 @@ def execute(seed: int) -> None:
     """Runs the chain with a seed and keeps its curves."""
     folder = f"runs/quickstart-seeds/{seed}"
     words = ["run", "configs/quickstart.yaml", f"--seed={seed}", f"--folder={folder}"]
-    began = time.monotonic()
     subprocess.run([sys.executable, "-m", "oper_lightning", *words], cwd=ROOT, check=True)
     curves = {link: read_curves(ROOT / folder / link)["eval/return"]._asdict() for link in LINKS}
-    record = {"command": "oper " + " ".join(words), "seconds": round(time.monotonic() - began), "eval/return": curves}
+    record = {"command": "oper " + " ".join(words), "eval/return": curves}
     RAW.mkdir(parents=True, exist_ok=True)
     (RAW / f"{seed}.json").write_text(json.dumps(record, indent=1))
 
@@ -37,15 +35,15 @@ def execute(seed: int) -> None:
 def table() -> str:
     """Mean return of the last three evaluations and the share of uniform's gap to 0 that it closes, by seed."""
     lines = [
-        "| seed | uniform | OPER-R | OPER-A | OPER-R closes | OPER-A closes | seconds |",
-        "|---|---|---|---|---|---|---|",
+        "| seed | uniform | OPER-R | OPER-A | OPER-R closes | OPER-A closes |",
+        "|---|---|---|---|---|---|",
     ]
     for file in sorted(RAW.glob("*.json"), key=lambda path: int(path.stem)):
         record = json.loads(file.read_text())
         final = [statistics.mean(record["eval/return"][link]["values"][-3:]) for link in LINKS]
         closed = [1 - value / final[0] for value in final[1:]]
         cells = [file.stem, *(f"{value:.2f}" for value in final), *(f"{share:.0%}" for share in closed)]
-        lines.append(f"| {' | '.join(cells)} | {record['seconds']} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
