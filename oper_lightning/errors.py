@@ -18,10 +18,10 @@ class TrainingError(RuntimeError):
 
 
 class Stopped(Exception):
-    """The process was told to stop by a signal; ``code`` is what it exits with."""
+    """The process was told to stop by a signal; ``code`` is what it exits with, ``hint`` how to go on."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"stopped, exit code {code}")
+    def __init__(self, code: int, hint: str = "") -> None:
+        super().__init__(hint)
         self.code = code
 
 

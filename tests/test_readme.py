@@ -7,12 +7,13 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import columns, oper, write_hdf5
 
 TEXT = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-LOOP, USE, ALGORITHM = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+SOURCE, LOOP, USE, ALGORITHM = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.fixture
@@ -30,6 +31,19 @@ def test_a_trained_policy(log: Path) -> None:
     names: dict[str, torch.Tensor] = {}
     exec(USE, names)
     assert names["action"].shape == (2,)
+
+
+def test_a_source_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("pumps.py").write_text(SOURCE)
+    Path("logs").mkdir()
+    for day in range(3):
+        np.savetxt(f"logs/{day}.csv", np.random.default_rng(day).uniform(0, 10, (100, 8)), delimiter=",")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    importlib.invalidate_caches()
+    words = ["--data.source=pumps.PumpLog", "--data.source.folder=logs", "--data.priority=OperR"]
+    words += ["--data.updates_per_epoch=10", "--trainer.max_steps=10", "--output=own"]
+    assert oper("fit", "--model=BC", *words) == 0
+    assert torch.load("own/last.ckpt", weights_only=True)["spec"]["rows"] == 297
 
 
 def test_an_algorithm_of_ones_own(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"oper: error: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Stopped) as stop:
-        print("oper: stopped; the same command with --ckpt_path=last goes on from the last checkpoint", file=sys.stderr)
+        print(f"oper: stopped{stop if isinstance(stop, Stopped) else ''}", file=sys.stderr)
         return getattr(stop, "code", 130)
     finally:
         folders.release()

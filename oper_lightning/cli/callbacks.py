@@ -121,7 +121,9 @@ class SaveConfig(SaveConfigCallback):
         if not trainer.is_global_zero:
             return
         config = self.config.clone()
-        config["ckpt_path"] = config["output"] = None  # what this process read and wrote is not what the run is
+        config["ckpt_path"] = config["output"] = config["trainer"]["default_root_dir"] = (
+            None  # what this process read and wrote is not what the run is
+        )
         path = Path(trainer.default_root_dir) / "config.yaml"
         beside = path.with_name("config.yaml.part")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from oper_lightning.errors import InputError, first_line, nearest
+from oper_lightning.errors import InputError, Stopped, first_line, nearest
 
 HELP = """usage: oper run CHAIN.yaml [--folder FOLDER] [--NAME VALUE ...]
 
@@ -22,7 +22,8 @@ FOLDER/chain.json: the same command again goes on where the last one was stopped
 
 A chain is a yaml with
   folder   where the links write; every `fit` link to FOLDER/<its name>
-  set      names with values; {name} stands for them in the links, --NAME VALUE changes them
+  set      names with values; {name} stands for them in the links, {{name}} for itself in braces; --NAME VALUE
+           changes them
   links    name: command, without `oper`; {name of an earlier link} stands for that link's folder
 """
 
@@ -39,10 +40,11 @@ def run(args: list[str]) -> int:
     for name, words in chain["links"].items():
         command = " ".join(["oper", *map(shlex.quote, words)])
         begun = links.get(name)
-        if begun and begun["command"] != command:
+        # A link that left nothing may be mended; what it left must not become part of something else.
+        if begun and begun["command"] != command and (begun["done"] or (folder / name / "last.ckpt").is_file()):
             raise InputError(
-                f"{ledger}: link {name!r} was begun as «{begun['command']}», now it is «{command}»; "
-                f"name another --folder, or delete {folder}"
+                f"{ledger}: link {name!r} was another command ({_difference(begun['command'], command)}); "
+                f"name another --folder, or delete {folder / name} and what came after it"
             )
         if begun and begun["done"]:
             print(f"# {name}: done already", flush=True)
@@ -50,7 +52,10 @@ def run(args: list[str]) -> int:
         links[name] = {"command": command, "done": False}
         _write(ledger, links)
         print(f"\n$ {command}", flush=True)
-        code = subprocess.run([sys.executable, "-m", "oper_lightning", *words], check=False).returncode
+        try:
+            code = subprocess.run([sys.executable, "-m", "oper_lightning", *words], check=False).returncode
+        except KeyboardInterrupt:
+            raise Stopped(130, f" at link {name!r}; the same `oper run` goes on from here") from None
         if code:
             print(f"oper: link {name!r} stopped with exit code {code}; the same `oper run` goes on from here")
             return code
@@ -85,9 +90,10 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     links = {}
     for name, command in chain["links"].items():
         try:
-            words = [_filled(word, values, f"{path}: link {name!r}") for word in shlex.split(str(command or ""))]
+            words = shlex.split(str(command or ""))
         except ValueError as error:
             raise InputError(f"{path}: link {name!r}: {first_line(error)}") from None
+        words = [_filled(word, values, f"{path}: link {name!r}") for word in words]
         if not words:
             raise InputError(f"{path}: link {name!r} has no command")
         if words[0] == "fit":
@@ -98,14 +104,24 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
 
 
 def _filled(text: str, values: dict[str, str], where: str) -> str:
-    """``text`` with ``{name}`` replaced; braces around anything but a name stay."""
+    """``text`` with ``{name}`` replaced; ``{{name}}`` becomes ``{name}``, other braces stay."""
 
     def value(found: re.Match[str]) -> str:
+        if found.group(2):
+            return "{" + found.group(2) + "}"
         if found.group(1) not in values:
             raise InputError(f"{where}: {found.group()} stands for nothing; {nearest(found.group(1), values)}")
         return values[found.group(1)]
 
-    return re.sub(r"\{(\w+)\}", value, text)
+    return re.sub(r"\{(\w+)\}|\{\{(\w+)\}\}", value, text)
+
+
+def _difference(before: str, after: str) -> str:
+    """The words in which two commands differ."""
+    old, new = shlex.split(before), shlex.split(after)
+    gone = [word for word in old if word not in new]
+    come = [word for word in new if word not in old]
+    return f"{' '.join(gone) or 'nothing'} became {' '.join(come) or 'nothing'}"
 
 
 def _overrides(words: list[str]) -> dict[str, str]:

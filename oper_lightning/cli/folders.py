@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import IO
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-
 from oper_lightning.errors import InputError
 
 # Tells the processes that Lightning starts for further ranks which folder the first one took.
@@ -18,12 +16,23 @@ _lock: IO[str] | None = None
 
 
 def release() -> None:
-    """Lets other processes take the folder that this one has claimed."""
+    """Lets other processes take the folder that this one has claimed; one without a run in it goes."""
     global _lock
     os.environ.pop(TAKEN, None)
-    if _lock is not None:
-        _lock.close()
-        _lock = None
+    if _lock is None:
+        return
+    folder = Path(_lock.name).parent
+    if not _began(folder):
+        for child in folder.iterdir():
+            child.unlink()
+        folder.rmdir()
+    _lock.close()
+    _lock = None
+
+
+def _began(folder: Path) -> bool:
+    """Whether there is more in a folder than the lock and the log's first file, which a refused run leaves."""
+    return any(not child.name.startswith((".lock", "events.out")) for child in folder.iterdir())
 
 
 def _hold(folder: Path) -> None:
@@ -38,6 +47,8 @@ def _hold(folder: Path) -> None:
     try:
         fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        _lock.close()
+        _lock = None
         raise InputError(f"{folder}: another process writes to it; wait for it, or name another --output") from None
     except OSError:  # a file system without locks
         return
@@ -101,9 +112,7 @@ def claim(folder: Path, resume: bool) -> Path:
         return folder
     writable(folder)
     _hold(folder)
-    # A run that was refused leaves nothing but the lock and the beginning of its log.
-    began = [child for child in folder.iterdir() if not child.name.startswith((".", "events.out"))]
-    if began and not resume:
+    if _began(folder) and not resume:
         raise InputError(
             f"{folder}: holds another run already; name another folder with --output, "
             f"or go on with that run by --ckpt_path=last"
@@ -113,6 +122,8 @@ def claim(folder: Path, resume: bool) -> Path:
 
 def _rank() -> int:
     """Number of this process where something else than Lightning started several."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
     return int(getattr(rank_zero_only, "rank", 0) or 0)
 
 

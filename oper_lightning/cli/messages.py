@@ -6,13 +6,14 @@ innermost parser knows the right words; its line travels outwards between two ma
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from typing import Any
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.sources.source import Source
-from oper_lightning.errors import nearest
+from oper_lightning.errors import first_line, nearest
 from oper_lightning.priorities.priority import Priority
 
 OPEN, BETWEEN, CLOSE = "\x01", "\x02", "\x03"
@@ -51,15 +52,20 @@ def explain(message: str, key: str, parser: Any) -> str:
         return f"no argument {name!r}; {nearest(name, _arguments(parser._subcommands_action.choices[verb]))}"
     if found := re.search(r"arguments are required: (.+)", message):
         names = found.group(1).replace("fit.", "").strip()
-        return f"{names} must be given"
+        kind = names.rsplit(".", 1)[-1]
+        return f"{names} must be given" + (f", one of {', '.join(known_classes(kind))}" if kind in KINDS else "")
     if "is abstract" in message:
         return f"name the class first, one of {', '.join(known_classes(key))}"
     unknown = r"Expected a dot import path string: (\S+)|No module named '(\S+)'"
     unknown += r"|Expected a path but (\S+) either|given class_path '(\S+)'"
     if key in KINDS and (found := re.search(unknown, message)):
         name = next(word for word in found.groups() if word)
-        return f"no class {name!r} of that kind; {nearest(name.rsplit('.', 1)[-1], known_classes(key))}"
+        return _not_found(name) or (
+            f"no class {name!r} of that kind; {nearest(name.rsplit('.', 1)[-1], known_classes(key))}"
+        )
     if found := re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.+)", message):
+        if found.group(2).strip("'") in re.findall(r"'(\w+)'", found.group(1)):
+            return f"a list is needed: [{found.group(2)}]"
         return f"{found.group(2)!r} is none of {found.group(1)}"
     if "typing.Literal[" in message and (found := re.search(r"Given value: (.+)", message)):
         choices = re.findall(r"'([^'\s]+)'", " ".join(re.findall(r"typing\.Literal\[(.*?)\]", message)))
@@ -70,6 +76,19 @@ def explain(message: str, key: str, parser: Any) -> str:
         return f"{found.group(1)}: no such file"
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return "; ".join(lines)[:300]
+
+
+def _not_found(name: str) -> str | None:
+    """Why a class in a module of one's own cannot be had; None if the name is no such class."""
+    module, _, attribute = name.rpartition(".")
+    if not module or module.startswith(("oper_lightning", "torch.")):
+        return None
+    try:
+        if not hasattr(importlib.import_module(module), attribute):
+            return f"module {module!r} has no class {attribute!r}"
+    except Exception as error:  # whatever the module does when it is imported
+        return f"module {module!r} cannot be imported: {first_line(error)}"
+    return None
 
 
 def _arguments(parser: Any) -> list[str]:

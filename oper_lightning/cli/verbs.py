@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
@@ -21,7 +22,7 @@ from oper_lightning.cli.help import describe, verb_help
 from oper_lightning.cli.messages import unwrap, wrap
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources import d4rl, minari, npz, reacher
-from oper_lightning.errors import InputError, Stopped, first_line
+from oper_lightning.errors import InputError, Stopped, first_line, note
 from oper_lightning.priorities import file, returns
 
 # Imported so that a configuration can name their classes in short.
@@ -170,15 +171,28 @@ class OperCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Claims the folder of a training run before anything slow is done."""
         trainer = self._get(self.config, "trainer")
+        if trainer.default_root_dir is not None:
+            raise InputError("trainer.default_root_dir: name the folder with --output")
         endless = trainer.max_steps == -1 and not (trainer.max_epochs or trainer.max_time or trainer.fast_dev_run)
         if self.subcommand == "fit" and endless:
             raise InputError("trainer.max_steps must be given: the number of gradient updates")
         if self.subcommand == "fit" and not trainer.fast_dev_run:
             folder = folders.claim(self.folder, self.resume) if self.folder else folders.claim_next(self.family)
             self.folder = folder
+            self._note_changes(folder / "config.yaml")
             self.config.fit.output = str(folder)
         if self.folder is not None:
             trainer.default_root_dir = str(self.folder)
+
+    def _note_changes(self, earlier: Path) -> None:
+        """Tells what is not as it was in a run that goes on."""
+        if not (self.resume and earlier.is_file()):
+            return
+        before = _flat(yaml.safe_load(earlier.read_text()))
+        now = _flat(yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False)))
+        for key in sorted(before.keys() | now.keys()):
+            if key.startswith(("model.", "data.", "seed")) and before.get(key) != now.get(key):
+                note(f"{key} was {before.get(key)} in this run, now it is {now.get(key)}")
 
     def instantiate_classes(self) -> None:
         """Says what a constructor objects to as it says it: jsonargparse reports it as a value of a wrong type."""
@@ -214,25 +228,36 @@ class OperCLI(LightningCLI):
             raise InputError(f"trainer: {first_line(error)}") from None
 
     def fit(self, **arguments: Any) -> None:
-        """Says so where a signal ended the training; Lightning would end as if all was done."""
+        """Says where the run lies."""
+        self._interruptible(self.trainer.fit, **arguments)
+        if self.folder is not None and self.trainer.is_global_zero:
+            files = [
+                name for name in ("last.ckpt", "best.ckpt", "weights.safetensors") if (self.folder / name).is_file()
+            ]
+            print(f"{self.folder}: update {self.trainer.global_step:,}; {', '.join(files)}")
+
+    def _interruptible(self, function: Callable[..., Any], **arguments: Any) -> None:
+        """Says so where a signal ended it; Lightning would end in silence, or as if all was done."""
         try:
-            self.trainer.fit(**arguments)
+            function(**arguments)
         except SystemExit:
-            raise Stopped(128 + (signal.SIGTERM if self.trainer.received_sigterm else signal.SIGINT)) from None
+            code = 128 + (signal.SIGTERM if self.trainer.received_sigterm else signal.SIGINT)
+            last = self.folder / "last.ckpt" if self.subcommand == "fit" and self.folder else None
+            raise Stopped(code, f"; --ckpt_path={last} goes on" if last and last.is_file() else "") from None
 
     def validate(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
-        self.trainer.validate(**{**arguments, "verbose": False})
+        self._interruptible(self.trainer.validate, **{**arguments, "verbose": False})
         self._print("eval")
 
     def test(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
-        self.trainer.test(**{**arguments, "verbose": False})
+        self._interruptible(self.trainer.test, **{**arguments, "verbose": False})
         self._print("test")
 
     def predict(self, **arguments: Any) -> None:
         """Keeps nothing in memory but what is written."""
-        self.trainer.predict(**{**arguments, "return_predictions": False})
+        self._interruptible(self.trainer.predict, **{**arguments, "return_predictions": False})
 
     def _print(self, stage: str) -> None:
         if not self.trainer.is_global_zero:
@@ -246,6 +271,22 @@ class OperCLI(LightningCLI):
         if "score" in numbers:
             line += f", {'D4RL score' if spec.d4rl else 'normalised score'} {numbers['score']:.1f}"
         print(f"{line} ({spec.environment})")
+        if self.folder is not None:
+            folders.writable(self.folder)
+            record = {
+                "checkpoint": str(self._get(self.config, "ckpt_path")),
+                **numbers,
+                "environment": spec.environment,
+            }
+            (self.folder / f"{self.subcommand}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dicts by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
 
 
 # Flags that decide where a run reads and writes, and so are read before the parser sees them.

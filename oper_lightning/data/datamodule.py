@@ -214,8 +214,8 @@ class OfflineDataModule(LightningDataModule):
         try:
             return World(name, options, origin.observation_keys, min(evaluation.parallel, evaluation.episodes))
         except InputError as error:
-            if evaluation.environment is not None:
-                raise
+            if name in (evaluation.environment, getattr(self.source, "environment", None)):
+                raise  # it was named by hand
             note(f"{error}: training without evaluation")
             return None
 

@@ -25,7 +25,7 @@ class Row(NamedTuple):
     """mean normalised score of the last evaluations"""
 
 
-def report(runs: list[str], output: str = "report", gap_to: float | None = None) -> None:
+def report(runs: list[str], output: str = "runs/report", gap_to: float | None = None) -> None:
     """Compare finished runs: print a table, write report.md and report.png.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -29,7 +30,7 @@ def fit(file: Path, *words: str, model: str = "BC") -> int:
 def test_a_run_leaves_what_it_says(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(small_file, EVALUATION, "--data.priority=OperR", "--output=run", "--trainer.log_every_n_steps=10") == 0
     out, err = capsys.readouterr()
-    assert out == ""
+    assert out == "run: update 40; last.ckpt, best.ckpt\n"
     lines = err.splitlines()
     assert len(lines) == 2, err  # one line for each evaluation and nothing that is not ours
     line = r"BC  update 40/40  return -?[\d.]+ ± [\d.]+  \([\d,]+ updates/s\)"
@@ -61,6 +62,9 @@ def test_a_checkpoint_is_judged_without_its_configuration_repeated(
     other = re.match(r"return (-?[\d.]+)", capsys.readouterr().out)
     assert other
     assert other.group(1) != found.group(1)  # other episodes
+    kept = json.loads(Path("run/test.json").read_text())
+    assert f"{kept['return']:.2f}" == other.group(1)
+    assert kept["checkpoint"] == "run/last.ckpt"
     # Weights that were there for training only need not be there for judging.
     assert (
         oper("validate", "--ckpt_path=run/best.ckpt", "--data.priority=WeightsFile", "--data.priority.path=gone") == 0
@@ -103,6 +107,24 @@ def test_hyper_parameters_follow_the_checkpoint_unless_given(small_file: Path) -
     kept = torch.load("run/last.ckpt", weights_only=True)
     assert kept["global_step"] == 80
     assert kept["optimizer_states"][0]["param_groups"][0]["lr"] == 5e-4
+
+
+def test_a_run_that_goes_on_tells_what_changed(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(small_file, "--data.evaluation=null", "--output=run", "--data.priority=OperR") == 0
+    capsys.readouterr()
+    again = ["--data.evaluation=null", "--output=run", "--ckpt_path=last", "--trainer.max_steps=60"]
+    assert fit(small_file, *again) == 0  # nothing else was said: the run's own configuration goes on
+    assert " was " not in capsys.readouterr().err
+    Path("plain.yaml").write_text("trainer:\n  max_steps: 80\n")
+    assert fit(small_file, "--config=plain.yaml", *again[:3]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if " was " in line]
+    assert "oper: data.init_args.priority.class_path was oper_lightning.OperR in this run, now it is None" in notes
+    assert all("priority" in line for line in notes), notes
+
+
+def test_a_refused_run_leaves_no_folder(small_file: Path) -> None:
+    assert fit(small_file, "--data.batch_size=5000") == 1
+    assert not list(Path("runs/fit").iterdir())
 
 
 def test_a_finished_run_is_not_trained_on(small_file: Path) -> None:
@@ -204,18 +226,16 @@ def test_a_chain_goes_on_where_it_stopped(small_file: Path, capfd: pytest.Captur
     out = capfd.readouterr().out
     assert "$ oper fit --model=AdvantageWeights" in out
     assert "link 'score' stopped" in out
-    ledger = Path("chain/chain.json").read_text()
-    # The links that are done are not done again; the one that failed may not become another one in silence.
-    assert oper("run", "chain.yaml") == 1
-    assert "link 'score' was begun as" in capfd.readouterr().err
-    Path("chain/chain.json").write_text(ledger.replace("validata", "validate"))
+    # The links that are done are not done again; the one that failed may be mended.
     assert oper("run", "chain.yaml") == 0
     out = capfd.readouterr().out
     assert "# weights: done already" in out
     assert "# policy: done already" in out
     assert re.search(r"return -?[\d.]+ ± [\d.]+ over 2 episodes", out)
     assert oper("run", "chain.yaml", "--seed=1") == 1
-    assert "link 'weights' was begun as" in capfd.readouterr().err
+    assert (
+        "link 'weights' was another command (--seed_everything=0 became --seed_everything=1)" in capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -230,5 +250,5 @@ def test_a_signal_is_no_success(number: int, code: int, small_file: Path) -> Non
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
-    assert errors.splitlines()[-1].startswith("oper: stopped;")
+    assert errors.splitlines()[-1] == "oper: stopped; --ckpt_path=run/last.ckpt goes on"
     assert torch.load("run/last.ckpt", weights_only=True)["global_step"] >= 20

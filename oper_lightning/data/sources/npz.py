@@ -78,8 +78,13 @@ class Npz(Source):
                     columns[ours] = _array(archive, theirs, self.path)
         except InputError:
             raise
-        except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
-            raise InputError(f"{self.path}: not a whole .npz archive of plain arrays ({error})") from None
+        except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError):
+            hdf5 = Path(self.path).read_bytes()[:4] == b"\x89HDF"
+            raise InputError(
+                f"{self.path}: an HDF5 file; read it with the source D4RL"
+                if hdf5
+                else f"{self.path}: not a whole .npz archive of plain arrays of numbers"
+            ) from None
         return FlatEpisodes(columns, self.path, self.max_episode_steps)
 
     def _mapping(self, present: list[str]) -> dict[str, str]:
