@@ -216,7 +216,7 @@ class AdvantageWeights(OfflineAlgorithm):
         if data.priority is not None or data.mode != "resample":
             raise InputError("AdvantageWeights makes the priority itself: leave data.priority and data.mode alone")
         if data.evaluation is not None:
-            raise InputError("AdvantageWeights fits values, not a policy: set data.evaluation to null")
+            raise InputError("AdvantageWeights fits values, not a policy: --data.evaluation=null")
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         steps, epoch = self.trainer.max_steps, data.updates_per_epoch

@@ -88,6 +88,7 @@ def verb_help(verb: str, description: str) -> str:
         "",
         "  --data.…",
         *_arguments(OfflineDataModule, "data", {"source", "priority", "evaluation"}),
+        _entry("--data.evaluation null", "train without evaluation"),
         *_arguments(Evaluation, "data.evaluation", set()),
         "",
         "  --trainer.…  (--help=all lists every argument of Lightning's Trainer)",
