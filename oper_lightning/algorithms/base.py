@@ -204,7 +204,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         steps.ready += len(batches)
         steps.completed += len(batches)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.global_step // every > first // every:
+        if self.global_step // every > first // every or self.global_step == self.trainer.max_steps:
             means = {f"train/{name}": torch.stack([v for _, v in rows]).mean().item() for name, rows in results.items()}
             self.log_to_loggers(means)
 

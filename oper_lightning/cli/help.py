@@ -12,6 +12,7 @@ from docstring_parser import parse
 from oper_lightning.cli.messages import known_classes, known_types
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.envs.evaluation import Evaluation
+from oper_lightning.errors import InputError, nearest
 
 WIDTH = 110
 TRAINER = {
@@ -53,8 +54,23 @@ def _arguments(cls: type, prefix: str, skip: set[str]) -> list[str]:
         if name in skip:
             continue
         default = {"None": "null", "True": "true", "False": "false"}.get(str(parameter.default), parameter.default)
-        lines.append(_entry(f"--{prefix}.{name}", f"{texts.get(name, '').rstrip('.')} [{default}]"))
+        known = "must be given" if default is inspect.Parameter.empty else default
+        lines.append(_entry(f"--{prefix}.{name}", f"{texts.get(name, '').rstrip('.')} [{known}]"))
     return lines
+
+
+def class_help(flag: str, name: str) -> str:
+    """What a class that can stand at a flag is, and its arguments.
+
+    Raises:
+        InputError: if there is no such class.
+    """
+    key = flag.rsplit(".", 1)[-1]
+    types = known_types(key)
+    if name not in types:
+        raise InputError(f"--{flag}: no class {name!r}; {nearest(name, types)}")
+    about = (inspect.getdoc(types[name]) or "").split("Args:")[0].strip()
+    return "\n".join([f"--{flag}={name}", "", about, "", *_arguments(types[name], flag, set())])
 
 
 def verb_help(verb: str, description: str) -> str:

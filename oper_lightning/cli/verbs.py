@@ -18,7 +18,7 @@ from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
 from oper_lightning.cli import folders
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
-from oper_lightning.cli.help import describe, verb_help
+from oper_lightning.cli.help import class_help, describe, verb_help
 from oper_lightning.cli.messages import unwrap, wrap
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources import d4rl, minari, npz, reacher
@@ -78,6 +78,11 @@ class OperCLI(LightningCLI):
         if {"-h", "--help"} & {*args}:
             print(verb_help(args[0], VERBS[args[0]]))
             return
+        for flag in ("model", "data.source", "data.priority"):
+            # Classes of one's own, by dotted names, are jsonargparse's to explain.
+            if (name := _value(args, f"--{flag}.help")) and "." not in name:
+                print(class_help(flag, name))
+                return
         super().__init__(
             OfflineAlgorithm,
             LightningDataModule,

@@ -51,7 +51,9 @@ def test_a_checkpoint_is_judged_without_its_configuration_repeated(
     small_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fit(small_file, EVALUATION, "--output=run") == 0
-    last = read_curves("run")["eval/return"].values[-1]
+    curves = read_curves("run")
+    assert curves["train/policy_loss"].updates == [40]  # a run that is shorter than log_every_n_steps logs its end
+    last = curves["eval/return"].values[-1]
     capsys.readouterr()
     assert oper("validate", "--ckpt_path=run/last.ckpt") == 0
     out = capsys.readouterr().out
@@ -181,6 +183,15 @@ def test_help_is_there(words: list[str], capsys: pytest.CaptureFixture[str]) -> 
         code = int(str(stop.code))
     assert code == 0
     assert len(capsys.readouterr().out) > 200
+
+
+def test_help_of_a_class(capsys: pytest.CaptureFixture[str]) -> None:
+    assert oper("fit", "--data.source.help=Npz") == 0
+    out = capsys.readouterr().out
+    assert "--data.source.names" in out
+    assert "D4RL's name" in out
+    assert oper("fit", "--data.priority.help", "WeightFile") == 1
+    assert "did you mean 'WeightsFile'?" in capsys.readouterr().err
 
 
 def test_the_saved_configuration_runs_again(small_file: Path) -> None:
