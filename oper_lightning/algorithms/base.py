@@ -205,8 +205,8 @@ class OfflineAlgorithm(LightningModule, ABC):
         steps.completed += len(batches)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if self.global_step // every > first // every or self.global_step == self.trainer.max_steps:
-            means = {f"train/{name}": torch.stack([v for _, v in rows]).mean().item() for name, rows in results.items()}
-            self.log_to_loggers(means)
+            means = {name: ranks.batch_mean(torch.stack([v for _, v in rows])) for name, rows in results.items()}
+            self.log_to_loggers({f"train/{name}": value.item() for name, value in means.items()})
 
     def _normalise(self, part: TensorDict) -> TensorDict:
         if self.normalises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -258,8 +259,12 @@ def test_a_signal_is_no_success(number: int, code: int, small_file: Path) -> Non
     assert process.stderr is not None
     for _ in range(2):  # the first epoch's checkpoint is there when the second epoch is done
         process.stderr.readline()
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    errors = ""
+    for _ in range(5):  # Python drops an interrupt that falls into a destructor
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _, errors = process.communicate(timeout=15)
+            break
     assert process.returncode == code, errors
     assert errors.splitlines()[-1] == "oper: stopped; --ckpt_path=run/last.ckpt goes on"
     assert torch.load("run/last.ckpt", weights_only=True)["global_step"] >= 20
