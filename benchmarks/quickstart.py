@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from oper_lightning.report.curves import read_curves
+from oper_lightning.report.curves import final, read_curves
 
 ROOT = Path(__file__).resolve().parent.parent
 RAW = ROOT / "benchmarks" / "raw" / "quickstart"
@@ -40,9 +39,9 @@ def table() -> str:
     ]
     for file in sorted(RAW.glob("*.json"), key=lambda path: int(path.stem)):
         record = json.loads(file.read_text())
-        final = [statistics.mean(record["eval/return"][link]["values"][-3:]) for link in LINKS]
-        closed = [1 - value / final[0] for value in final[1:]]
-        cells = [file.stem, *(f"{value:.2f}" for value in final), *(f"{share:.0%}" for share in closed)]
+        finals = [final(record["eval/return"][link]["values"]) for link in LINKS]
+        closed = [1 - value / finals[0] for value in finals[1:]]
+        cells = [file.stem, *(f"{value:.2f}" for value in finals), *(f"{share:.0%}" for share in closed)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

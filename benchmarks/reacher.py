@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ import torch
 from oper_lightning import D4RL, OfflineDataModule, OperR
 from oper_lightning.envs.reacher import Level, record
 from oper_lightning.priorities.file import load_weights
-from oper_lightning.report.curves import read_curves
+from oper_lightning.report.curves import final, read_curves
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "reacher"
@@ -94,7 +93,7 @@ def control(name: str) -> dict[str, list[float]]:
                 f"--data.source.path={file.relative_to(ROOT)}", "--data.source.environment=Reacher-v5",
                 f"--seed_everything={seed}", *words, f"--output={folder.relative_to(ROOT)}", "--ckpt_path=last",
             )  # fmt: skip
-            results.setdefault(priority, []).append(statistics.mean(read_curves(folder)["eval/return"].values[-3:]))
+            results.setdefault(priority, []).append(final(read_curves(folder)["eval/return"].values))
     return results
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 
 import oper_lightning
-from oper_lightning.report.curves import read_curves
+from oper_lightning.report.curves import final, read_curves
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "scores"
@@ -116,12 +116,12 @@ def execute(run: Run, data: str) -> None:
     print(f"{run.name}: done in {record['seconds']} s", flush=True)
 
 
-def final(name: str) -> float | None:
+def score_of(name: str) -> float | None:
     """Mean of a run's last three normalised scores."""
     file = RAW / f"{name}.json"
     if not file.is_file():
         return None
-    return statistics.mean(json.loads(file.read_text())["curves"]["eval/score"]["values"][-3:])
+    return final(json.loads(file.read_text())["curves"]["eval/score"]["values"])
 
 
 def table() -> str:
@@ -130,7 +130,7 @@ def table() -> str:
     for dataset in DATASETS:
         groups: dict[str, list[float]] = {}
         for run in policies(dataset):
-            if (score := final(run.name)) is not None:
+            if (score := score_of(run.name)) is not None:
                 groups.setdefault(run.name.removeprefix(f"{dataset}-").rsplit("-", 1)[0], []).append(score)
         for group, scores in groups.items():
             algorithm, name = group.split("-", 1)

@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "spec": 1,
     "nn": 1,
+    "files": 1,
     "data.transitions": 1,
     "envs": 2,
     "priorities": 2,

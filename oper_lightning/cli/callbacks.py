@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from oper_lightning.files import whole
 from oper_lightning.priorities.file import save_tensors
 
 
@@ -121,14 +121,11 @@ class SaveConfig(SaveConfigCallback):
         if not trainer.is_global_zero:
             return
         config = self.config.clone()
-        config["ckpt_path"] = config["output"] = config["trainer"]["default_root_dir"] = (
-            None  # what this process read and wrote is not what the run is
-        )
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        beside = path.with_name("config.yaml.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(self.parser.dump(config, skip_unset=False))
-        os.replace(beside, path)
+        # What this process read and wrote is not what the run is.
+        for key in ("ckpt_path", "output", "trainer.default_root_dir"):
+            config[key] = None
+        with whole(Path(trainer.default_root_dir) / "config.yaml") as file:
+            file.write(self.parser.dump(config, skip_unset=False).encode())
 
 
 class PredictionWriter(Callback):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 
 from oper_lightning.errors import InputError, Stopped, first_line, nearest
+from oper_lightning.files import whole
 
 HELP = """usage: oper run CHAIN.yaml [--folder FOLDER] [--NAME VALUE ...]
 
@@ -142,11 +142,6 @@ def _read(ledger: Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"{ledger}: cannot read it ({first_line(error)})") from None
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(content, indent=1))
-        os.replace(beside, path)
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot write there ({error.strerror}); name another --folder") from None
+def _write(ledger: Path, links: dict[str, Any]) -> None:
+    with whole(ledger) as file:
+        file.write(json.dumps(links, indent=1).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from oper_lightning.errors import InputError, first_line
+from oper_lightning.files import whole
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -35,17 +35,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, makes sure it is on the disk, then moves it there in one step."""
+    """Writes a checkpoint whole or not at all, and reads it without running what is in it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes the file whole, or leaves the old one."""
-        beside = Path(f"{path}.part")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        with whole(Path(path)) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None

@@ -23,6 +23,7 @@ from oper_lightning.cli.messages import unwrap, wrap
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources import d4rl, minari, npz, reacher
 from oper_lightning.errors import InputError, Stopped, first_line, note
+from oper_lightning.files import whole
 from oper_lightning.priorities import file, returns
 
 # Imported so that a configuration can name their classes in short.
@@ -277,13 +278,13 @@ class OperCLI(LightningCLI):
             line += f", {'D4RL score' if spec.d4rl else 'normalised score'} {numbers['score']:.1f}"
         print(f"{line} ({spec.environment})")
         if self.folder is not None:
-            folders.writable(self.folder)
             record = {
                 "checkpoint": str(self._get(self.config, "ckpt_path")),
                 **numbers,
                 "environment": spec.environment,
             }
-            (self.folder / f"{self.subcommand}.json").write_text(json.dumps(record, indent=1) + "\n")
+            with whole(self.folder / f"{self.subcommand}.json") as file:
+                file.write(json.dumps(record, indent=1).encode())
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from oper_lightning.data.transitions import fingerprint
 from oper_lightning.errors import InputError, note
+from oper_lightning.files import whole
 from oper_lightning.priorities.priority import Priority, mean_one, rescale_std
 from oper_lightning.spec import Role
 
@@ -32,16 +32,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
         {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
         {key: json.dumps(value) for key, value in metadata.items()},
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write it: {error.strerror}") from None
+    with whole(path) as file:
+        file.write(data)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -7,6 +7,14 @@ from typing import NamedTuple
 
 from oper_lightning.errors import InputError
 
+LAST = 3  # evaluations that a run's final figure is the mean of
+
+
+def final(values: list[float]) -> float:
+    """The final figure of a run: the mean of its last evaluations."""
+    last = values[-LAST:]
+    return sum(last) / len(last)
+
 
 class Curve(NamedTuple):
     """One logged number over a run."""

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from oper_lightning.errors import InputError, note
-from oper_lightning.report.curves import Curve, read_curves
+from oper_lightning.files import whole
+from oper_lightning.report.curves import LAST, Curve, final, read_curves
 from oper_lightning.report.weights import Datasets, EpisodeWeights, read_config
-
-LAST = 3  # evaluations that the final figure is the mean of
 
 
 class Row(NamedTuple):
@@ -58,7 +57,8 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
         if found is not None:
             weights[label] = found
     text = table(rows, gap_to)
-    (folder / "report.md").write_text(text + "\n")
+    with whole(folder / "report.md") as file:
+        file.write(f"{text}\n".encode())
     picture(folder / "report.png", returns, weights)
     print(f"{text}\n\nwritten: {folder / 'report.md'}, {folder / 'report.png'}")
 
@@ -82,15 +82,10 @@ def _row(run: str, label: str, curves: dict[str, Curve]) -> Row:
         name=label,
         data=data,
         updates=returns.updates[-1],
-        final=_final(returns),
+        final=final(returns.values),
         best=max(returns.values),
-        score=_final(scores) if scores else None,
+        score=final(scores.values) if scores else None,
     )
-
-
-def _final(curve: Curve) -> float:
-    last = curve.values[-LAST:]
-    return sum(last) / len(last)
 
 
 def table(rows: list[Row], gap_to: float | None = None) -> str:
@@ -134,7 +129,8 @@ def picture(path: Path, returns: dict[str, Curve], weights: dict[str, EpisodeWei
         _draw_weights(panels[0, 1], weights, colours)
     for panel in panels[0]:
         panel.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
+    with whole(path) as file:
+        figure.savefig(file, dpi=130, format="png")
     plt.close(figure)
 
 
