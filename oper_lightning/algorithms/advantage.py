@@ -16,30 +16,14 @@ from torch import Tensor
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.transitions import discounted_sum, n_step, return_to_go
-from oper_lightning.errors import InputError, note
+from oper_lightning.errors import InputError
 from oper_lightning.nn.losses import squared_error
 from oper_lightning.nn.networks import EnsembleMLP
 from oper_lightning.nn.optim import Schedule, adam, frozen_copy, polyak, reset_adam, schedule, set_learning_rate
+from oper_lightning.priorities.advantages import next_weights, stretch_std
 from oper_lightning.priorities.file import FORMAT, save_tensors
-from oper_lightning.priorities.priority import mean_one, rescale_std, statistics
+from oper_lightning.priorities.priority import statistics
 from oper_lightning.spec import Batch, DataSpec
-
-
-def next_weights(weights: Tensor, advantage: Tensor) -> Tensor:
-    """Multiplies weights ``[S, N]`` by the advantages' distance from the worst; float64, mean 1 over transitions."""
-    worst = advantage.amin(-1, keepdim=True)
-    factor = advantage.double() - worst
-    if not factor.any(-1).all():
-        note("OPER-A: all advantages of a seed are equal: its weights stay as they are")
-        factor = torch.where(factor.any(-1, keepdim=True), factor, 1.0)
-    return mean_one(weights.double() * factor, "OPER-A")
-
-
-def stretch_std(weights: Tensor, std: float, floor: float) -> Tensor:
-    """Stretches weights ``[S, N]`` whose standard deviation is below ``std`` to it, floored; mean 1."""
-    narrow = weights.std(-1, correction=0, keepdim=True) < std
-    stretched = mean_one(rescale_std(weights, std).clamp(min=floor), "OPER-A")
-    return torch.where(narrow, stretched, weights)
 
 
 class AdvantageWeights(OfflineAlgorithm):

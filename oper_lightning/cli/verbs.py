@@ -20,6 +20,7 @@ from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, Sav
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
 from oper_lightning.cli.help import class_help, describe, verb_help
 from oper_lightning.cli.messages import unwrap, wrap
+from oper_lightning.cli.words import FLAGS, flat, listed, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources import d4rl, minari, npz, reacher
 from oper_lightning.errors import InputError, Stopped, first_line, note
@@ -81,7 +82,7 @@ class OperCLI(LightningCLI):
             return
         for flag in ("model", "data.source", "data.priority"):
             # Classes of one's own, by dotted names, are jsonargparse's to explain.
-            if (name := _value(args, f"--{flag}.help")) and "." not in name:
+            if (name := value_of(args, f"--{flag}.help")) and "." not in name:
                 print(class_help(flag, name))
                 return
         super().__init__(
@@ -122,15 +123,15 @@ class OperCLI(LightningCLI):
         except InputError as error:
             message = unwrap(str(error))
             if "parsing config" in message:
-                message = f"{_value(args, *FLAGS['config'])}: not valid yaml: {message.split('; ')[-1]}"
+                message = f"{value_of(args, *FLAGS['config'])}: not valid yaml: {message.split('; ')[-1]}"
             raise InputError(message) from None
 
     def _parse(self, parser: LightningArgumentParser, args: list[str]) -> None:
         if "--help=all" in args:
             super().parse_arguments(parser, [args[0], "--help"])
         verb, rest = args[0], args[1:]
-        given = {name: _value(rest, *flags) for name, flags in FLAGS.items()}
-        self.family = Path("runs") / ("-".join(Path(name).stem for name in _values(rest, *FLAGS["config"])) or verb)
+        given = {name: value_of(rest, *flags) for name, flags in FLAGS.items()}
+        self.family = Path("runs") / ("-".join(Path(name).stem for name in values_of(rest, *FLAGS["config"])) or verb)
         self.resume = given["checkpoint"] is not None
         self.folder = self._folder(verb, **given)
         path = given["checkpoint"]
@@ -149,7 +150,7 @@ class OperCLI(LightningCLI):
             before.append("--model=" + json.dumps(model))
         elif verb != "fit" and not any(word.startswith("--print_config") for word in rest):
             raise InputError(f"oper {verb} needs a trained network: --ckpt_path=<folder of a run>/best.ckpt")
-        rest = _without(rest, *FLAGS["checkpoint"]) + ([f"--ckpt_path={path}"] if path is not None else [])
+        rest = without(rest, *FLAGS["checkpoint"]) + ([f"--ckpt_path={path}"] if path is not None else [])
         super().parse_arguments(parser, [verb, *before, *rest])
         for key, value in (("output", given["output"]), ("ckpt_path", path)):
             if value is None and self.config[verb].get(key) is not None:
@@ -194,8 +195,8 @@ class OperCLI(LightningCLI):
         """Tells what is not as it was in a run that goes on."""
         if not (self.resume and earlier.is_file()):
             return
-        before = _flat(yaml.safe_load(earlier.read_text()))
-        now = _flat(yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False)))
+        before = flat(yaml.safe_load(earlier.read_text()))
+        now = flat(yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False)))
         for key in sorted(before.keys() | now.keys()):
             if key.startswith(("model.", "data.", "seed")) and before.get(key) != now.get(key):
                 note(f"{key} was {before.get(key)} in this run, now it is {now.get(key)}")
@@ -213,7 +214,7 @@ class OperCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds logger, checkpoints and progress to a training run; keeps the other verbs from writing."""
         given = self._get(self.config_init, "trainer")
-        callbacks = [*_listed(given.callbacks)]
+        callbacks = [*listed(given.callbacks)]
         if self.subcommand == "fit":
             if not given.fast_dev_run:
                 callbacks += checkpoint_callbacks(Path(given.default_root_dir))
@@ -227,7 +228,7 @@ class OperCLI(LightningCLI):
                 assert self.folder is not None
                 folders.writable(self.folder)
                 callbacks.append(PredictionWriter(self.folder / "predictions.safetensors"))
-        plugins = [*_listed(given.plugins), AtomicCheckpointIO()]
+        plugins = [*listed(given.plugins), AtomicCheckpointIO()]
         try:
             return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
         except ValueError as error:
@@ -285,51 +286,3 @@ class OperCLI(LightningCLI):
             }
             with whole(self.folder / f"{self.subcommand}.json") as file:
                 file.write(json.dumps(record, indent=1).encode())
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested dicts by their dotted names."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves
-
-
-# Flags that decide where a run reads and writes, and so are read before the parser sees them.
-FLAGS = {"output": ("--output",), "config": ("--config", "-c"), "checkpoint": ("--ckpt_path",)}
-
-
-def _values(words: list[str], *flags: str) -> list[str]:
-    """All values given to a flag as ``--flag=value`` or ``--flag value``."""
-    found = []
-    for place, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name in flags:
-            found += [value] if equals else words[place + 1 : place + 2]
-    return found
-
-
-def _value(words: list[str], *flags: str) -> str | None:
-    """The last of them."""
-    return next(reversed(_values(words, *flags)), None)
-
-
-def _without(words: list[str], *flags: str) -> list[str]:
-    """The words without a flag and its value."""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if skip:
-            skip = False
-        elif name in flags:
-            skip = not equals
-        else:
-            kept.append(word)
-    return kept
-
-
-def _listed(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]

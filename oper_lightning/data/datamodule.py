@@ -14,15 +14,15 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import RandomSampler, TensorDictReplayBuffer, TensorStorage
 
-from oper_lightning.data import storage
+from oper_lightning.data import fitting, storage
 from oper_lightning.data.loaders import Blocks, Episodes, InOrder
 from oper_lightning.data.sampler import WeightedSampler
-from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.source import Source
 from oper_lightning.data.transforms import LossWeight
 from oper_lightning.data.transitions import fingerprint, squeezed
-from oper_lightning.envs.evaluation import Evaluation, World, action_space
+from oper_lightning.envs.evaluation import Evaluation, World
 from oper_lightning.envs.scores import family_of_environment
-from oper_lightning.errors import InputError, note
+from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.priorities.priority import Priority
 from oper_lightning.spec import ROLES, Batch, DataSpec, Role
@@ -119,7 +119,7 @@ class OfflineDataModule(LightningDataModule):
             self._epoch()  # refuses lengths that do not fit before anything slow is done
         judges = self.trainer is not None and stage in ("fit", "validate", "test")
         if judges and self.evaluation is not None and self.world is None:
-            self.world = self._make_world(self.evaluation, self.source.origin())
+            self.world = fitting.make_world(self.source, self.evaluation)
         if self._spec is None or (stage == "fit" and self.priority is not None and self.weights is None):
             self._load(stage)
         scaled = self._scaled()
@@ -149,13 +149,13 @@ class OfflineDataModule(LightningDataModule):
         if rows < self.batch_size:
             raise InputError(f"data.batch_size {self.batch_size} is larger than the dataset ({rows:,} transitions)")
         if self.world is not None:
-            self._check_shapes(self.world, origin)
+            fitting.check_shapes(self.source, self.transitions, self.world)
         # Weights and fingerprint belong to the data as recorded, before actions are clipped. Judging needs no weights.
         recorded = fingerprint(self.transitions)
         if self.priority is not None and (self.trainer is None or stage == "fit"):
             self.set_weights(self.priority(self.transitions))
-        low, high = self._bounds(origin)
-        self._check_actions(low, high)
+        low, high = fitting.action_bounds(self.transitions["action"], self.world, origin, self.trainer is not None)
+        fitting.check_actions(self.source, self.transitions["action"], low, high, self.clip_actions)
         environment = self.world.environment if self.world else origin.environment
         known = family_of_environment(environment) if environment else None
         mean, std = storage.observation_statistics(self.transitions["observation"])
@@ -203,56 +203,6 @@ class OfflineDataModule(LightningDataModule):
         scaled["next"] = scaled["next"].clone(recurse=False)
         scaled["next", "reward"] = self.transitions["next", "reward"] * self.reward_scale + self.reward_shift
         return scaled
-
-    def _make_world(self, evaluation: Evaluation, origin: Origin) -> World | None:
-        """The environment to evaluate in; None, with a note, if the dataset has none that can be made here."""
-        name = evaluation.environment or origin.environment
-        if name is None:
-            note(f"{self.source}: no environment known: training without evaluation")
-            return None
-        options = origin.environment_options if evaluation.environment is None else {}
-        try:
-            return World(name, options, origin.observation_keys, min(evaluation.parallel, evaluation.episodes))
-        except InputError as error:
-            if name in (evaluation.environment, getattr(self.source, "environment", None)):
-                raise  # it was named by hand
-            note(f"{error}: training without evaluation")
-            return None
-
-    def _check_shapes(self, world: World, origin: Origin) -> None:
-        for key, shape in (("observation", world.observation_shape), ("action", world.action_space.shape)):
-            recorded = tuple(self.transitions[key].shape[1:])
-            if recorded != shape:
-                raise InputError(
-                    f"{self.source}: {key}s of shape {recorded}, but environment {world.environment} has {shape}; "
-                    f"name the right one in data.evaluation.environment, or set data.evaluation to null"
-                )
-
-    def _bounds(self, origin: Origin) -> tuple[Tensor, Tensor]:
-        """Action bounds ``[A]`` as known by the environment, else by the source, else from the data."""
-        actions = self.transitions["action"]
-        space: Any = self.world.action_space if self.world else None
-        if space is None and origin.action_low is None and origin.environment and self.trainer is not None:
-            space = action_space(origin.environment, origin.environment_options)
-        known = (getattr(space, "low", None), getattr(space, "high", None)), (origin.action_low, origin.action_high)
-        for low, high in known:
-            if low is not None and high is not None:
-                bounds = torch.as_tensor(low).to(actions), torch.as_tensor(high).to(actions)
-                if all(bound.isfinite().all() for bound in bounds):
-                    return bounds
-        return storage.action_bounds(actions)
-
-    def _check_actions(self, low: Tensor, high: Tensor) -> None:
-        actions = self.transitions["action"]
-        count, row = storage.outside(actions, low, high)
-        if count and not self.clip_actions:
-            raise InputError(
-                f"{self.source}: {count:,} of {len(actions):,} actions lie outside the action space "
-                f"[{low.min().item():g}, {high.max().item():g}] (first at row {row:,}: {actions[row].tolist()}); "
-                f"set data.clip_actions to true to bring them to its border"
-            )
-        if self.clip_actions:
-            torch.clamp(actions, low, high, out=actions)
 
     # Drawing -----------------------------------------------------------------------------------------------------
 

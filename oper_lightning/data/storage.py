@@ -109,20 +109,3 @@ def observation_statistics(observations: Tensor) -> tuple[Tensor, Tensor]:
     for chunk in observations.split(CHUNK):
         squares += (chunk.double() - mean).square().sum(0)
     return mean.float(), (squares / len(observations)).sqrt().float()
-
-
-def action_bounds(actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds ``[A]`` for actions ``[N, A]`` of which nothing is known: ±1 if all are within, else what occurs."""
-    low, high = actions.amin(0), actions.amax(0)
-    unit = torch.ones_like(low)
-    if (low >= -1).all() and (high <= 1).all():
-        return -unit, unit
-    return low, torch.where(high > low, high, low + 1)
-
-
-def outside(actions: Tensor, low: Tensor, high: Tensor) -> tuple[int, int]:
-    """How many of the actions ``[N, A]`` lie outside the bounds, by more than float32 rounding, and the first row."""
-    slack = 1e-5 * (high - low)
-    wrong = ((actions < low - slack) | (actions > high + slack)).flatten(1).any(1)
-    count = int(wrong.sum())
-    return count, int(torch.nonzero(wrong)[0]) if count else -1

@@ -14,7 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from test_shared import Arrays, algorithm, data, fit, parameters
 
 from oper_lightning import InputError, OfflineDataModule, OperR, WeightsFile
-from oper_lightning.algorithms.advantage import AdvantageWeights, next_weights, stretch_std
+from oper_lightning.algorithms.advantage import AdvantageWeights
+from oper_lightning.priorities.advantages import next_weights, stretch_std
 from oper_lightning.priorities.file import load_weights
 from oper_lightning.spec import Batch
 

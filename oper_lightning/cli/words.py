@@ -1,0 +1,53 @@
+"""Words of a command line and leaves of a configuration, as far as they are needed before the parser sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dicts by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
+
+
+# Flags that decide where a run reads and writes, and so are read before the parser sees them.
+FLAGS = {"output": ("--output",), "config": ("--config", "-c"), "checkpoint": ("--ckpt_path",)}
+
+
+def values_of(words: list[str], *flags: str) -> list[str]:
+    """All values given to a flag as ``--flag=value`` or ``--flag value``."""
+    found = []
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in flags:
+            found += [value] if equals else words[place + 1 : place + 2]
+    return found
+
+
+def value_of(words: list[str], *flags: str) -> str | None:
+    """The last of them."""
+    return next(reversed(values_of(words, *flags)), None)
+
+
+def without(words: list[str], *flags: str) -> list[str]:
+    """The words without a flag and its value."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if skip:
+            skip = False
+        elif name in flags:
+            skip = not equals
+        else:
+            kept.append(word)
+    return kept
+
+
+def listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,98 @@
+"""Whether recorded transitions and an environment fit each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.envs.evaluation import Evaluation, World, action_space
+from oper_lightning.errors import InputError, note
+
+
+def make_world(source: Source, evaluation: Evaluation) -> World | None:
+    """The environment to evaluate in; None, with a note, if the dataset has none that can be made here.
+
+    Raises:
+        InputError: if one that was named by hand cannot be made.
+    """
+    origin = source.origin()
+    name = evaluation.environment or origin.environment
+    if name is None:
+        note(f"{source}: no environment known: training without evaluation")
+        return None
+    options = origin.environment_options if evaluation.environment is None else {}
+    try:
+        return World(name, options, origin.observation_keys, min(evaluation.parallel, evaluation.episodes))
+    except InputError as error:
+        if name in (evaluation.environment, getattr(source, "environment", None)):
+            raise
+        note(f"{error}: training without evaluation")
+        return None
+
+
+def check_shapes(source: Source, transitions: TensorDict, world: World) -> None:
+    """Compares the shapes of observations and actions.
+
+    Raises:
+        InputError: if they differ.
+    """
+    for key, shape in (("observation", world.observation_shape), ("action", world.action_space.shape)):
+        recorded = tuple(transitions[key].shape[1:])
+        if recorded != shape:
+            raise InputError(
+                f"{source}: {key}s of shape {recorded}, but environment {world.environment} has {shape}; "
+                f"name the right one in data.evaluation.environment, or set data.evaluation to null"
+            )
+
+
+def action_bounds(actions: Tensor, world: World | None, origin: Origin, ask: bool) -> tuple[Tensor, Tensor]:
+    """Bounds ``[A]`` of actions ``[N, A]`` as known by the environment, else by the source, else from the data.
+
+    Args:
+        actions: all of them.
+        world: the environment, where it was made.
+        origin: what the source knows.
+        ask: whether to make the environment for its bounds where only its name is known.
+    """
+    space: Any = world.action_space if world else None
+    if space is None and origin.action_low is None and origin.environment and ask:
+        space = action_space(origin.environment, origin.environment_options)
+    known = (getattr(space, "low", None), getattr(space, "high", None)), (origin.action_low, origin.action_high)
+    for low, high in known:
+        if low is not None and high is not None:
+            bounds = torch.as_tensor(low).to(actions), torch.as_tensor(high).to(actions)
+            if all(bound.isfinite().all() for bound in bounds):
+                return bounds
+    return _recorded_bounds(actions)
+
+
+def _recorded_bounds(actions: Tensor) -> tuple[Tensor, Tensor]:
+    """±1 if all actions are within, else what occurs."""
+    low, high = actions.amin(0), actions.amax(0)
+    unit = torch.ones_like(low)
+    if (low >= -1).all() and (high <= 1).all():
+        return -unit, unit
+    return low, torch.where(high > low, high, low + 1)
+
+
+def check_actions(source: Source, actions: Tensor, low: Tensor, high: Tensor, clip: bool) -> None:
+    """Looks for actions ``[N, A]`` that lie outside their bounds by more than float32 rounding; clips if asked to.
+
+    Raises:
+        InputError: if there are any and they are not to be clipped.
+    """
+    slack = 1e-5 * (high - low)
+    wrong = ((actions < low - slack) | (actions > high + slack)).flatten(1).any(1)
+    if not clip and (count := int(wrong.sum())):
+        row = int(torch.nonzero(wrong)[0])
+        raise InputError(
+            f"{source}: {count:,} of {len(actions):,} actions lie outside the action space "
+            f"[{low.min().item():g}, {high.max().item():g}] (first at row {row:,}: {actions[row].tolist()}); "
+            f"set data.clip_actions to true to bring them to its border"
+        )
+    if clip:
+        torch.clamp(actions, low, high, out=actions)
