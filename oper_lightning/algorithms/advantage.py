@@ -70,8 +70,9 @@ class AdvantageWeights(OfflineAlgorithm):
         scale_floor: float = 0.1,
         hidden_sizes: Sequence[int] = (256, 256),
         normalise_observations: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(normalise_observations)
+        super().__init__(normalise_observations, **options)
         for name, value in (("iterations", iterations), ("seeds", seeds)):
             if value < 1:
                 raise InputError(f"AdvantageWeights: {name} {value} must be at least 1")
@@ -154,11 +155,14 @@ class AdvantageWeights(OfflineAlgorithm):
         """Observations and actions side by side."""
         return torch.cat([batch["observation"], batch["action"]], -1)
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        data = batch.evaluation
-        _, done, length = self.position(self.number)
+    def prepare(self, number: int) -> None:
+        """Each iteration begins with the full learning rate."""
+        _, done, length = self.position(number)
         for optimiser in self.optimisers:
             set_learning_rate(optimiser, self.learning_rate * schedule(self.schedule, done / length))
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        data = batch.evaluation
         results = {}
         if self.critic == "vq":
             q_loss = self.q_loss(data).mean(-1)

@@ -6,7 +6,7 @@ The Gaussian variant is the behaviour policy of Brandfonbrener et al. 2021 (arXi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
@@ -35,8 +35,9 @@ class BC(OfflineAlgorithm):
         hidden_sizes: Sequence[int] = (256, 256),
         learning_rate: float = 3e-4,
         normalise_observations: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(normalise_observations)
+        super().__init__(normalise_observations, **options)
         self.kind = policy
         self.hidden_sizes = hidden_sizes
         self.learning_rate = learning_rate

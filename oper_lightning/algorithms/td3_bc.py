@@ -7,6 +7,7 @@ improvement batch, its behaviour-cloning term on the constraint batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -50,8 +51,9 @@ class TD3BC(OfflineAlgorithm):
         hidden_sizes: Sequence[int] = (256, 256),
         learning_rate: float = 3e-4,
         normalise_observations: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(normalise_observations)
+        super().__init__(normalise_observations, **options)
         if policy_freq < 1:
             raise InputError(f"TD3BC: policy_freq {policy_freq} must be at least 1")
         self.alpha = alpha
@@ -99,11 +101,15 @@ class TD3BC(OfflineAlgorithm):
         """Behaviour cloning: squared distance to the recorded action, averaged over its dimensions, ``[B]``."""
         return squared_error(action, batch["action"]).mean(-1)
 
+    def prepare(self, number: int) -> bool:
+        """Whether the policy moves too."""
+        return (number + 1) % self.policy_freq == 0
+
     def update(self, batch: Batch) -> dict[str, Tensor]:
         data = batch.evaluation
         critic_loss = (data["weight"] * self.critic_loss(data)).mean()
         self.minimise(critic_loss, self.critic_optimiser)
-        if (self.number + 1) % self.policy_freq:
+        if not self.branch:
             return {"critic_loss": critic_loss}
 
         improvement, constraint = batch.improvement, batch.constraint

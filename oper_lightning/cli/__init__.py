@@ -107,4 +107,5 @@ def _silence_others() -> None:
     """Keeps other packages' chatter off the terminal; they set their levels when imported."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*|torchrl\..*|tensordict\..*")

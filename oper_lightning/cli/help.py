@@ -47,15 +47,26 @@ def _classes(key: str) -> list[str]:
     return [_entry(name, summary(types[name]), indent=8) for name in known_classes(key)]
 
 
+def parameters(cls: type) -> dict[str, tuple[str, Any]]:
+    """Explanation and default of each argument of a class, those that it passes on to its parent included."""
+    found = {}
+    own = inspect.signature(cls).parameters
+    for name, parameter in own.items():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            found[name] = describe(cls).get(name, ""), parameter.default
+        else:
+            found |= {name: entry for name, entry in parameters(cls.__mro__[1]).items() if name not in own}
+    return found
+
+
 def _arguments(cls: type, prefix: str, skip: set[str]) -> list[str]:
-    texts = describe(cls)
     lines = []
-    for name, parameter in inspect.signature(cls).parameters.items():
+    for name, (text, value) in parameters(cls).items():
         if name in skip:
             continue
-        default = {"None": "null", "True": "true", "False": "false"}.get(str(parameter.default), parameter.default)
+        default = {"None": "null", "True": "true", "False": "false"}.get(str(value), value)
         known = "must be given" if default is inspect.Parameter.empty else default
-        lines.append(_entry(f"--{prefix}.{name}", f"{texts.get(name, '').rstrip('.')} [{known}]"))
+        lines.append(_entry(f"--{prefix}.{name}", f"{text.rstrip('.')} [{known}]"))
     return lines
 
 

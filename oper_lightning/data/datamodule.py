@@ -225,15 +225,18 @@ class OfflineDataModule(LightningDataModule):
         size = batch_size or self.batch_size
         return TensorDictReplayBuffer(storage=kept, sampler=sampler, transform=transform, batch_size=size)
 
-    def rows(self, index: Tensor) -> TensorDict:
-        """The transitions with row numbers ``[...]``, as algorithms get them: rewards scaled, with columns."""
-        return self.table[index]
+    def rows(self, index: Tensor | slice) -> TensorDict:
+        """The transitions with row numbers ``[...]`` (or a slice), as algorithms get them: scaled, with columns."""
+        part: TensorDict = self.table[index]
+        if ("next", "row") in part.keys(include_nested=True):  # n-step targets end at other rows
+            part["next", "observation"] = self.transitions["next", "observation"][part["next"].pop("row")]
+        return part
 
     def in_order(self, size: int = PART) -> Iterator[TensorDict]:
         """All transitions in row order, as from :meth:`rows`; whole episodes, ``size`` rows or more at a time."""
         start = 0
         for stop in self.cuts(size):
-            yield self.table[start:stop]
+            yield self.rows(slice(start, stop))
             start = stop
 
     def cuts(self, size: int = PART) -> list[int]:

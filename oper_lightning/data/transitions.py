@@ -119,10 +119,11 @@ def return_to_go(rewards: Tensor, ends: Tensor, discount: float) -> Tensor:
 def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated: bool = True) -> TensorDict:
     """Turns transitions into n-step ones, TensorDict ``[N]`` of the columns that change.
 
-    ``("next", "reward")`` is the discounted sum of the next n rewards of the episode, ``("next", "observation")``
-    what follows the last of them, and ``discount`` the factor of the value bootstrapped there: discount to the number
-    of steps, 0 if the episode terminated. A window cut by a truncation bootstraps at the observation after the cut,
-    unless ``bootstrap_truncated`` is False: then any end of episode counts as terminal.
+    ``("next", "reward")`` is the discounted sum of the next n rewards of the episode, ``("next", "row")`` the row of
+    the last of them, whose next observation stands for the transition's own, and ``discount`` the factor of the value
+    bootstrapped there: discount to the number of steps, 0 if the episode terminated. A window cut by a truncation
+    bootstraps at the observation after the cut, unless ``bootstrap_truncated`` is False: then any end of episode
+    counts as terminal.
 
     Raises:
         InputError: if n is not positive.
@@ -143,7 +144,7 @@ def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated
         for step in range(n):
             ahead = row + step
             total += discount**step * rewards[ahead.clamp(max=len(row) - 1)].masked_fill(ahead > end, 0)
-        columns["next"] = {"reward": total.float(), "observation": transitions["next", "observation"][end]}
+        columns["next"] = {"reward": total.float(), "row": end}
     return TensorDict(columns, batch_size=transitions.batch_size)
 
 

@@ -16,7 +16,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given sizes (input first, output last) with ReLU between them, PyTorch's default init."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -48,14 +48,14 @@ class EnsembleMLP(nn.Module):
         missing = [1] * (len(self.members) - len(prefix))
         hidden = inputs.reshape(*prefix, *missing, *rows).expand(*self.members, *rows).reshape(-1, *rows)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, functional.relu(hidden) if layer else hidden, weight)
+            hidden = torch.baddbmm(bias, functional.relu_(hidden) if layer else hidden, weight)
         return hidden.reshape(*self.members, rows[0])
 
     def first(self, inputs: Tensor) -> Tensor:
         """Outputs ``[B]`` of the first member alone for inputs ``[B, D]``."""
         hidden = inputs
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.addmm(bias[0], functional.relu(hidden) if layer else hidden, weight[0])
+            hidden = torch.addmm(bias[0], functional.relu_(hidden) if layer else hidden, weight[0])
         return hidden.squeeze(-1)
 
 

@@ -45,10 +45,24 @@ def reset_adam(optimiser: torch.optim.Optimizer) -> None:
             value.zero_()
 
 
+def settle(optimiser: torch.optim.Optimizer) -> None:
+    """Gives an optimiser the learning rate that it was made with, whatever a checkpoint brought, in the form that its
+    device needs: CUDA graphs can record Adam if it is told so and its learning rate is a tensor.
+    """
+    rate = optimiser.defaults["lr"]
+    for group in optimiser.param_groups:
+        device = group["params"][0].device
+        group["capturable"] = device.type == "cuda"
+        group["lr"] = torch.tensor(rate, device=device) if group["capturable"] else rate
+
+
 def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
     """Sets the learning rate of all parameter groups."""
     for group in optimiser.param_groups:
-        group["lr"] = learning_rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
 
 
 def schedule(name: Schedule, progress: float) -> float:

@@ -198,7 +198,8 @@ def test_seeds_that_train_together_do_not_touch_each_other(tmp_path: Path) -> No
             model.configure_optimizers()
             changed = rows.clone()
             changed["next", "reward"][0] *= factor
-            for model.number in range(3):
+            for number in range(3):
+                model.prepare(number)
                 model.update(Batch(changed, changed, changed))
             results.append(parameters(model))
         names = [name for name in results[0] if name.startswith(("value", "q"))]

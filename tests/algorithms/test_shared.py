@@ -50,7 +50,7 @@ def fit(
     trainer = Trainer(
         max_steps=updates,
         default_root_dir=folder,
-        accelerator="cpu",
+        accelerator=options.pop("accelerator", "cpu"),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -104,11 +104,10 @@ def test_algorithms_are_found() -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_argument_is_explained(name: str) -> None:
-    from oper_lightning.cli.help import describe
+    from oper_lightning.cli.help import parameters as explained
 
-    explained = describe(ALGORITHMS[name])
-    for argument in inspect.signature(ALGORITHMS[name]).parameters:
-        assert len(explained.get(argument, "")) > 10, f"{name}.{argument}"
+    for argument, (text, _) in explained(ALGORITHMS[name]).items():
+        assert len(text) > 10, f"{name}.{argument}"
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

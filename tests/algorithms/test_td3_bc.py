@@ -149,13 +149,13 @@ def test_without_alpha_the_actor_clones() -> None:
 def test_the_actor_moves_with_every_second_update() -> None:
     model, rows = built(), batch()
     before = parameters(model)
-    model.number = 0
+    model.branch = model.prepare(0)
     model.update(Batch(rows, rows, rows))
     first = parameters(model)
     still = [name for name in before if not name.startswith("critics")]
     assert all(before[name].equal(first[name]) for name in still)
     assert not any(before[name].equal(first[name]) for name in before if name.startswith("critics"))
-    model.number = 1
+    model.branch = model.prepare(1)
     model.update(Batch(rows, rows, rows))
     second = parameters(model)
     for name in before:
@@ -170,7 +170,7 @@ def test_each_role_reads_its_own_batch() -> None:
     """A loss term moves with its role's data and with no other's."""
     model = built()
     parts = [batch(1), batch(2), batch(3)]
-    model.number = 1
+    model.branch = model.prepare(1)
     state = parameters(model)
     torch.manual_seed(0)
     plain = model.update(Batch(*parts))
@@ -206,4 +206,7 @@ def test_n_step_targets_reach_the_critic(tmp_path: Path) -> None:
     expected = sum(0.99**k * DATA["rewards"][row + k] for k in range(3))
     assert module.table["next", "reward"][row].item() == pytest.approx(expected, rel=1e-5)
     assert module.table["discount"][row].item() == pytest.approx(0.99**3)
+    drawn = module.rows(torch.tensor([row, 23, 24]))
+    for place, last in enumerate((row + 2, 24, 24)):
+        assert drawn["next", "observation"][place].numpy().tolist() == DATA["next_observations"][last].tolist()
     assert module.transitions["next", "reward"][row] == columns([25] * 8)["rewards"][row]

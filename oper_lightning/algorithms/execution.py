@@ -1,0 +1,94 @@
+"""How an update runs: as it is written, compiled by TorchInductor, or replayed from CUDA graphs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from oper_lightning.errors import InputError, first_line
+from oper_lightning.nn import ranks
+from oper_lightning.spec import Batch
+
+Compile = Literal["none", "default", "cudagraphs"]
+Results = dict[str, Tensor]
+Update = Callable[[Batch], Results]
+EAGER = 3  # updates of each branch before its graph is recorded: optimisers and libraries allocate in the first ones
+
+
+def executor(update: Update, how: Compile, device: torch.device) -> Callable[[Batch, Hashable], Results]:
+    """A function of a batch and of the branch that ``update`` takes, which does what ``update`` does.
+
+    Raises:
+        InputError: if that way is not possible here.
+    """
+    if how == "cudagraphs":
+        if device.type != "cuda":
+            raise InputError(f"model.compile=cudagraphs needs an NVIDIA GPU, and this is a {device.type}: use none")
+        if ranks.world_size() > 1:
+            raise InputError("model.compile=cudagraphs works on one rank only: use none, or one device")
+        return Graphs(update)
+    if how == "default":
+        _try_compiler(device)
+        # Random numbers are then eager PyTorch's.
+        compiled = torch.compile(update, options={"fallback_random": True})
+        return lambda batch, branch: compiled(batch)
+    return lambda batch, branch: update(batch)
+
+
+def _try_compiler(device: torch.device) -> None:
+    try:
+        torch.compile(lambda value: value.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # TorchInductor and the compilers under it raise many kinds
+        reason = first_line(getattr(error, "inner_exception", error))
+        raise InputError(f"model.compile=default does not work here ({reason}): use none") from None
+
+
+class Graphs:
+    """Replays an update from CUDA graphs, one for each branch that it takes: one launch instead of a few hundred.
+
+    A graph reads and writes fixed places in memory, so batches are copied into those it was recorded with. Learning
+    rates have to be tensors, and what the host decides has to be in the branch.
+    """
+
+    def __init__(self, update: Update) -> None:
+        self.update = update
+        self.seen: Counter[Hashable] = Counter()
+        self.recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, list[Tensor], Results]] = {}
+
+    def __call__(self, batch: Batch, branch: Hashable) -> Results:
+        """One update; the results are the caller's to keep."""
+        self.seen[branch] += 1
+        if self.seen[branch] <= EAGER:
+            return self._beside(batch)
+        if branch not in self.recorded:
+            self.recorded[branch] = self._record(batch)
+        graph, inputs, results = self.recorded[branch]
+        torch._foreach_copy_(inputs, _tensors(batch))
+        graph.replay()
+        return {name: value.clone() for name, value in results.items()}
+
+    def _beside(self, batch: Batch) -> Results:
+        """Runs the update on a stream of its own, as it will be recorded."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            results = self.update(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        return results
+
+    def _record(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Results]:
+        graph = torch.cuda.CUDAGraph()
+        kept = batch.map(lambda part: part.clone())
+        with torch.cuda.graph(graph):
+            results = self.update(kept)
+        return graph, _tensors(kept), results
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    """All tensors of a batch, each once, in an order that depends on its structure only."""
+    parts = {id(part): part for part in batch}.values()
+    return [tensor for part in parts for tensor in part.values(include_nested=True, leaves_only=True)]

@@ -1,0 +1,93 @@
+"""Ways to run updates: none of them changes what is learnt, and each goes on bit for bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import columns, write_hdf5
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from test_shared import ALGORITHMS, algorithm, data, fit, parameters, same
+from torch._dynamo.utils import counters
+
+from oper_lightning import InputError, OperR
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need an NVIDIA GPU")
+WAYS = ["default", pytest.param("cudagraphs", marks=GPU)]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> None:
+    """Many models in one process would otherwise meet the compiler's limit of variants of one function."""
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def run(name: str, way: str, device: str, folder: Path, *, weighted: bool, updates: int = 200, **options: Any) -> Any:
+    priority = {"priority": OperR(), "mode": "reweight"} if weighted and name != "AdvantageWeights" else {}
+    model = algorithm(name, compile=way)
+    fit(model, data(**priority), folder, updates, accelerator=device, **options)
+    return parameters(model.cpu())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_way_learns_the_same_and_goes_on_exactly(name: str, way: str, tmp_path: Path) -> None:
+    device = "gpu" if way == "cudagraphs" else "cpu"
+    for weighted in (False, True):
+        plain = run(name, "none", device, tmp_path / f"plain{weighted}", weighted=weighted)
+        other = run(name, way, device, tmp_path / f"other{weighted}", weighted=weighted)
+        for key, value in plain.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-5, msg=key)
+    assert way != "default" or counters["frames"]["ok"] > 0, "nothing was compiled"
+
+    class Stop(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+            if trainer.global_step == 100:
+                raise KeyboardInterrupt
+
+    part = tmp_path / "part"
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(name, way, device, part, weighted=True, callbacks=[Stop()])
+    resumed = run(name, way, device, part, weighted=True, seed=99, ckpt_path=part / "last.ckpt")
+    assert same(resumed, other)
+
+
+def test_cuda_graphs_without_a_gpu_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.compile=cudagraphs needs an NVIDIA GPU, and this is a cpu: use none"):
+        fit(algorithm("BC", compile="cudagraphs"), data(), tmp_path)
+
+
+def test_the_terminal_of_a_compiled_run_and_without_a_compiler(tmp_path: Path) -> None:
+    file = write_hdf5(tmp_path / "small.hdf5", columns([25] * 4))
+    words = ["fit", "--model=BC", "--model.compile=default", "--data.source=D4RL", f"--data.source.path={file}"]
+    words += ["--data.evaluation=null", "--data.batch_size=32", "--trainer.max_steps=4", "--data.updates_per_epoch=4"]
+    ran = {}
+    for compiler in ("g++", "no-such-compiler"):
+        cache = str(tmp_path / compiler)
+        ran[compiler] = subprocess.run(
+            [sys.executable, "-m", "oper_lightning", *words, f"--output={tmp_path / 'run' / compiler}"],
+            env={**os.environ, "CXX": compiler, "TORCHINDUCTOR_CACHE_DIR": cache},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    missing = ran["no-such-compiler"]
+    assert missing.returncode == 1
+    assert "oper: error: model.compile=default does not work here (" in missing.stderr
+    assert "no-such-compiler" in missing.stderr
+    assert ran["g++"].returncode == 0
+    for line in (missing.stderr + ran["g++"].stderr).splitlines():
+        assert line.startswith("oper: ") or "update 4/4" in line or not line.strip(), line
+
+
+def test_the_way_to_run_is_no_property_of_what_was_learnt(tmp_path: Path) -> None:
+    """A checkpoint of one way goes on and acts in another."""
+    run("BC", "default", "cpu", tmp_path, weighted=False, updates=20)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert "compile" not in checkpoint["hyper_parameters"]
+    fit(algorithm("BC"), data(), tmp_path, 40, ckpt_path=tmp_path / "last.ckpt")
