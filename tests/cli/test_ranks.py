@@ -22,6 +22,7 @@ RUNS = {
     **{name: [f"--model={name}", "--data.priority=OperR", SEVEN] for name in known_types("model")},
     "AdvantageWeights": ["--model=AdvantageWeights", "--model.iterations=2", "--data.evaluation=null"],
     "reweighted": ["--model=BC", "--data.priority=OperR", "--data.mode=reweight", SEVEN],
+    "mapped": ["--model=TD3BC", "--model.n_step=3", "--data.storage=memmap", "--data.priority=OperR", SEVEN],
     "decoupled": ["--model=TD3BC", "--data.priority=OperR", "--data.prioritise=[constraint]", SEVEN],
 }
 

@@ -1,0 +1,495 @@
+"""Updates per second through the whole ``fit`` path, beside loops written by hand, torchrl's losses and the machine's
+limit; what weights, seeds, rows and compilers cost.
+
+    python benchmarks/speed.py                        # every part that this machine can run, one thread
+    python benchmarks/speed.py td3_bc weights         # some of them
+    python benchmarks/speed.py --table                # tables from the raw runs
+
+Contenders take turns, so that whatever else the machine does falls on all of them; figures are medians over turns, and
+ratios are medians of the ratios within turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.nn import functional
+
+from oper_lightning import OfflineDataModule
+from oper_lightning.algorithms.advantage import AdvantageWeights
+from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.algorithms.bc import BC
+from oper_lightning.algorithms.execution import Compile
+from oper_lightning.algorithms.td3_bc import TD3BC
+from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.transitions import transitions_from
+from oper_lightning.priorities.priority import Priority
+
+ROOT = Path(__file__).resolve().parent.parent
+RAW = ROOT / "benchmarks" / "raw" / "speed"
+OBSERVATIONS, ACTIONS, HIDDEN, BATCH = 17, 6, 256, 256
+BLOCK = 50
+EPISODE = 1000
+
+
+class Synthetic(Source):
+    """Noise in the shapes of HalfCheetah, made as it is read."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def episodes(self) -> Iterator[TensorDict]:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(self.rows // EPISODE):
+            observation = torch.randn(EPISODE + 1, OBSERVATIONS, generator=generator).numpy()
+            ends = torch.zeros(EPISODE, dtype=torch.bool).numpy()
+            last = ends.copy()
+            last[-1] = True
+            yield transitions_from(
+                observation[:-1],
+                torch.rand(EPISODE, ACTIONS, generator=generator).mul_(2).sub_(1).numpy(),
+                torch.rand(EPISODE, generator=generator).numpy(),
+                observation[1:],
+                ends,
+                last,
+            )
+
+    def origin(self) -> Origin:
+        return Origin("synthetic")
+
+
+class Noise(Priority):
+    """Weights without meaning."""
+
+    def __call__(self, transitions: TensorDict) -> Tensor:
+        return torch.rand(len(transitions), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+# Loops written by hand ---------------------------------------------------------------------------------------------
+
+
+def perceptron(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs)
+    )
+
+
+class Columns:
+    """The same data as plain tensors."""
+
+    def __init__(self, data: OfflineDataModule) -> None:
+        table = data.transitions
+        mean, std = data.spec.observation_mean, data.spec.observation_std + 1e-3
+        self.observation = (table["observation"] - mean) / std
+        self.next_observation = (table["next", "observation"] - mean) / std
+        self.action = table["action"].clone()
+        self.reward = table["next", "reward"].clone()
+        self.discount = 0.99 * (~table["next", "terminated"]).float()
+
+    def gather(self, index: Tensor) -> tuple[Tensor, ...]:
+        columns = (self.observation, self.action, self.next_observation, self.reward, self.discount)
+        return tuple(column[index] for column in columns)
+
+
+def plain_td3_bc(columns: Columns, updates: int) -> float:
+    """What one writes down first: two critics, default Adam, polyak by parameter, one batch per step."""
+    actor = perceptron(OBSERVATIONS, ACTIONS)
+    critics = [perceptron(OBSERVATIONS + ACTIONS, 1) for _ in range(2)]
+    target_actor, target_critics = copy.deepcopy(actor), copy.deepcopy(critics)
+    actor_optimiser = torch.optim.Adam(actor.parameters(), lr=3e-4)
+    critic_optimiser = torch.optim.Adam([p for critic in critics for p in critic.parameters()], lr=3e-4)
+    rows = len(columns.reward)
+
+    def update(step: int) -> None:
+        observation, action, following, reward, discount = columns.gather(torch.randint(rows, (BATCH,)))
+        with torch.no_grad():
+            noise = (torch.randn_like(action) * 0.2).clamp(-0.5, 0.5)
+            pair = torch.cat([following, (torch.tanh(target_actor(following)) + noise).clamp(-1, 1)], 1)
+            lower = torch.min(target_critics[0](pair), target_critics[1](pair)).squeeze(1)
+            target = reward + discount * lower
+        pair = torch.cat([observation, action], 1)
+        loss = sum(functional.mse_loss(critic(pair).squeeze(1), target) for critic in critics)
+        critic_optimiser.zero_grad()
+        loss.backward()
+        critic_optimiser.step()
+        if step % 2:
+            chosen = torch.tanh(actor(observation))
+            value = critics[0](torch.cat([observation, chosen], 1))
+            loss = -2.5 / value.abs().mean().detach() * value.mean() + functional.mse_loss(chosen, action)
+            actor_optimiser.zero_grad()
+            loss.backward()
+            actor_optimiser.step()
+            pairs = [(target_actor, actor), *zip(target_critics, critics, strict=True)]
+            for slow, fast in pairs:
+                for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
+                    old.data.copy_(0.995 * old.data + 0.005 * new.data)
+
+    return timed(update, updates)
+
+
+def tuned_td3_bc(columns: Columns, updates: int) -> float:
+    """All that we know to make it fast: blocks, fused Adam, one polyak, only the gradients that are used."""
+    actor = perceptron(OBSERVATIONS, ACTIONS)
+    critics = nn.ModuleList(perceptron(OBSERVATIONS + ACTIONS, 1) for _ in range(2))
+    target_actor, target_critics = copy.deepcopy(actor), copy.deepcopy(critics)
+    actor_parameters, critic_parameters = list(actor.parameters()), list(critics.parameters())
+    slow = [*target_actor.parameters(), *target_critics.parameters()]
+    fast = [*actor_parameters, *critic_parameters]
+    actor_optimiser = torch.optim.Adam(actor_parameters, lr=3e-4, fused=True)
+    critic_optimiser = torch.optim.Adam(critic_parameters, lr=3e-4, fused=True)
+    rows = len(columns.reward)
+    batches: list[tuple[Tensor, ...]] = []
+
+    def minimise(loss: Tensor, parameters: list[Tensor], optimiser: torch.optim.Optimizer) -> None:
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimiser.step()
+
+    def update(step: int) -> None:
+        if not batches:
+            block = columns.gather(torch.randint(rows, (BLOCK, BATCH)))
+            batches.extend(zip(*(column.unbind() for column in block), strict=True))
+        observation, action, following, reward, discount = batches.pop()
+        with torch.no_grad():
+            noise = (torch.randn_like(action) * 0.2).clamp_(-0.5, 0.5)
+            pair = torch.cat([following, (torch.tanh(target_actor(following)) + noise).clamp_(-1, 1)], 1)
+            lower = torch.min(target_critics[0](pair), target_critics[1](pair)).squeeze(1)
+            target = reward + discount * lower
+        pair = torch.cat([observation, action], 1)
+        first, second = (critic(pair).squeeze(1) for critic in critics)
+        loss = functional.mse_loss(first, target) + functional.mse_loss(second, target)
+        minimise(loss, critic_parameters, critic_optimiser)
+        if step % 2:
+            chosen = torch.tanh(actor(observation))
+            value = critics[0](torch.cat([observation, chosen], 1))
+            loss = -2.5 / value.abs().mean().detach() * value.mean() + functional.mse_loss(chosen, action)
+            minimise(loss, actor_parameters, actor_optimiser)
+            with torch.no_grad():
+                torch._foreach_lerp_(slow, fast, 0.005)
+
+    torch.set_flush_denormal(True)
+    seconds = timed(update, updates)
+    torch.set_flush_denormal(False)
+    return seconds
+
+
+def torchrl_td3_bc(columns: Columns, updates: int) -> float:
+    """torchrl's loss module and target updater, with our batches."""
+    from tensordict.nn import TensorDictModule
+    from torchrl.data import Bounded
+    from torchrl.modules import ValueOperator
+    from torchrl.objectives import SoftUpdate, TD3BCLoss
+
+    class Critic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = perceptron(OBSERVATIONS + ACTIONS, 1)
+
+        def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+            return self.body(torch.cat([observation, action], -1))
+
+    body = nn.Sequential(*perceptron(OBSERVATIONS, ACTIONS), nn.Tanh())
+    actor = TensorDictModule(body, in_keys=["observation"], out_keys=["action"])
+    critic = ValueOperator(Critic(), in_keys=["observation", "action"])
+    loss_module = TD3BCLoss(
+        actor, critic, action_spec=Bounded(-1, 1, (ACTIONS,)), num_qvalue_nets=2, alpha=2.5, loss_function="l2"
+    )
+    loss_module.make_value_estimator(gamma=0.99)
+    soft = SoftUpdate(loss_module, tau=0.005)
+    actor_optimiser = torch.optim.Adam(loss_module.actor_network_params.flatten_keys().values(), lr=3e-4)
+    critic_optimiser = torch.optim.Adam(loss_module.qvalue_network_params.flatten_keys().values(), lr=3e-4)
+    rows = len(columns.reward)
+
+    def update(step: int) -> None:
+        observation, action, following, reward, discount = columns.gather(torch.randint(rows, (BATCH,)))
+        over = (discount == 0).unsqueeze(1)
+        batch = TensorDict(
+            {
+                "observation": observation,
+                "action": action,
+                "next": {"observation": following, "reward": reward.unsqueeze(1), "terminated": over, "done": over},
+            },
+            batch_size=[BATCH],
+        )
+        loss, _ = loss_module.qvalue_loss(batch)
+        critic_optimiser.zero_grad()
+        loss.backward()
+        critic_optimiser.step()
+        if step % 2:
+            loss, _ = loss_module.actor_loss(batch)
+            actor_optimiser.zero_grad()
+            loss.backward()
+            actor_optimiser.step()
+            soft.step()
+
+    return timed(update, updates)
+
+
+def tuned_bc(columns: Columns, updates: int) -> float:
+    """Behaviour cloning by hand."""
+    actor = perceptron(OBSERVATIONS, ACTIONS)
+    optimiser = torch.optim.Adam(actor.parameters(), lr=3e-4, fused=True)
+    batches: list[tuple[Tensor, ...]] = []
+
+    def update(step: int) -> None:
+        if not batches:
+            index = torch.randint(len(columns.reward), (BLOCK, BATCH))
+            batches.extend(zip(columns.observation[index].unbind(), columns.action[index].unbind(), strict=True))
+        observation, action = batches.pop()
+        loss = functional.mse_loss(torch.tanh(actor(observation)), action)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return timed(update, updates)
+
+
+def timed(update: Callable[[int], None], updates: int) -> float:
+    """Seconds of ``updates`` calls, after a tenth of them to warm up."""
+    for step in range(updates // 10):
+        update(step)
+    start = time.perf_counter()
+    for step in range(updates):
+        update(step)
+    return time.perf_counter() - start
+
+
+# Our own path ------------------------------------------------------------------------------------------------------
+
+
+class Clock(Callback):
+    """Measures from the end of the update numbered ``start`` until the last."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if trainer.global_step == self.start:
+            self.began = time.perf_counter()
+
+    def on_train_end(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self.began
+
+
+def fit(model: OfflineAlgorithm, data: OfflineDataModule, updates: int, device: str = "cpu", **options: Any) -> float:
+    """Seconds of ``updates`` updates through Lightning, after some to warm up; no logger, no checkpoints."""
+    warm = max(updates // 10 // BLOCK, 2) * BLOCK
+    clock = Clock(warm)
+    data.updates_per_epoch, data.updates_per_block = updates + warm, BLOCK
+    trainer = Trainer(
+        max_steps=updates + warm,
+        accelerator=device,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[clock],
+        **options,
+    )
+    trainer.fit(model, datamodule=data)
+    return clock.seconds
+
+
+def synthetic(rows: int, **options: Any) -> OfflineDataModule:
+    data = OfflineDataModule(Synthetic(rows), batch_size=BATCH, evaluation=None, **options)
+    data.setup()
+    return data
+
+
+# The machine's limit -----------------------------------------------------------------------------------------------
+
+
+def products() -> dict[str, float]:
+    """Floating-point operations of an update's matrix products: two for each weight, row and use of the weight.
+
+    A layer's weight is used once forward, once for its own gradient, and once to pass the gradient on (not by the
+    first layer, unless its input needs it).
+    """
+    first, last = (OBSERVATIONS + ACTIONS) * HIDDEN, HIDDEN
+    critic, actor = first + HIDDEN * HIDDEN + last, OBSERVATIONS * HIDDEN + HIDDEN * HIDDEN + HIDDEN * ACTIONS
+    actor_trained = 3 * actor - OBSERVATIONS * HIDDEN
+    critics = 2 * (critic + 3 * critic - first) + actor  # targets, then both critics trained; the target's action
+    improvement = actor_trained + 2 * critic  # one critic forward, and back to the action, without its own gradients
+    return {"TD3+BC": 2 * BATCH * (critics + improvement / 2), "BC": 2 * BATCH * actor_trained}
+
+
+def gemm_rate(buffers: int) -> float:
+    """Floating-point operations per second of 256 x 256 x 256 products that go around so many matrices."""
+    left, right = torch.randn(2, buffers, HIDDEN, HIDDEN).unbind()
+    start = time.perf_counter()
+    for turn in range(800):
+        torch.mm(left[turn % buffers], right[turn % buffers])
+    return 800 * 2 * HIDDEN**3 / (time.perf_counter() - start)
+
+
+# The parts ---------------------------------------------------------------------------------------------------------
+
+Contenders = dict[str, Callable[[], float]]  # each returns updates per second, or operations per second
+
+
+def td3_bc() -> Contenders:
+    data, updates = synthetic(100_000), 1000
+    columns = Columns(data)
+    loops = {"tuned loop": tuned_td3_bc, "plain loop": plain_td3_bc, "torchrl": torchrl_td3_bc}
+    return {
+        "fit": lambda: updates / fit(TD3BC(), data, updates),
+        **{name: lambda loop=loop: updates / loop(columns, updates) for name, loop in loops.items()},
+        "products, hot": lambda: gemm_rate(1) / products()["TD3+BC"],
+        "products, cold": lambda: gemm_rate(16) / products()["TD3+BC"],
+    }
+
+
+def bc() -> Contenders:
+    data, updates = synthetic(100_000), 4000
+    columns = Columns(data)
+    return {
+        "fit": lambda: updates / fit(BC(), data, updates),
+        "tuned loop": lambda: updates / tuned_bc(columns, updates),
+        "products, hot": lambda: gemm_rate(1) / products()["BC"],
+        "products, cold": lambda: gemm_rate(16) / products()["BC"],
+    }
+
+
+def compiled() -> Contenders:
+    data, updates = synthetic(100_000), 1000
+    torch.compile(lambda value: value + 1)(torch.ones(1))
+    return {
+        "none": lambda: updates / fit(TD3BC(), data, updates),
+        "default": lambda: updates / fit(TD3BC(compile="default"), data, updates),
+    }
+
+
+def weights() -> Contenders:
+    rows, updates = 1_000_000, 1000
+    drawn = {
+        "uniform": synthetic(rows),
+        "weighted": synthetic(rows, priority=Noise()),
+        "weighted, decoupled": synthetic(rows, priority=Noise(), prioritise=["improvement", "constraint"]),
+        "reweighted": synthetic(rows, priority=Noise(), mode="reweight"),
+    }
+    return {name: lambda data=data: updates / fit(TD3BC(), data, updates) for name, data in drawn.items()}
+
+
+def seeds() -> Contenders:
+    data, updates = synthetic(100_000), 1000
+
+    def one(count: int) -> float:
+        return updates / fit(AdvantageWeights(iterations=1, seeds=count), data, updates)
+
+    return {f"{count} seed{'s' * (count > 1)}": lambda count=count: one(count) for count in (1, 3)}
+
+
+def rows() -> Contenders:
+    updates = 1000
+    sizes = {f"{size:,} rows": synthetic(size) for size in (100_000, 1_000_000, 20_000_000)}
+    return {name: lambda data=data: updates / fit(TD3BC(), data, updates) for name, data in sizes.items()}
+
+
+def bf16() -> Contenders:
+    data, updates = synthetic(100_000), 1000
+    kinds = ("32-true", "bf16-mixed")
+    return {kind: lambda kind=kind: updates / fit(TD3BC(), data, updates, precision=kind) for kind in kinds}
+
+
+def gpu() -> Contenders:
+    updates = 10_000
+    data = OfflineDataModule(Synthetic(1_000_000), batch_size=BATCH, evaluation=None)
+    ways: tuple[Compile, ...] = ("cudagraphs", "none", "default")
+    return {way: lambda way=way: updates / fit(TD3BC(compile=way), data, updates, "gpu") for way in ways}
+
+
+def gpu_seeds() -> Contenders:
+    updates = 10_000
+    data = OfflineDataModule(Synthetic(1_000_000), batch_size=BATCH, evaluation=None)
+
+    def one(count: int) -> float:
+        model = AdvantageWeights(iterations=1, seeds=count, compile="cudagraphs")
+        return updates / fit(model, data, updates, "gpu")
+
+    return {f"{count} seed{'s' * (count > 1)}": lambda count=count: one(count) for count in (1, 3)}
+
+
+PARTS = {part.__name__: part for part in (td3_bc, bc, compiled, weights, seeds, rows, bf16, gpu, gpu_seeds)}
+
+
+def possible(part: str) -> bool:
+    """Whether this machine has what a part measures."""
+    if part.startswith("gpu"):
+        return torch.cuda.is_available()
+    if part == "bf16":
+        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return True
+
+
+def measure(part: str, rounds: int) -> None:
+    contenders = PARTS[part]()
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds):
+        for name, contender in contenders.items():
+            rates[name].append(contender())
+            print(f"{part}, turn {turn + 1} of {rounds}: {name} {rates[name][-1]:.1f}/s", flush=True)
+    record = {"machine": machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "rates": rates}
+    RAW.mkdir(parents=True, exist_ok=True)
+    (RAW / f"{part}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
+
+
+def table() -> str:
+    lines = ["| part | contender | per second | range | first one over it |", "|---|---|---|---|---|"]
+    for part in PARTS:
+        file = RAW / f"{part}.json"
+        if not file.is_file():
+            continue
+        rates = json.loads(file.read_text())["rates"]
+        base = next(iter(rates.values()))
+        for name, values in rates.items():
+            ratio = statistics.median(mine / theirs for mine, theirs in zip(base, values, strict=True))
+            spread = f"{min(values):.1f} – {max(values):.1f}"
+            lines.append(f"| {part} | {name} | {statistics.median(values):.1f} | {spread} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all by default")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--table", action="store_true", help="only print the tables of the raw runs")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "torch._dynamo"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not arguments.table:
+        for part in arguments.parts or filter(possible, PARTS):
+            measure(part, arguments.rounds)
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
