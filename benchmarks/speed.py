@@ -15,10 +15,13 @@ import argparse
 import copy
 import json
 import logging
+import shutil
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,7 @@ from oper_lightning.priorities.priority import Priority
 ROOT = Path(__file__).resolve().parent.parent
 RAW = ROOT / "benchmarks" / "raw" / "speed"
 OBSERVATIONS, ACTIONS, HIDDEN, BATCH = 17, 6, 256, 256
-BLOCK = 50
+BLOCK, WARM = 50, 500
 EPISODE = 1000
 
 
@@ -107,6 +110,13 @@ class Columns:
         return tuple(column[index] for column in columns)
 
 
+def minimise(loss: Tensor, parameters: list[Tensor], optimiser: torch.optim.Optimizer) -> None:
+    """One step along the gradients of these parameters only."""
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    optimiser.step()
+
+
 def plain_td3_bc(columns: Columns, updates: int) -> float:
     """What one writes down first: two critics, default Adam, polyak by parameter, one batch per step."""
     actor = perceptron(OBSERVATIONS, ACTIONS)
@@ -156,11 +166,6 @@ def tuned_td3_bc(columns: Columns, updates: int) -> float:
     rows = len(columns.reward)
     batches: list[tuple[Tensor, ...]] = []
 
-    def minimise(loss: Tensor, parameters: list[Tensor], optimiser: torch.optim.Optimizer) -> None:
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        optimiser.step()
-
     def update(step: int) -> None:
         if not batches:
             block = columns.gather(torch.randint(rows, (BLOCK, BATCH)))
@@ -183,14 +188,11 @@ def tuned_td3_bc(columns: Columns, updates: int) -> float:
             with torch.no_grad():
                 torch._foreach_lerp_(slow, fast, 0.005)
 
-    torch.set_flush_denormal(True)
-    seconds = timed(update, updates)
-    torch.set_flush_denormal(False)
-    return seconds
+    return timed(update, updates, flush=True)
 
 
-def torchrl_td3_bc(columns: Columns, updates: int) -> float:
-    """torchrl's loss module and target updater, with our batches."""
+def torchrl_td3_bc(columns: Columns, updates: int, tuned: bool = False) -> float:
+    """torchrl's loss module and target updater, with our batches; ``tuned``: blocks, fused Adam, denormals flushed."""
     from tensordict.nn import TensorDictModule
     from torchrl.data import Bounded
     from torchrl.modules import ValueOperator
@@ -212,12 +214,17 @@ def torchrl_td3_bc(columns: Columns, updates: int) -> float:
     )
     loss_module.make_value_estimator(gamma=0.99)
     soft = SoftUpdate(loss_module, tau=0.005)
-    actor_optimiser = torch.optim.Adam(loss_module.actor_network_params.flatten_keys().values(), lr=3e-4)
-    critic_optimiser = torch.optim.Adam(loss_module.qvalue_network_params.flatten_keys().values(), lr=3e-4)
-    rows = len(columns.reward)
+    networks = (loss_module.actor_network_params, loss_module.qvalue_network_params)
+    actor_optimiser, critic_optimiser = (
+        torch.optim.Adam(list(network.flatten_keys().values()), lr=3e-4, fused=tuned or None) for network in networks
+    )
+    rows, batches = len(columns.reward), []
 
     def update(step: int) -> None:
-        observation, action, following, reward, discount = columns.gather(torch.randint(rows, (BATCH,)))
+        if not batches:
+            block = columns.gather(torch.randint(rows, (BLOCK if tuned else 1, BATCH)))
+            batches.extend(zip(*(column.unbind() for column in block), strict=True))
+        observation, action, following, reward, discount = batches.pop()
         over = (discount == 0).unsqueeze(1)
         batch = TensorDict(
             {
@@ -238,13 +245,14 @@ def torchrl_td3_bc(columns: Columns, updates: int) -> float:
             actor_optimiser.step()
             soft.step()
 
-    return timed(update, updates)
+    return timed(update, updates, flush=tuned)
 
 
 def tuned_bc(columns: Columns, updates: int) -> float:
     """Behaviour cloning by hand."""
     actor = perceptron(OBSERVATIONS, ACTIONS)
-    optimiser = torch.optim.Adam(actor.parameters(), lr=3e-4, fused=True)
+    parameters = list(actor.parameters())
+    optimiser = torch.optim.Adam(parameters, lr=3e-4, fused=True)
     batches: list[tuple[Tensor, ...]] = []
 
     def update(step: int) -> None:
@@ -252,50 +260,56 @@ def tuned_bc(columns: Columns, updates: int) -> float:
             index = torch.randint(len(columns.reward), (BLOCK, BATCH))
             batches.extend(zip(columns.observation[index].unbind(), columns.action[index].unbind(), strict=True))
         observation, action = batches.pop()
-        loss = functional.mse_loss(torch.tanh(actor(observation)), action)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        minimise(functional.mse_loss(torch.tanh(actor(observation)), action), parameters, optimiser)
 
-    return timed(update, updates)
+    return timed(update, updates, flush=True)
 
 
-def timed(update: Callable[[int], None], updates: int) -> float:
-    """Seconds of ``updates`` calls, after a tenth of them to warm up."""
+def timed(update: Callable[[int], None], updates: int, flush: bool = False) -> float:
+    """Seconds of ``updates`` calls, after a tenth of them to warm up; ``flush`` counts denormal numbers as zero."""
+    torch.set_flush_denormal(flush)
     for step in range(updates // 10):
         update(step)
     start = time.perf_counter()
     for step in range(updates):
         update(step)
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    torch.set_flush_denormal(False)
+    return seconds
 
 
 # Our own path ------------------------------------------------------------------------------------------------------
 
 
 class Clock(Callback):
-    """Measures from the end of the update numbered ``start`` until the last."""
+    """Measures from before the update numbered ``start`` until after the last."""
 
     def __init__(self, start: int) -> None:
         self.start = start
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self.start:
-            self.began = time.perf_counter()
+            self.began = self.now(trainer)
 
-    def on_train_end(self, *_: Any) -> None:
-        self.seconds = time.perf_counter() - self.began
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == trainer.max_steps:
+            self.seconds = self.now(trainer) - self.began
+
+    @staticmethod
+    def now(trainer: Trainer) -> float:
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 def fit(model: OfflineAlgorithm, data: OfflineDataModule, updates: int, device: str = "cpu", **options: Any) -> float:
-    """Seconds of ``updates`` updates through Lightning, after some to warm up; no logger, no checkpoints."""
-    warm = max(updates // 10 // BLOCK, 2) * BLOCK
-    clock = Clock(warm)
-    data.updates_per_epoch, data.updates_per_block = updates + warm, BLOCK
+    """Seconds of ``updates`` updates through Lightning, after an epoch to warm up; no logger, no checkpoints."""
+    clock = Clock(WARM)
+    data.updates_per_epoch, data.updates_per_block = WARM, BLOCK
+    torch._dynamo.reset()
     trainer = Trainer(
-        max_steps=updates + warm,
+        max_steps=updates + WARM,
+        default_root_dir=tempfile.mkdtemp(),
         accelerator=device,
         devices=1,
         logger=False,
@@ -334,11 +348,9 @@ def products() -> dict[str, float]:
 
 def gemm_rate(buffers: int) -> float:
     """Floating-point operations per second of 256 x 256 x 256 products that go around so many matrices."""
-    left, right = torch.randn(2, buffers, HIDDEN, HIDDEN).unbind()
-    start = time.perf_counter()
-    for turn in range(800):
-        torch.mm(left[turn % buffers], right[turn % buffers])
-    return 800 * 2 * HIDDEN**3 / (time.perf_counter() - start)
+    left, right = (torch.randn(2, buffers, HIDDEN, HIDDEN)[side].unbind() for side in (0, 1))
+    seconds = timed(lambda turn: torch.mm(left[turn % buffers], right[turn % buffers]), 2000)
+    return 2000 * 2 * HIDDEN**3 / seconds
 
 
 # The parts ---------------------------------------------------------------------------------------------------------
@@ -349,7 +361,12 @@ Contenders = dict[str, Callable[[], float]]  # each returns updates per second, 
 def td3_bc() -> Contenders:
     data, updates = synthetic(100_000), 1000
     columns = Columns(data)
-    loops = {"tuned loop": tuned_td3_bc, "plain loop": plain_td3_bc, "torchrl": torchrl_td3_bc}
+    loops = {
+        "tuned loop": tuned_td3_bc,
+        "plain loop": plain_td3_bc,
+        "torchrl": torchrl_td3_bc,
+        "torchrl, tuned": partial(torchrl_td3_bc, tuned=True),
+    }
     return {
         "fit": lambda: updates / fit(TD3BC(), data, updates),
         **{name: lambda loop=loop: updates / loop(columns, updates) for name, loop in loops.items()},
@@ -371,7 +388,6 @@ def bc() -> Contenders:
 
 def compiled() -> Contenders:
     data, updates = synthetic(100_000), 1000
-    torch.compile(lambda value: value + 1)(torch.ones(1))
     return {
         "none": lambda: updates / fit(TD3BC(), data, updates),
         "default": lambda: updates / fit(TD3BC(compile="default"), data, updates),
@@ -393,7 +409,8 @@ def seeds() -> Contenders:
     data, updates = synthetic(100_000), 1000
 
     def one(count: int) -> float:
-        return updates / fit(AdvantageWeights(iterations=1, seeds=count), data, updates)
+        # The second iteration draws by the first one's weights.
+        return updates / fit(AdvantageWeights(iterations=2, first_updates=WARM, seeds=count), data, updates)
 
     return {f"{count} seed{'s' * (count > 1)}": lambda count=count: one(count) for count in (1, 3)}
 
@@ -422,7 +439,7 @@ def gpu_seeds() -> Contenders:
     data = OfflineDataModule(Synthetic(1_000_000), batch_size=BATCH, evaluation=None)
 
     def one(count: int) -> float:
-        model = AdvantageWeights(iterations=1, seeds=count, compile="cudagraphs")
+        model = AdvantageWeights(iterations=2, first_updates=WARM, seeds=count, compile="cudagraphs")
         return updates / fit(model, data, updates, "gpu")
 
     return {f"{count} seed{'s' * (count > 1)}": lambda count=count: one(count) for count in (1, 3)}
@@ -438,23 +455,24 @@ def possible(part: str) -> bool:
     if part == "bf16":
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
         return "avx512_bf16" in flags or "amx_bf16" in flags
-    return True
+    return part != "compiled" or shutil.which("g++") is not None
 
 
 def measure(part: str, rounds: int) -> None:
     contenders = PARTS[part]()
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds):
-        for name, contender in contenders.items():
+        order = [*contenders.items()]
+        for name, contender in order[turn % len(order) :] + order[: turn % len(order)]:
             rates[name].append(contender())
             print(f"{part}, turn {turn + 1} of {rounds}: {name} {rates[name][-1]:.1f}/s", flush=True)
-    record = {"machine": machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "rates": rates}
+    record = {"machine": machine(part), "torch": torch.__version__, "threads": torch.get_num_threads(), "rates": rates}
     RAW.mkdir(parents=True, exist_ok=True)
     (RAW / f"{part}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def machine() -> str:
-    if torch.cuda.is_available():
+def machine(part: str = "") -> str:
+    if part.startswith("gpu"):
         return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
@@ -469,9 +487,10 @@ def table() -> str:
         rates = json.loads(file.read_text())["rates"]
         base = next(iter(rates.values()))
         for name, values in rates.items():
-            ratio = statistics.median(mine / theirs for mine, theirs in zip(base, values, strict=True))
+            ratios = sorted(mine / theirs for mine, theirs in zip(base, values, strict=True))
             spread = f"{min(values):.1f} – {max(values):.1f}"
-            lines.append(f"| {part} | {name} | {statistics.median(values):.1f} | {spread} | {ratio:.2f} |")
+            over = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} – {ratios[-1]:.2f})"
+            lines.append(f"| {part} | {name} | {statistics.median(values):.1f} | {spread} | {over} |")
     return "\n".join(lines)
 
 

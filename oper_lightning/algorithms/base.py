@@ -193,10 +193,14 @@ class OfflineAlgorithm(LightningModule, ABC):
             raise InputError(f"trainer.precision {self.trainer.precision} does not work; choose 32-true or bf16-mixed")
         self._execute = executor(self.update, self.how, self.device)
 
+    def on_fit_end(self) -> None:
+        """Lets go of graphs and compiled code."""
+        del self._execute
+
     def on_train_start(self) -> None:
         """Logs what the priority is like; lets a given learning rate win over the one in a checkpoint's optimisers."""
         for optimiser in self.trainer.optimizers:
-            settle(optimiser)
+            settle(optimiser, self.how == "cudagraphs")
         weights = getattr(self.trainer.datamodule, "weights", None)  # type: ignore[attr-defined]
         if weights is not None and self.global_step == 0:
             self.log_to_loggers({f"weights/{name}": value for name, value in statistics(weights).items()})

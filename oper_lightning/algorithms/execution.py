@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from oper_lightning.errors import InputError, first_line
+from oper_lightning.errors import InputError, first_line, note
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
@@ -32,6 +33,7 @@ def executor(update: Update, how: Compile, device: torch.device) -> Callable[[Ba
             raise InputError("model.compile=cudagraphs works on one rank only: use none, or one device")
         return Graphs(update)
     if how == "default":
+        note("compiling the update; the first one takes a while")
         _try_compiler(device)
         # Random numbers are then eager PyTorch's.
         compiled = torch.compile(update, options={"fallback_random": True})
@@ -50,42 +52,54 @@ def _try_compiler(device: torch.device) -> None:
 class Graphs:
     """Replays an update from CUDA graphs, one for each branch that it takes: one launch instead of a few hundred.
 
-    A graph reads and writes fixed places in memory, so batches are copied into those it was recorded with. Learning
-    rates have to be tensors, and what the host decides has to be in the branch.
+    A graph reads and writes fixed places in memory, so that batches are copied into buffers. Learning rates have to be
+    tensors, and what the host decides has to be in the branch.
     """
 
     def __init__(self, update: Update) -> None:
         self.update = update
         self.seen: Counter[Hashable] = Counter()
-        self.recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, list[Tensor], Results]] = {}
+        self.buffers: dict[Hashable, Batch] = {}
+        self.recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, Results]] = {}
+        # One stream for all: autograd remembers on which one a parameter was first used.
+        self.stream = torch.cuda.Stream()
 
     def __call__(self, batch: Batch, branch: Hashable) -> Results:
         """One update; the results are the caller's to keep."""
+        if branch not in self.buffers:
+            self.buffers[branch] = batch.map(lambda part: part.clone())
+        else:
+            torch._foreach_copy_(_tensors(self.buffers[branch]), _tensors(batch))
         self.seen[branch] += 1
         if self.seen[branch] <= EAGER:
-            return self._beside(batch)
+            return self._beside(self.buffers[branch])
         if branch not in self.recorded:
-            self.recorded[branch] = self._record(batch)
-        graph, inputs, results = self.recorded[branch]
-        torch._foreach_copy_(inputs, _tensors(batch))
+            self.recorded[branch] = self._record(self.buffers[branch])
+        graph, results = self.recorded[branch]
         graph.replay()
         return {name: value.clone() for name, value in results.items()}
 
     def _beside(self, batch: Batch) -> Results:
-        """Runs the update on a stream of its own, as it will be recorded."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            results = self.update(batch)
-        torch.cuda.current_stream().wait_stream(stream)
+        """Runs the update as it is written, on the stream that it will be recorded on."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*capturable=True")  # it will be captured
+            results = _detached(self.update(batch))
+        torch.cuda.current_stream().wait_stream(self.stream)
         return results
 
-    def _record(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Results]:
+    def _record(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Results]:
         graph = torch.cuda.CUDAGraph()
-        kept = batch.map(lambda part: part.clone())
-        with torch.cuda.graph(graph):
-            results = self.update(kept)
-        return graph, _tensors(kept), results
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                results = _detached(self.update(batch))
+        except RuntimeError as error:
+            raise InputError(f"model.compile=cudagraphs: cannot record ({first_line(error)}): use none") from None
+        return graph, results
+
+
+def _detached(results: Results) -> Results:
+    return {name: value.detach() for name, value in results.items()}
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

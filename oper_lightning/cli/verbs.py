@@ -40,6 +40,7 @@ VERBS = {
 
 # Where this package's runs differ from Lightning's defaults.
 TRAINER = {
+    "devices": 1,
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
     "log_every_n_steps": 500,

@@ -209,6 +209,7 @@ class OfflineDataModule(LightningDataModule):
     def set_weights(self, weights: Tensor | None) -> None:
         """Replaces the priority: weights ``[N]``, or ``[S, N]`` for S seeds that train together; None for uniform."""
         self.weights = None if weights is None else weights.to(self.transitions.device or "cpu")
+        self._loss_weights = torch.empty(0) if self.weights is None else self.weights.float()
         # Equal weights are no priority: the run is then the uniform one, draw for draw.
         self._prioritises = self.weights is not None and bool((self.weights != self.weights[..., :1]).any())
         self._sampler = WeightedSampler(self.weights) if self.weights is not None and self._prioritises else None
@@ -290,8 +291,7 @@ class OfflineDataModule(LightningDataModule):
 
     def _weighted(self, part: TensorDict) -> TensorDict:
         """The same transitions with the priority as their weight."""
-        assert self.weights is not None
-        return part.clone(recurse=False).set("weight", self.weights.float()[part["index"]])
+        return part.clone(recurse=False).set("weight", self._loss_weights[part["index"]])
 
     # What Lightning asks for -------------------------------------------------------------------------------------
 

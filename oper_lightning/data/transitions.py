@@ -62,6 +62,7 @@ def squeezed(transitions: TensorDict) -> TensorDict:
             "next": {"observation": following["observation"], **flags},
         },
         batch_size=transitions.batch_size,
+        device=transitions.device,
     )
 
 
@@ -90,9 +91,10 @@ def last_row(ends: Tensor) -> Tensor:
 
 def episode_returns(rewards: Tensor, ends: Tensor) -> Tensor:
     """Undiscounted return of each transition's whole episode, float64 ``[N]``."""
-    episode = episode_of(ends)
-    totals = torch.zeros(int(ends.sum()), dtype=torch.float64, device=rewards.device)
-    return totals.index_add_(0, episode, rewards.double())[episode]
+    # On the CPU: a GPU adds in an order that changes from run to run.
+    episode = episode_of(ends.cpu())
+    totals = torch.zeros(int(episode[-1]) + 1, dtype=torch.float64).index_add_(0, episode, rewards.double().cpu())
+    return totals[episode].to(rewards.device)
 
 
 def discounted_sum(values: Tensor, carry: Tensor) -> Tensor:

@@ -45,15 +45,17 @@ def reset_adam(optimiser: torch.optim.Optimizer) -> None:
             value.zero_()
 
 
-def settle(optimiser: torch.optim.Optimizer) -> None:
-    """Gives an optimiser the learning rate that it was made with, whatever a checkpoint brought, in the form that its
-    device needs: CUDA graphs can record Adam if it is told so and its learning rate is a tensor.
+def settle(optimiser: torch.optim.Optimizer, recorded: bool) -> None:
+    """Gives an optimiser the learning rate that it was made with, whatever a checkpoint brought.
+
+    Args:
+        optimiser: with Adam's options.
+        recorded: whether CUDA graphs are to record its steps: it is told so, and its learning rate becomes a tensor.
     """
     rate = optimiser.defaults["lr"]
     for group in optimiser.param_groups:
-        device = group["params"][0].device
-        group["capturable"] = device.type == "cuda"
-        group["lr"] = torch.tensor(rate, device=device) if group["capturable"] else rate
+        group["capturable"] = recorded
+        group["lr"] = torch.tensor(rate, device=group["params"][0].device) if recorded else rate
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:

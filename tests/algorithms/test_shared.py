@@ -51,6 +51,7 @@ def fit(
         max_steps=updates,
         default_root_dir=folder,
         accelerator=options.pop("accelerator", "cpu"),
+        devices=1,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
