@@ -107,5 +107,6 @@ def _silence_others() -> None:
     """Keeps other packages' chatter off the terminal; they set their levels when imported."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    for name in ("torch._dynamo", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*|torchrl\..*|tensordict\..*")
