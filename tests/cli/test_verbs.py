@@ -255,7 +255,14 @@ def test_a_signal_is_no_success(number: int, code: int, small_file: Path) -> Non
     command = [sys.executable, "-m", "oper_lightning", "fit", "--model=BC", "--data.source=D4RL"]
     command += [f"--data.source.path={small_file}", *SMALL[:2], "--trainer.max_steps=2000000", "--output=run"]
     command += ["--data.evaluation=null"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell starts what it puts into the background with interrupts ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert process.stderr is not None
     for _ in range(2):  # the first epoch's checkpoint is there when the second epoch is done
         process.stderr.readline()
