@@ -183,20 +183,20 @@ class AdvantageWeights(OfflineAlgorithm):
 
     def position(self, number: int) -> tuple[int, int, int]:
         """Iteration of an update, updates done in it before, and its length."""
-        first, other = self._lengths()
+        first, other = self.lengths()
         if number < first:
             return 0, number, first
         iteration, done = divmod(number - first, other)
         return iteration + 1, done, other
 
-    def _lengths(self) -> tuple[int, int]:
+    def lengths(self) -> list[int]:
         """Updates of the first and of every other iteration."""
-        steps = self.trainer.max_steps
+        steps = self.run_length()
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return steps, steps
+            return [steps, steps]
         if self.first_updates is None:
-            return steps // self.iterations, steps // self.iterations
-        return self.first_updates, (steps - self.first_updates) // max(self.iterations - 1, 1)
+            return [steps // self.iterations] * 2
+        return [self.first_updates, (steps - self.first_updates) // max(self.iterations - 1, 1)]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -208,7 +208,7 @@ class AdvantageWeights(OfflineAlgorithm):
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         steps, epoch = self.trainer.max_steps, data.updates_per_epoch
-        first, other = self._lengths()
+        first, other = self.lengths()
         if min(first, other) < 1 or first + (self.iterations - 1) * other != steps or first % epoch or other % epoch:
             raise InputError(
                 f"trainer.max_steps {steps:,} does not share out among {self.iterations} iterations of whole epochs of "
@@ -303,14 +303,7 @@ class AdvantageWeights(OfflineAlgorithm):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["iterations"] = [self.weights, self.advantages, self.values]
-        checkpoint["lengths"] = list(self._lengths())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if self._trainer is not None and self._fits() and tuple(checkpoint["lengths"]) != self._lengths():
-            first, other = checkpoint["lengths"]
-            raise InputError(
-                f"the checkpoint's iterations have {other:,} updates (the first {first:,}): a run that goes on keeps "
-                f"model.iterations, model.first_updates and trainer.max_steps"
-            )
         self.weights, self.advantages, self.values = checkpoint["iterations"]

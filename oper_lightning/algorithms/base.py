@@ -75,6 +75,10 @@ class OfflineAlgorithm(LightningModule, ABC):
         """
         return None
 
+    def lengths(self) -> list[int]:
+        """Gradient updates of the parts of a run, if it has parts that a run which goes on must keep."""
+        return []
+
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient update; returns its losses and other numbers of interest as 0-d tensors."""
@@ -95,6 +99,16 @@ class OfflineAlgorithm(LightningModule, ABC):
             parameter.grad = gradient
         ranks.average_gradients(parameters)
         optimiser.step()
+
+    def run_length(self) -> int:
+        """Gradient updates of the whole run.
+
+        Raises:
+            InputError: if the trainer was not told.
+        """
+        if self.trainer.max_steps < 1:
+            raise InputError(f"{type(self).__name__} goes by the length of the run: give trainer.max_steps")
+        return self.trainer.max_steps
 
     def observe(self, observation: Tensor) -> Tensor:
         """Raw observations as the networks see them, on this module's device."""
@@ -149,6 +163,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         checkpoint["spec"] = self.spec.to_dict()
         checkpoint["class_path"] = class_path(type(self))
         checkpoint["seed"] = self.seed
+        checkpoint["lengths"] = self.lengths()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Builds the networks as the checkpoint describes, or checks that those at hand fit it.
@@ -173,6 +188,12 @@ class OfflineAlgorithm(LightningModule, ABC):
         else:
             self._take(spec)
         self._compare_networks(checkpoint)
+        if self._trainer is not None and self._fits() and checkpoint["lengths"] != self.lengths():
+            was, now = (", ".join(f"{part:,}" for part in parts) for parts in (checkpoint["lengths"], self.lengths()))
+            raise InputError(
+                f"the checkpoint's run has parts of {was} updates, this one of {now}: a run that goes on keeps "
+                f"trainer.max_steps and what shares it out"
+            )
         self.seed = checkpoint["seed"]
 
     def _compare_networks(self, checkpoint: dict[str, Any]) -> None:

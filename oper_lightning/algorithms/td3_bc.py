@@ -7,18 +7,19 @@ improvement batch, its behaviour-cloning term on the constraint batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torch.distributions import Normal
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.transitions import n_step
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.losses import squared_error
-from oper_lightning.nn.networks import DeterministicPolicy, EnsembleMLP
+from oper_lightning.nn.networks import DeterministicPolicy, EnsembleMLP, FixedStdPolicy, sample
 from oper_lightning.nn.optim import adam, frozen_copy, polyak
 from oper_lightning.spec import Batch, DataSpec
 
@@ -28,6 +29,10 @@ class TD3BC(OfflineAlgorithm):
 
     Args:
         alpha: weight of the Q term against behaviour cloning (equation 5; there 2.5).
+        bc_coefficient: weight of the behaviour-cloning term.
+        clip_constraint: what priorities below 1 do to the behaviour-cloning term when losses are reweighted: none
+            (the priority as it is), one (they count as 1) or root (their square root counts).
+        policy: deterministic, or gaussian (one learnt spread; trained on samples, acts by its mean).
         discount: of rewards, per step.
         tau: share of the online networks that moves into the targets with each actor update.
         policy_noise: standard deviation of the target action's noise, relative to half the action range.
@@ -35,6 +40,7 @@ class TD3BC(OfflineAlgorithm):
         policy_freq: critic updates per actor update.
         n_step: rewards summed before the target bootstraps; the paper has 1.
         hidden_sizes: widths of the hidden layers of actor and critics.
+        layer_norm: whether the critics' hidden layers are normalised.
         learning_rate: of both Adam optimisers.
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
     """
@@ -42,6 +48,9 @@ class TD3BC(OfflineAlgorithm):
     def __init__(
         self,
         alpha: float = 2.5,
+        bc_coefficient: float = 1.0,
+        clip_constraint: Literal["none", "one", "root"] = "none",
+        policy: Literal["deterministic", "gaussian"] = "deterministic",
         discount: float = 0.99,
         tau: float = 0.005,
         policy_noise: float = 0.2,
@@ -49,6 +58,7 @@ class TD3BC(OfflineAlgorithm):
         policy_freq: int = 2,
         n_step: int = 1,
         hidden_sizes: Sequence[int] = (256, 256),
+        layer_norm: bool = False,
         learning_rate: float = 3e-4,
         normalise_observations: bool = True,
         **options: Any,
@@ -57,6 +67,9 @@ class TD3BC(OfflineAlgorithm):
         if policy_freq < 1:
             raise InputError(f"TD3BC: policy_freq {policy_freq} must be at least 1")
         self.alpha = alpha
+        self.bc_coefficient = bc_coefficient
+        self.clip_constraint = clip_constraint
+        self.kind = policy
         self.discount = discount
         self.tau = tau
         self.policy_noise = policy_noise
@@ -64,12 +77,14 @@ class TD3BC(OfflineAlgorithm):
         self.policy_freq = policy_freq
         self.n_step = n_step
         self.hidden_sizes = hidden_sizes
+        self.layer_norm = layer_norm
         self.learning_rate = learning_rate
 
     def build(self, spec: DataSpec) -> None:
         observations, actions = spec.observation_size, spec.action_size
-        self.actor = DeterministicPolicy(observations, actions, self.hidden_sizes)
-        self.critics = EnsembleMLP((2,), [observations + actions, *self.hidden_sizes])
+        network = DeterministicPolicy if self.kind == "deterministic" else FixedStdPolicy
+        self.actor = network(observations, actions, self.hidden_sizes)
+        self.critics = EnsembleMLP((2,), [observations + actions, *self.hidden_sizes], self.layer_norm)
         self.target_actor = frozen_copy(self.actor)
         self.target_critics = frozen_copy(self.critics)
 
@@ -81,12 +96,18 @@ class TD3BC(OfflineAlgorithm):
     def columns(self, transitions: TensorDict) -> TensorDict:
         return n_step(transitions, self.n_step, self.discount)
 
+    @staticmethod
+    def action_of(actor: torch.nn.Module, observation: Tensor) -> Tensor:
+        """The policy's action ``[B, A]``, or a sample of it."""
+        prediction: Tensor | Normal = actor(observation)
+        return sample(prediction, 1).squeeze(1) if isinstance(prediction, Normal) else prediction
+
     def critic_loss(self, batch: TensorDict) -> Tensor:
         """Squared Bellman errors of both critics, summed, ``[B]``; clipped double Q with target smoothing."""
         following, action = batch["next", "observation"], batch["action"]
         with torch.no_grad():
             noise = (ranks.randn_like(action) * self.policy_noise).clamp(-self.noise_clip, self.noise_clip)
-            next_action = (self.target_actor(following) + noise).clamp(-1, 1)
+            next_action = (self.action_of(self.target_actor, following) + noise).clamp(-1, 1)
             next_value = self.target_critics(torch.cat([following, next_action], -1)).amin(0)
             target = batch["next", "reward"] + batch["discount"] * next_value
         values = self.critics(torch.cat([batch["observation"], action], -1))
@@ -101,6 +122,13 @@ class TD3BC(OfflineAlgorithm):
         """Behaviour cloning: squared distance to the recorded action, averaged over its dimensions, ``[B]``."""
         return squared_error(action, batch["action"]).mean(-1)
 
+    def constraint_weight(self, batch: TensorDict) -> Tensor:
+        """Weights of the behaviour-cloning term, ``[B]``."""
+        weight: Tensor = batch["weight"]
+        if self.clip_constraint == "none":
+            return weight
+        return weight.clamp(min=1) if self.clip_constraint == "one" else torch.where(weight < 1, weight.sqrt(), weight)
+
     def prepare(self, number: int) -> bool:
         """Whether the policy moves too."""
         return (number + 1) % self.policy_freq == 0
@@ -113,11 +141,11 @@ class TD3BC(OfflineAlgorithm):
             return {"critic_loss": critic_loss}
 
         improvement, constraint = batch.improvement, batch.constraint
-        action = self.actor(improvement["observation"])
+        action = self.action_of(self.actor, improvement["observation"])
         improvement_loss = (improvement["weight"] * self.improvement_loss(improvement, action)).mean()
-        cloned = action if constraint is improvement else self.actor(constraint["observation"])
-        constraint_loss = (constraint["weight"] * self.constraint_loss(constraint, cloned)).mean()
-        self.minimise(improvement_loss + constraint_loss, self.actor_optimiser)
+        cloned = action if constraint is improvement else self.action_of(self.actor, constraint["observation"])
+        constraint_loss = (self.constraint_weight(constraint) * self.constraint_loss(constraint, cloned)).mean()
+        self.minimise(improvement_loss + self.bc_coefficient * constraint_loss, self.actor_optimiser)
         polyak(self.target_critics, self.critics, self.tau)
         polyak(self.target_actor, self.actor, self.tau)
         return {
@@ -128,4 +156,5 @@ class TD3BC(OfflineAlgorithm):
 
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
-        return self.to_environment(self.actor(self.observe(observation)))
+        prediction = self.actor(self.observe(observation))
+        return self.to_environment(prediction.mean if isinstance(prediction, Normal) else prediction)

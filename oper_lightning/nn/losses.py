@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -14,3 +15,9 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     if prediction.shape != target.shape:
         raise ValueError(f"shapes differ: {tuple(prediction.shape)} and {tuple(target.shape)}")
     return (prediction - target).square()
+
+
+def expectile_error(prediction: Tensor, target: Tensor, expectile: float) -> Tensor:
+    """Asymmetric squared error: ``expectile`` where the target is above the prediction, 1 - ``expectile`` below."""
+    error = squared_error(prediction, target)
+    return torch.where(target < prediction, 1 - expectile, expectile) * error

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 from torch.nn import functional
 
+from oper_lightning.errors import InputError
+from oper_lightning.nn import ranks
 
-def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the given sizes (input first, output last) with ReLU between them, PyTorch's default init."""
+
+def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers of the given sizes (input first, output last) with ReLU between them, PyTorch's default init.
+
+    ``dropout`` is the chance of a hidden unit to be left out while training.
+    """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
+        if dropout:
+            layers.append(Dropout(dropout))
+    return nn.Sequential(*layers[: -2 if dropout else -1])
+
+
+class Dropout(nn.Module):
+    """Dropout whose noise is drawn for the rows of all ranks, so that R ranks train what one process does."""
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        if not 0 <= chance < 1:
+            raise InputError(f"dropout {chance} is not in [0, 1)")
+        self.chance = chance
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if not self.training:
+            return hidden
+        return hidden * (ranks.rand_like(hidden) >= self.chance) / (1 - self.chance)
 
 
 class EnsembleMLP(nn.Module):
@@ -26,18 +50,22 @@ class EnsembleMLP(nn.Module):
     Args:
         members: shape M of the ensemble: ``(2,)`` for twin critics, ``(S, 2)`` for twin values of S seeds.
         sizes: layer sizes from the input to the last hidden layer; every member ends in one number.
+        layer_norm: whether each hidden layer is normalised before its ReLU.
     """
 
-    def __init__(self, members: tuple[int, ...], sizes: Sequence[int]) -> None:
+    def __init__(self, members: tuple[int, ...], sizes: Sequence[int], layer_norm: bool = False) -> None:
         super().__init__()
         self.members = members
         count = math.prod(members)
-        self.weights = nn.ParameterList()
-        self.biases = nn.ParameterList()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        self.scales, self.shifts = nn.ParameterList(), nn.ParameterList()
         for inputs, outputs in pairwise([*sizes, 1]):
             bound = 1 / math.sqrt(inputs)  # what nn.Linear draws its weights and biases from
             self.weights.append(nn.Parameter(torch.empty(count, inputs, outputs).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(count, 1, outputs).uniform_(-bound, bound)))
+        for width in sizes[1:] if layer_norm else ():
+            self.scales.append(nn.Parameter(torch.ones(count, 1, width)))
+            self.shifts.append(nn.Parameter(torch.zeros(count, 1, width)))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Maps inputs ``[*P, B, D]``, P a prefix of M, to the members' outputs ``[*M, B]``."""
@@ -48,23 +76,63 @@ class EnsembleMLP(nn.Module):
         missing = [1] * (len(self.members) - len(prefix))
         hidden = inputs.reshape(*prefix, *missing, *rows).expand(*self.members, *rows).reshape(-1, *rows)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, functional.relu_(hidden) if layer else hidden, weight)
+            hidden = torch.baddbmm(bias, self._activate(hidden, layer, slice(None)), weight)
         return hidden.reshape(*self.members, rows[0])
 
     def first(self, inputs: Tensor) -> Tensor:
         """Outputs ``[B]`` of the first member alone for inputs ``[B, D]``."""
         hidden = inputs
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.addmm(bias[0], functional.relu_(hidden) if layer else hidden, weight[0])
+            hidden = torch.addmm(bias[0], self._activate(hidden, layer, 0), weight[0])
         return hidden.squeeze(-1)
+
+    def _activate(self, hidden: Tensor, layer: int, member: int | slice) -> Tensor:
+        """What goes into a layer: the inputs themselves, or what the layer before it made of them."""
+        if layer == 0:
+            return hidden
+        if len(self.scales):
+            hidden = functional.layer_norm(hidden, hidden.shape[-1:])
+            hidden = hidden * self.scales[layer - 1][member] + self.shifts[layer - 1][member]
+        return functional.relu_(hidden)
+
+
+@torch.no_grad()
+def orthogonal(network: nn.Module, last_gain: float = math.sqrt(2)) -> None:
+    """Initialises all layers orthogonally with gain sqrt(2), the last with ``last_gain``; biases are zero."""
+    for weights, biases in _layers(network):
+        for weight, gain in zip(weights, [math.sqrt(2)] * (len(weights) - 1) + [last_gain], strict=True):
+            for matrix in weight if weight.dim() == 3 else [weight]:
+                nn.init.orthogonal_(matrix, gain)
+        for bias in biases:
+            bias.zero_()
+
+
+@torch.no_grad()
+def shrink_last(network: nn.Module, scale: float) -> None:
+    """Initialises the last layer uniformly with variance ``scale`` / fan-in and without bias."""
+    for weights, biases in _layers(network):
+        inputs = weights[-1].shape[1]
+        bound = math.sqrt(3 * scale / inputs)
+        weights[-1].uniform_(-bound, bound)
+        biases[-1].zero_()
+
+
+def _layers(network: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Weights and biases, from the first layer to the last, of each perceptron or ensemble in ``network``."""
+    for module in network.modules():
+        if isinstance(module, EnsembleMLP):
+            yield list(module.weights), list(module.biases)
+        elif isinstance(module, nn.Sequential):
+            linear = [layer for layer in module if isinstance(layer, nn.Linear)]
+            yield [layer.weight for layer in linear], [layer.bias for layer in linear]
 
 
 class DeterministicPolicy(nn.Module):
     """Maps observations ``[..., O]`` to actions ``[..., A]`` in (-1, 1) through a tanh."""
 
-    def __init__(self, observations: int, actions: int, hidden_sizes: Sequence[int]) -> None:
+    def __init__(self, observations: int, actions: int, hidden_sizes: Sequence[int], dropout: float = 0.0) -> None:
         super().__init__()
-        self.body = mlp([observations, *hidden_sizes, actions])
+        self.body = mlp([observations, *hidden_sizes, actions], dropout)
 
     def forward(self, observation: Tensor) -> Tensor:
         return torch.tanh(cast(Tensor, self.body(observation)))
@@ -83,7 +151,72 @@ class GaussianPolicy(nn.Module):
         super().__init__()
         self.body = mlp([observations, *hidden_sizes, 2 * actions])
 
-    def forward(self, observation: Tensor) -> torch.distributions.Normal:
+    def forward(self, observation: Tensor) -> Normal:
         mean, spread = torch.tanh(cast(Tensor, self.body(observation))).chunk(2, -1)
         log_std = self.LOWEST + (self.HIGHEST - self.LOWEST) * (spread + 1) / 2
-        return torch.distributions.Normal(mean, log_std.exp(), validate_args=False)
+        return Normal(mean, log_std.exp(), validate_args=False)
+
+
+class FixedStdPolicy(nn.Module):
+    """Maps observations ``[..., O]`` to normal distributions over actions ``[..., A]`` with one learnt spread for all.
+
+    Mean through a tanh; log standard deviations are parameters, within (-5, 2). Not squashed (policy of Kostrikov et
+    al. 2021, arXiv 2110.06169).
+    """
+
+    LOWEST, HIGHEST = -5.0, 2.0
+
+    def __init__(self, observations: int, actions: int, hidden_sizes: Sequence[int], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.body = mlp([observations, *hidden_sizes, actions], dropout)
+        self.log_std = nn.Parameter(torch.zeros(actions))
+
+    def forward(self, observation: Tensor) -> Normal:
+        mean = torch.tanh(cast(Tensor, self.body(observation)))
+        std = self.log_std.clamp(self.LOWEST, self.HIGHEST).exp()
+        return Normal(mean, std.expand_as(mean), validate_args=False)
+
+
+class SquashedPolicy(nn.Module):
+    """Maps observations ``[..., O]`` to tanh-squashed normal distributions over actions ``[..., A]`` in (-1, 1).
+
+    Log standard deviations are the network's, times a learnt factor (first 1) plus a learnt offset (first -1), within
+    (-20, 2): the policy of JaxCQL, after Haarnoja et al. 2018, arXiv 1812.05905.
+    """
+
+    LOWEST, HIGHEST = -20.0, 2.0
+
+    def __init__(self, observations: int, actions: int, hidden_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.body = mlp([observations, *hidden_sizes, 2 * actions])
+        self.factor = nn.Parameter(torch.ones(()))
+        self.offset = nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, observation: Tensor) -> Normal:
+        """The distribution before squashing."""
+        mean, log_std = cast(Tensor, self.body(observation)).chunk(2, -1)
+        std = (self.factor * log_std + self.offset).clamp(self.LOWEST, self.HIGHEST).exp()
+        return Normal(mean, std, validate_args=False)
+
+    def sample(self, observation: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Actions ``[B, count, A]`` for observations ``[B, O]`` and their log densities ``[B, count]``."""
+        normal = self(observation)
+        before = sample(normal, count)
+        wide = Normal(normal.mean.unsqueeze(1), normal.stddev.unsqueeze(1), validate_args=False)
+        return torch.tanh(before), (wide.log_prob(before) - log_tanh_slope(before)).sum(-1)
+
+    def log_density(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Log densities ``[B]`` of actions ``[B, A]`` within (-1, 1)."""
+        before = torch.atanh(action)
+        return (self(observation).log_prob(before) - log_tanh_slope(before)).sum(-1)
+
+
+def sample(normal: Normal, count: int) -> Tensor:
+    """Samples ``[B, count, A]`` of normal distributions ``[B, A]``, differentiable in mean and deviation."""
+    mean, std = normal.mean.unsqueeze(1), normal.stddev.unsqueeze(1)
+    return mean + std * ranks.randn_like(mean.expand(-1, count, -1))
+
+
+def log_tanh_slope(value: Tensor) -> Tensor:
+    """log(1 - tanh(value)^2) without cancellation."""
+    return 2 * (math.log(2) - value - functional.softplus(-2 * value))

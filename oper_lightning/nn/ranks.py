@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, distributed
@@ -44,8 +44,17 @@ def randn_like(value: Tensor) -> Tensor:
 
     All ranks stand at the same state of the generator, so R ranks with B rows see what one process with R * B sees.
     """
+    return _share(torch.randn, value)
+
+
+def rand_like(value: Tensor) -> Tensor:
+    """The same with noise uniform on [0, 1)."""
+    return _share(torch.rand, value)
+
+
+def _share(draw: Callable[..., Tensor], value: Tensor) -> Tensor:
     rows = len(value)
-    noise = torch.randn(rows * world_size(), *value.shape[1:], dtype=value.dtype, device=value.device)
+    noise = draw(rows * world_size(), *value.shape[1:], dtype=value.dtype, device=value.device)
     return noise[rank() * rows : (rank() + 1) * rows]
 
 

@@ -1,0 +1,235 @@
+"""CQL: Kumar et al. 2020, "Conservative Q-Learning for Offline Reinforcement Learning", arXiv 2006.04779.
+
+As in JaxCQL (github.com/young-geng/JaxCQL): all losses are taken at one snapshot of the parameters, then all networks
+move. Prioritised by OPER's roles, arXiv 2306.05412, which has no public code for CQL: the Bellman error is evaluation,
+the penalty constraint, the actor improvement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.data.transitions import n_step
+from oper_lightning.errors import InputError
+from oper_lightning.nn import ranks
+from oper_lightning.nn.losses import squared_error
+from oper_lightning.nn.networks import EnsembleMLP, SquashedPolicy, orthogonal, shrink_last
+from oper_lightning.nn.optim import adam, frozen_copy, polyak
+from oper_lightning.spec import Batch, DataSpec
+
+LARGEST_ACTION = 0.999  # recorded actions are clipped: a tanh reaches 1 nowhere
+LARGEST_LAGRANGE = 1e6
+
+
+class CQL(OfflineAlgorithm):
+    """CQL.
+
+    Args:
+        cql_weight: of the penalty against the Bellman errors.
+        cql_temperature: of the logsumexp in the penalty.
+        sampled_actions: drawn for the penalty from each of three: uniform, the policy at the next observation, the
+            policy at the observation.
+        importance_sampling: whether the logsumexp divides by the densities of the sampled actions; without, it also
+            runs over the recorded action.
+        lagrange_gap: penalty above which its weight rises and below which it falls; null keeps the weight fixed.
+        max_target_backup: whether the target takes the best of the sampled actions instead of one of them.
+        backup_entropy: whether the target counts the policy's entropy.
+        difference_min: lower bound of the penalty of one transition; null for none.
+        difference_max: upper bound of it; null for none.
+        bc_updates: updates at the start in which the policy clones the data instead of searching.
+        entropy_temperature: weight of the policy's entropy; null tunes it to target_entropy.
+        target_entropy: null for minus the number of action dimensions.
+        discount: of rewards, per step.
+        tau: share of the online critics that moves into the targets with each update.
+        n_step: rewards summed before the target bootstraps; the paper has 1.
+        policy_hidden_sizes: widths of the policy's hidden layers.
+        critic_hidden_sizes: widths of the critics' hidden layers.
+        orthogonal_init: whether layers begin orthogonal (gain sqrt 2, the last 0.01), as in CORL.
+        policy_learning_rate: of policy and entropy temperature (Adam).
+        critic_learning_rate: of critics and Lagrange multiplier (Adam).
+        normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
+    """
+
+    def __init__(
+        self,
+        cql_weight: float = 5.0,
+        cql_temperature: float = 1.0,
+        sampled_actions: int = 10,
+        importance_sampling: bool = True,
+        lagrange_gap: float | None = None,
+        max_target_backup: bool = False,
+        backup_entropy: bool = False,
+        difference_min: float | None = None,
+        difference_max: float | None = None,
+        bc_updates: int = 0,
+        entropy_temperature: float | None = None,
+        target_entropy: float | None = None,
+        discount: float = 0.99,
+        tau: float = 0.005,
+        n_step: int = 1,
+        policy_hidden_sizes: Sequence[int] = (256, 256),
+        critic_hidden_sizes: Sequence[int] = (256, 256),
+        orthogonal_init: bool = False,
+        policy_learning_rate: float = 3e-4,
+        critic_learning_rate: float = 3e-4,
+        normalise_observations: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(normalise_observations, **options)
+        if sampled_actions < 1:
+            raise InputError(f"CQL: sampled_actions {sampled_actions} must be at least 1")
+        self.cql_weight = cql_weight
+        self.cql_temperature = cql_temperature
+        self.sampled_actions = sampled_actions
+        self.importance_sampling = importance_sampling
+        self.lagrange_gap = lagrange_gap
+        self.max_target_backup = max_target_backup
+        self.backup_entropy = backup_entropy
+        self.difference_min = difference_min
+        self.difference_max = difference_max
+        self.bc_updates = bc_updates
+        self.entropy_temperature = entropy_temperature
+        self.target_entropy = target_entropy
+        self.discount = discount
+        self.tau = tau
+        self.n_step = n_step
+        self.policy_hidden_sizes = policy_hidden_sizes
+        self.critic_hidden_sizes = critic_hidden_sizes
+        self.orthogonal_init = orthogonal_init
+        self.policy_learning_rate = policy_learning_rate
+        self.critic_learning_rate = critic_learning_rate
+
+    def build(self, spec: DataSpec) -> None:
+        observations, actions = spec.observation_size, spec.action_size
+        self.policy = SquashedPolicy(observations, actions, self.policy_hidden_sizes)
+        self.critics = EnsembleMLP((2,), [observations + actions, *self.critic_hidden_sizes])
+        for network in (self.policy, self.critics):
+            if self.orthogonal_init:
+                orthogonal(network, last_gain=0.01)
+            else:
+                shrink_last(network, 0.01)
+        self.target_critics = frozen_copy(self.critics)
+        self.wanted_entropy = -float(actions) if self.target_entropy is None else self.target_entropy
+        fixed = self.entropy_temperature
+        self.log_temperature = nn.Parameter(torch.tensor(0.0 if fixed is None else math.log(fixed)))
+        self.log_lagrange = nn.Parameter(torch.tensor(1.0))
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        self.policy_optimiser = adam(self.policy.parameters(), self.policy_learning_rate)
+        self.critic_optimiser = adam(self.critics.parameters(), self.critic_learning_rate)
+        self.temperature_optimiser = adam([self.log_temperature], self.policy_learning_rate)
+        self.lagrange_optimiser = adam([self.log_lagrange], self.critic_learning_rate)
+        return [self.policy_optimiser, self.critic_optimiser, self.temperature_optimiser, self.lagrange_optimiser]
+
+    def columns(self, transitions: TensorDict) -> TensorDict:
+        return n_step(transitions, self.n_step, self.discount)
+
+    # Losses ------------------------------------------------------------------------------------------------------
+
+    def bellman_error(self, batch: TensorDict, recorded: Tensor) -> Tensor:
+        """Squared Bellman errors of both critics, summed, ``[B]``; ``recorded``: their values ``[2, B]``."""
+        following = batch["next", "observation"]
+        with torch.no_grad():
+            action, log_density = self.policy.sample(following, self.sampled_actions if self.max_target_backup else 1)
+            value, best = self.values(self.target_critics, following, action).amin(0).max(1)
+            if self.backup_entropy:
+                value -= self.log_temperature.exp() * log_density.gather(1, best.unsqueeze(1)).squeeze(1)
+            target = batch["next", "reward"] + batch["discount"] * value
+        return squared_error(recorded, target.expand_as(recorded)).sum(0)
+
+    def difference(self, batch: TensorDict, recorded: Tensor) -> Tensor:
+        """How far the critics' soft maximum over actions lies above the values of recorded actions, ``[2, B]``."""
+        observation, count = batch["observation"], self.sampled_actions
+        with torch.no_grad():
+            now, now_density = self.policy.sample(observation, count)
+            ahead, ahead_density = self.policy.sample(batch["next", "observation"], count)
+            box = ranks.rand_like(now) * 2 - 1
+            box_density = torch.full_like(now_density, -now.shape[-1] * math.log(2))
+        values = self.values(self.critics, observation, torch.cat([box, ahead, now], 1))
+        if self.importance_sampling:
+            values = values - torch.cat([box_density, ahead_density, now_density], 1)
+        else:
+            values = torch.cat([values, recorded.unsqueeze(-1)], -1)
+        soft_maximum = self.cql_temperature * torch.logsumexp(values / self.cql_temperature, -1)
+        difference = soft_maximum - recorded
+        if self.difference_min is None and self.difference_max is None:
+            return difference
+        return difference.clamp(self.difference_min, self.difference_max)
+
+    def policy_loss(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
+        """Soft actor loss, ``[B]``, or while warming up minus the log density of the recorded action; and the policy's
+        log density ``[B]`` at its own actions."""
+        observation = batch["observation"]
+        action, log_density = self.policy.sample(observation, 1)
+        log_density = log_density.squeeze(1)
+        if self.branch:
+            gain = self.policy.log_density(observation, self.recorded_action(batch))
+        else:
+            gain = self.values(self.critics, observation, action).amin(0).squeeze(1)
+        return self.log_temperature.exp().detach() * log_density - gain, log_density
+
+    @staticmethod
+    def values(critics: EnsembleMLP, observation: Tensor, actions: Tensor) -> Tensor:
+        """Values ``[2, B, n]`` of n actions ``[B, n, A]`` for each observation ``[B, O]``."""
+        rows, count = actions.shape[:2]
+        pairs = torch.cat([observation.unsqueeze(1).expand(-1, count, -1), actions], -1)
+        values: Tensor = critics(pairs.flatten(0, 1))
+        return values.unflatten(-1, (rows, count))
+
+    def recorded_action(self, batch: TensorDict) -> Tensor:
+        """Recorded actions, a little inside the box."""
+        return batch["action"].clamp(-LARGEST_ACTION, LARGEST_ACTION)
+
+    def recorded_value(self, batch: TensorDict) -> Tensor:
+        """The critics' values ``[2, B]`` of recorded actions."""
+        value: Tensor = self.critics(torch.cat([batch["observation"], self.recorded_action(batch)], -1))
+        return value
+
+    # Update ------------------------------------------------------------------------------------------------------
+
+    def prepare(self, number: int) -> bool:
+        """Whether the policy still clones the data."""
+        return number < self.bc_updates
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        evaluation, improvement, constraint = batch
+        # All losses first: they are taken at the same parameters.
+        value = self.recorded_value(evaluation)
+        bellman_error = (evaluation["weight"] * self.bellman_error(evaluation, value)).mean()
+        held_down = value if constraint is evaluation else self.recorded_value(constraint)
+        difference = (constraint["weight"] * self.difference(constraint, held_down)).mean(-1)
+        policy_loss, log_density = self.policy_loss(improvement)
+        policy_loss = (improvement["weight"] * policy_loss).mean()
+        entropy = -log_density.detach().mean()
+        results = {"difference": difference.mean(), "policy_loss": policy_loss, "entropy": entropy}
+
+        penalty = self.cql_weight * difference
+        if self.lagrange_gap is not None:
+            lagrange = self.log_lagrange.exp().clamp(max=LARGEST_LAGRANGE)
+            penalty = self.cql_weight * (difference - self.lagrange_gap)
+            lagrange_loss = -lagrange * penalty.detach().mean()
+            penalty = lagrange.detach() * penalty
+            results["lagrange"] = lagrange
+        critic_loss = bellman_error + penalty.sum()
+        results.update(critic_loss=critic_loss, bellman_error=bellman_error, value=value.mean())
+
+        self.minimise(policy_loss, self.policy_optimiser)
+        self.minimise(critic_loss, self.critic_optimiser)
+        if self.lagrange_gap is not None:
+            self.minimise(lagrange_loss, self.lagrange_optimiser)
+        if self.entropy_temperature is None:
+            self.minimise(self.log_temperature * (entropy - self.wanted_entropy), self.temperature_optimiser)
+            results["entropy_temperature"] = self.log_temperature.exp()
+        polyak(self.target_critics, self.critics, self.tau)
+        return results
+
+    @torch.no_grad()
+    def act(self, observation: Tensor) -> Tensor:
+        return self.to_environment(torch.tanh(self.policy(self.observe(observation)).mean))

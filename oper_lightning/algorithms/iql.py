@@ -1,0 +1,156 @@
+"""IQL: Kostrikov et al. 2021, "Offline Reinforcement Learning with Implicit Q-Learning", arXiv 2110.06169.
+
+Prioritised as in OPER, arXiv 2306.05412: values and critics learn on the evaluation batch, the policy on the batch of
+improvement and constraint, which are one loss here; its weight enters inside the clipped exponential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torch.distributions import Normal
+
+from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.data.transitions import n_step
+from oper_lightning.errors import InputError
+from oper_lightning.nn.losses import expectile_error, squared_error
+from oper_lightning.nn.networks import DeterministicPolicy, EnsembleMLP, FixedStdPolicy, orthogonal
+from oper_lightning.nn.optim import Schedule, adam, frozen_copy, polyak, schedule, set_learning_rate
+from oper_lightning.spec import Batch, DataSpec
+
+LARGEST_WEIGHT = 100.0
+LARGEST_EXPONENT = 80.0  # far beyond that weight; infinity times a priority of zero would not be a number
+
+
+class IQL(OfflineAlgorithm):
+    """IQL.
+
+    Args:
+        expectile: of the values (tau, equation 5); above one half, values look to the better of the actions. Paper:
+            0.7; antmaze 0.9.
+        temperature: inverse temperature of advantage-weighted regression (beta, equation 7). Paper: 3; antmaze 10,
+            kitchen and adroit 0.5. OPER-A on locomotion: 1.
+        policy: gaussian (log likelihood; acts by its mean) or deterministic (squared error).
+        dropout: chance of the policy's hidden units to be left out in training. Paper: 0; kitchen and adroit 0.1.
+        schedule: of the policy's learning rate over the run: cosine, linear or none.
+        discount: of rewards, per step.
+        tau: share of the online critics that moves into the targets with each update.
+        n_step: rewards summed before the target bootstraps; the paper has 1.
+        hidden_sizes: widths of the hidden layers of policy, values and critics.
+        learning_rate: of the three Adam optimisers.
+        normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
+    """
+
+    def __init__(
+        self,
+        expectile: float = 0.7,
+        temperature: float = 3.0,
+        policy: Literal["gaussian", "deterministic"] = "gaussian",
+        dropout: float = 0.0,
+        schedule: Schedule = "cosine",
+        discount: float = 0.99,
+        tau: float = 0.005,
+        n_step: int = 1,
+        hidden_sizes: Sequence[int] = (256, 256),
+        learning_rate: float = 3e-4,
+        normalise_observations: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(normalise_observations, **options)
+        if not 0 < expectile < 1:
+            raise InputError(f"IQL: expectile {expectile} is not in (0, 1)")
+        self.expectile = expectile
+        self.temperature = temperature
+        self.kind = policy
+        self.dropout = dropout
+        self.schedule: Schedule = schedule
+        self.discount = discount
+        self.tau = tau
+        self.n_step = n_step
+        self.hidden_sizes = hidden_sizes
+        self.learning_rate = learning_rate
+
+    def build(self, spec: DataSpec) -> None:
+        observations, actions = spec.observation_size, spec.action_size
+        network = FixedStdPolicy if self.kind == "gaussian" else DeterministicPolicy
+        self.policy = network(observations, actions, self.hidden_sizes, self.dropout)
+        self.value = EnsembleMLP((1,), [observations, *self.hidden_sizes])
+        self.critics = EnsembleMLP((2,), [observations + actions, *self.hidden_sizes])
+        for part in (self.policy, self.value, self.critics):
+            orthogonal(part)
+        self.target_critics = frozen_copy(self.critics)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        self.policy_optimiser = adam(self.policy.parameters(), self.learning_rate)
+        self.value_optimiser = adam(self.value.parameters(), self.learning_rate)
+        self.critic_optimiser = adam(self.critics.parameters(), self.learning_rate)
+        return [self.policy_optimiser, self.value_optimiser, self.critic_optimiser]
+
+    def columns(self, transitions: TensorDict) -> TensorDict:
+        return n_step(transitions, self.n_step, self.discount)
+
+    @torch.no_grad()
+    def target_value(self, batch: TensorDict) -> Tensor:
+        """Lower of the target critics' values of the recorded actions, ``[B]``."""
+        return self.target_critics(torch.cat([batch["observation"], batch["action"]], -1)).amin(0)
+
+    def value_loss(self, batch: TensorDict, target: Tensor) -> Tensor:
+        """Expectile regression of V on the target critics' values ``[B]``, equation 5, ``[B]``."""
+        return expectile_error(self.value.first(batch["observation"]), target, self.expectile)
+
+    def critic_loss(self, batch: TensorDict) -> Tensor:
+        """Squared Bellman errors of both critics, summed, equation 6, ``[B]``."""
+        with torch.no_grad():
+            following = self.value.first(batch["next", "observation"])
+            target = batch["next", "reward"] + batch["discount"] * following
+        values = self.critics(torch.cat([batch["observation"], batch["action"]], -1))
+        return squared_error(values, target.expand_as(values)).sum(0)
+
+    def policy_loss(self, batch: TensorDict, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantage-weighted regression, equation 7, ``[B]``; and the advantage over V of the targets ``[B]``.
+
+        The clip bounds the product of the advantage's weight and the priority's, as OPER has it.
+        """
+        with torch.no_grad():
+            advantage = target - self.value.first(batch["observation"])
+            exponential = (self.temperature * advantage).clamp(max=LARGEST_EXPONENT).exp()
+            weight = (batch["weight"] * exponential).clamp(max=LARGEST_WEIGHT)
+        prediction = self.policy(batch["observation"])
+        if isinstance(prediction, Normal):
+            return -weight * prediction.log_prob(batch["action"]).sum(-1), advantage
+        return weight * squared_error(prediction, batch["action"]).sum(-1), advantage
+
+    def prepare(self, number: int) -> None:
+        """The policy's learning rate falls over the run."""
+        factor = schedule(self.schedule, number / self.run_length())
+        set_learning_rate(self.policy_optimiser, self.learning_rate * factor)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        data, cloned = batch.evaluation, self.one_policy_batch(batch)
+        # In this order, each with what the one before has just learnt.
+        target = self.target_value(data)
+        value_loss = (data["weight"] * self.value_loss(data, target)).mean()
+        self.minimise(value_loss, self.value_optimiser)
+        if cloned is not data:
+            target = self.target_value(cloned)
+        policy_loss, advantage = self.policy_loss(cloned, target)
+        self.minimise(policy_loss.mean(), self.policy_optimiser)
+        critic_loss = (data["weight"] * self.critic_loss(data)).mean()
+        self.minimise(critic_loss, self.critic_optimiser)
+        polyak(self.target_critics, self.critics, self.tau)
+        return {
+            "value_loss": value_loss,
+            "policy_loss": policy_loss.mean(),
+            "critic_loss": critic_loss,
+            "advantage": advantage.mean(),
+        }
+
+    @torch.no_grad()
+    def act(self, observation: Tensor) -> Tensor:
+        prediction = self.policy(self.observe(observation))
+        action = prediction.mean if isinstance(prediction, Normal) else prediction
+        return self.to_environment(action)
