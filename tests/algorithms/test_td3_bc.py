@@ -6,70 +6,19 @@ from typing import Any
 import pytest
 import torch
 from helpers import columns
-from tensordict import TensorDict
+from networks import ROWS, Pair, as_module, batch, ready
 from tensordict.nn import TensorDictModule
 from test_shared import DATA, algorithm, data, fit, parameters
-from torch import nn
 
 from oper_lightning import OperR
 from oper_lightning.algorithms.td3_bc import TD3BC
-from oper_lightning.spec import Batch, DataSpec
-
-ROWS = 12
-
-
-def spec(observation: int = 3, action: int = 2) -> DataSpec:
-    return DataSpec(
-        observation_shape=(observation,),
-        action_shape=(action,),
-        action_low=-torch.ones(action),
-        action_high=torch.ones(action),
-        observation_mean=torch.zeros(observation),
-        observation_std=torch.ones(observation) - 1e-3,
-        rows=ROWS,
-        fingerprint="",
-    )
-
-
-def batch(seed: int = 0) -> TensorDict:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(ROWS, *shape, generator=generator)
-
-    terminated = torch.arange(ROWS) % 4 == 0
-    return TensorDict(
-        {
-            "observation": draw(3),
-            "action": draw(2).tanh(),
-            "next": {"observation": draw(3), "reward": draw(), "terminated": terminated},
-            "discount": 0.99 * (~terminated).float(),
-            "weight": torch.ones(ROWS),
-        },
-        batch_size=[ROWS],
-    )
+from oper_lightning.spec import Batch
 
 
 def built(**options: Any) -> TD3BC:
-    torch.manual_seed(0)
     model = TD3BC(**{"hidden_sizes": (16, 16), **options})
-    model._build(spec())
-    model.configure_optimizers()
-    # Targets that differ from the online networks, so that a mix-up shows.
-    for target in (model.target_actor, model.target_critics):
-        for parameter in target.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)
+    ready(model, "target_actor", "target_critics")
     return model
-
-
-def as_module(weights: Any, biases: Any, member: int) -> nn.Sequential:
-    """One member of an ensemble as a plain network."""
-    layers: list[nn.Module] = []
-    for weight, bias in zip(weights, biases, strict=True):
-        linear = nn.Linear(*weight.shape[1:])
-        linear.weight.data, linear.bias.data = weight[member].T.clone(), bias[member, 0].clone()
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def test_critic_loss_is_torchrls() -> None:
@@ -77,14 +26,6 @@ def test_critic_loss_is_torchrls() -> None:
     from torchrl.objectives import TD3BCLoss
 
     model, rows = built(policy_noise=0.0), batch()
-
-    class Pair(nn.Module):
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-            return self.network(torch.cat([observation, action], -1))
 
     actor = TensorDictModule(model.actor, in_keys=["observation"], out_keys=["action"])
     first = as_module(model.critics.weights, model.critics.biases, 0)

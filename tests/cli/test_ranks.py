@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -18,20 +19,28 @@ from oper_lightning.cli.messages import known_types
 load_all()
 BATCH = 32
 SEVEN = "--data.evaluation={episodes: 7, parallel: 3}"
+MODELS = known_types("model")
+PRIORITISED = ["--data.priority=OperR", SEVEN]
 RUNS = {
-    **{name: [f"--model={name}", "--data.priority=OperR", SEVEN] for name in known_types("model")},
-    "AdvantageWeights": ["--model=AdvantageWeights", "--model.iterations=2", "--data.evaluation=null"],
-    "reweighted": ["--model=BC", "--data.priority=OperR", "--data.mode=reweight", SEVEN],
-    "mapped": ["--model=TD3BC", "--model.n_step=3", "--data.storage=memmap", "--data.priority=OperR", SEVEN],
-    "decoupled": ["--model=TD3BC", "--data.priority=OperR", "--data.prioritise=[constraint]", SEVEN],
+    **{name: (name, PRIORITISED) for name in MODELS},
+    "AdvantageWeights": ("AdvantageWeights", ["--model.iterations=2", "--data.evaluation=null"]),
+    "reweighted": ("BC", ["--data.mode=reweight", *PRIORITISED]),
+    "mapped": ("TD3BC", ["--model.n_step=3", "--data.storage=memmap", *PRIORITISED]),
+    "decoupled": ("TD3BC", ["--data.prioritise=[constraint]", *PRIORITISED]),
+    "dropout": ("IQL", ["--model.dropout=0.3", *PRIORITISED]),
+    "lagrange": ("CQL", ["--model.lagrange_gap=2", *PRIORITISED]),
+    "reverse_kl": ("OnestepRL", ["--model.operator=reverse_kl", "--model.phases=[1,1,1]", *PRIORITISED]),
 }
 
 
 def words(name: str, file: Path) -> list[str]:
+    model, options = RUNS[name]
+    sizes = [key for key in inspect.signature(MODELS[model]).parameters if key.endswith("hidden_sizes")]
     return [
         "fit",
-        *RUNS[name],
-        "--model.hidden_sizes=[16,16]",
+        f"--model={model}",
+        *(f"--model.{key}=[16,16]" for key in sizes),
+        *options,
         "--data.source=D4RL",
         f"--data.source.path={file}",
         "--data.updates_per_epoch=20",

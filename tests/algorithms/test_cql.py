@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from networks import ROWS, as_module, batch, ready
+from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
+
+from oper_lightning.algorithms.cql import CQL
+from oper_lightning.nn import ranks
+from oper_lightning.spec import Batch
+
+
+def built(**options: Any) -> CQL:
+    model = CQL(**{"policy_hidden_sizes": (16, 16), "critic_hidden_sizes": (16, 16), **options})
+    ready(model, "target_critics", "critics", "policy")
+    return model
+
+
+class Recorded:
+    """Keeps what a policy samples, and the uniform actions."""
+
+    def __init__(self, model: CQL, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.samples: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.uniform: list[torch.Tensor] = []
+        sample, rand_like = model.policy.sample, ranks.rand_like
+        monkeypatch.setattr(model.policy, "sample", lambda *a: self.samples.append(sample(*a)) or self.samples[-1])
+        monkeypatch.setattr(ranks, "rand_like", lambda v: self.uniform.append(rand_like(v)) or self.uniform[-1])
+
+
+@pytest.mark.parametrize("importance", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_penalty_is_its_definition_in_a_loop(
+    importance: bool, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each critic, transition and sampled action by itself, in Python numbers."""
+    count, rows = 3, batch()
+    model = built(sampled_actions=count, importance_sampling=importance, cql_temperature=temperature)
+    recorded = Recorded(model, monkeypatch)
+    found = model.difference(rows, model.recorded_value(rows))
+    assert found.shape == (2, ROWS)
+    (now, now_density), (ahead, ahead_density) = recorded.samples
+    box = recorded.uniform[0] * 2 - 1
+    for critic in (0, 1):
+        network = as_module(model.critics.weights, model.critics.biases, critic)
+
+        def value(observation: torch.Tensor, action: torch.Tensor, network: Any = network) -> float:
+            return network(torch.cat([observation, action])).item()
+
+        for row in range(ROWS):
+            observation = rows["observation"][row]
+            entries = []
+            for k in range(count):
+                for action, density in (
+                    (box[row, k], 0.5 ** box.shape[-1]),
+                    (ahead[row, k], ahead_density[row, k].exp().item()),
+                    (now[row, k], now_density[row, k].exp().item()),
+                ):
+                    entries.append(value(observation, action) - (math.log(density) if importance else 0.0))
+            data = value(observation, rows["action"][row].clamp(-0.999, 0.999))
+            if not importance:
+                entries.append(data)
+            expected = temperature * math.log(sum(math.exp(entry / temperature) for entry in entries)) - data
+            assert found[critic, row].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_a_flat_critic_is_penalised_by_the_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Q constant and all densities d the penalty is ln(3 n) - ln d."""
+    model, rows = built(sampled_actions=7), batch()
+    for parameter in model.critics.parameters():
+        parameter.data.zero_()
+    uniform = -2 * math.log(2)
+    sample = model.policy.sample
+    monkeypatch.setattr(model.policy, "sample", lambda *a: (sample(*a)[0], torch.full((ROWS, 7), uniform)))
+    found = model.difference(rows, model.recorded_value(rows))
+    torch.testing.assert_close(found, torch.full((2, ROWS), math.log(21) - uniform))
+
+
+def test_uniform_actions_fill_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = built(sampled_actions=500), batch()
+    seen: list[torch.Tensor] = []
+    values = model.values
+    monkeypatch.setattr(model, "values", lambda c, o, actions: seen.append(actions) or values(c, o, actions))
+    model.difference(rows, model.recorded_value(rows))
+    box = seen[0][:, :500]
+    assert box.mean().abs() < 0.02
+    assert box.min() < -0.99
+    assert box.max() > 0.99
+
+
+def test_densities_are_those_of_a_squashed_normal() -> None:
+    model, rows = built(), batch()
+    normal = model.policy(rows["observation"])
+    squashed = TransformedDistribution(Independent(normal, 1), [TanhTransform(cache_size=1)])
+    action, density = model.policy.sample(rows["observation"], 1)
+    assert action.shape == (ROWS, 1, 2)
+    torch.testing.assert_close(density.squeeze(1), squashed.log_prob(action.squeeze(1)), rtol=1e-4, atol=1e-4)
+    given = rows["action"].clamp(-0.99, 0.99)
+    torch.testing.assert_close(model.policy.log_density(rows["observation"], given), squashed.log_prob(given))
+    assert isinstance(normal, Normal)
+
+
+@pytest.mark.parametrize("options", [{}, {"lagrange_gap": 1.0, "backup_entropy": True}, {"max_target_backup": True}])
+def test_all_losses_are_taken_before_anything_moves(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, results = batch(), []
+    for still in (False, True):
+        model = built(**options)
+        model.branch = model.prepare(0)
+        losses: list[float] = []
+        minimise = model.minimise
+
+        def spied(loss: Any, of: Any, losses: Any = losses, minimise: Any = minimise, still: bool = still) -> None:
+            losses.append(loss.item())
+            if not still:
+                minimise(loss, of)
+
+        monkeypatch.setattr(model, "minimise", spied)
+        torch.manual_seed(3)
+        model.update(Batch(rows, rows, rows))
+        results.append(losses)
+    assert results[0] == results[1]
+    assert len(results[0]) == (4 if "lagrange_gap" in options else 3)
+
+
+def test_the_target_bootstraps_from_a_sampled_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = built(backup_entropy=True, max_target_backup=True, sampled_actions=4), batch()
+    recorded = Recorded(model, monkeypatch)
+    value = torch.zeros(2, ROWS)
+    found = model.bellman_error(rows, value)
+    actions, densities = recorded.samples[0]
+    networks = [as_module(model.target_critics.weights, model.target_critics.biases, k) for k in (0, 1)]
+    for row in range(ROWS):
+        best, density = -math.inf, 0.0
+        for k in range(4):
+            pair = torch.cat([rows["next", "observation"][row], actions[row, k]])
+            lower = min(network(pair).item() for network in networks)
+            if lower > best:
+                best, density = lower, densities[row, k].item()
+        target = rows["next", "reward"][row].item() + rows["discount"][row].item() * (best - density)
+        assert found[row].item() == pytest.approx(2 * target**2, rel=1e-4, abs=1e-5)
+
+
+def test_the_lagrange_multiplier_follows_the_gap() -> None:
+    rows = batch()
+    for gap, rises in ((-50.0, True), (50.0, False)):
+        model = built(lagrange_gap=gap)
+        model.branch = model.prepare(0)
+        first = model.update(Batch(rows, rows, rows))
+        assert first["lagrange"].item() == pytest.approx(math.e)
+        assert (model.log_lagrange > 1).item() == rises
+        # alpha' times weight times (difference - gap), for both critics.
+        penalty = math.e * 5.0 * (2 * first["difference"].item() - 2 * gap)
+        expected = first["bellman_error"].item() + penalty
+        assert first["critic_loss"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_differences_are_clipped_transition_by_transition() -> None:
+    model, rows = built(difference_min=0.5, difference_max=0.6), batch()
+    wide = built().difference(rows, built().recorded_value(rows))
+    assert wide.min() < 0.5 or wide.max() > 0.6
+    found = model.difference(rows, model.recorded_value(rows))
+    assert found.min() >= 0.5
+    assert found.max() <= 0.6
+
+
+def test_the_temperature_keeps_the_entropy_near_its_target() -> None:
+    rows = batch()
+    for wanted, rises in ((100.0, True), (-100.0, False)):
+        model = built(target_entropy=wanted)
+        model.branch = model.prepare(0)
+        model.update(Batch(rows, rows, rows))
+        assert (model.log_temperature > 0).item() == rises
+    fixed = built(entropy_temperature=0.2)
+    fixed.branch = fixed.prepare(0)
+    fixed.update(Batch(rows, rows, rows))
+    assert fixed.log_temperature.exp().item() == pytest.approx(0.2)
+
+
+def test_the_policy_clones_while_it_warms_up() -> None:
+    model, rows = built(bc_updates=1, entropy_temperature=1e-9), batch()
+    rows["action"] = torch.full((ROWS, 2), 0.7)
+    for number in range(2):
+        model.branch = model.prepare(number)
+        loss, _ = model.policy_loss(rows)
+        likelihood = model.policy.log_density(rows["observation"], rows["action"])
+        assert torch.allclose(loss, -likelihood, atol=1e-4) == (number == 0)
+
+
+def test_each_role_reads_its_own_batch() -> None:
+    """Bellman error: evaluation; penalty: constraint; actor: improvement."""
+    model = built()
+    model.branch = model.prepare(0)
+    parts = [batch(1), batch(2), batch(3)]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    results = []
+    for role in (None, 0, 1, 2):
+        model.load_state_dict(state)
+        changed = [part.clone() for part in parts]
+        if role is not None:
+            changed[role]["weight"] *= 3
+        torch.manual_seed(0)
+        results.append(model.update(Batch(*changed)))
+    for role, name in ((1, "bellman_error"), (2, "policy_loss"), (3, "difference")):
+        for other in (1, 2, 3):
+            factor = 3 if other == role else 1
+            torch.testing.assert_close(results[other][name], factor * results[0][name])

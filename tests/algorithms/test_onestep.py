@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import columns, transitions
+from networks import ROWS, as_module, batch, ready
+from test_shared import algorithm, data, fit, parameters, same
+
+from oper_lightning import InputError, OperR
+from oper_lightning.algorithms.onestep import OnestepRL
+from oper_lightning.nn import networks
+
+OPERATORS = ["exp_weight", "reverse_kl", "il_reg", "greedy", "easy_bcq"]
+CRITICS = ["sarsa", "qpi", "double_sarsa", "double_qpi"]
+
+
+def built(**options: Any) -> OnestepRL:
+    model = OnestepRL(**{"hidden_sizes": (16, 16), **options})
+    ready(model, "target_critics", "behaviour", "critics")
+    return model
+
+
+def rows() -> Any:
+    table = batch()
+    generator = torch.Generator().manual_seed(1)
+    table["next_action"] = torch.randn(ROWS, 2, generator=generator).tanh()
+    table["cut"] = torch.arange(ROWS) % 4 == 1
+    return table
+
+
+@pytest.mark.parametrize(
+    ("operator", "critic", "baseline"),
+    [
+        *((operator, critic, "value_sample") for operator in OPERATORS for critic in CRITICS),
+        ("exp_weight", "sarsa", "td"),
+    ],
+)
+def test_every_combination_trains(operator: str, critic: str, baseline: str, tmp_path: Path) -> None:
+    model = algorithm("OnestepRL", operator=operator, critic=critic, baseline=baseline, steps=2)
+    fit(model, data(), tmp_path, 20)
+    action = model.act(torch.randn(6, 3))
+    assert action.shape == (6, 2)
+    assert action.isfinite().all()
+    assert model.act(torch.zeros(3)).equal(model.act(torch.zeros(1, 3))[0])
+
+
+def test_phases_share_out_the_run(tmp_path: Path) -> None:
+    """Each phase moves its own networks and leaves the others alone."""
+    model = algorithm("OnestepRL", phases=(2, 3, 1), steps=2)
+    trail: list[dict[str, torch.Tensor]] = []
+    update = model.update
+    model.update = lambda batch: (trail.append(parameters(model)), update(batch))[1]  # type: ignore[method-assign]
+    trainer = fit(model, data(updates_per_epoch=50), tmp_path, 100)
+    trail.append(parameters(model))
+    assert model.lengths() == [20, 30, 10, 30, 10]
+    assert trainer.global_step == 100
+    moving = {(0, 20): "policy.", (20, 50): "critics.", (50, 60): "policy.", (60, 90): "critics.", (90, 100): "policy."}
+    for (start, stop), network in moving.items():
+        first, last = trail[start], trail[stop - 1]  # taken before the updates, so without the switch between phases
+        for name in first:
+            if name.startswith(("observation_", "action_")):
+                continue
+            moved = not first[name].equal(last[name])
+            expected = name.startswith(network) or (network == "critics." and name.startswith("target_critics."))
+            assert moved == expected, (start, name)
+    behaviour = {name.removeprefix("policy."): v for name, v in trail[20].items() if name.startswith("policy.")}
+    assert all(behaviour[name].equal(value) for name, value in model.behaviour.state_dict().items())
+    # Critic updates in the first phase of 30: the target moves with every second.
+    targets = [point["target_critics.weights.0"] for point in trail[20:50]]
+    assert [not a.equal(b) for a, b in pairwise(targets)] == [False, True] * 14 + [False]
+
+
+def test_a_policy_phase_begins_with_a_fresh_adam(tmp_path: Path) -> None:
+    model = algorithm("OnestepRL", phases=(2, 1, 1))
+    steps: list[float] = []
+    prepare = model.prepare
+
+    def spied(number: int) -> Any:
+        branch = prepare(number)
+        state = model.policy_optimiser.state
+        steps.append(next(iter(state.values()))["step"].item() if state else 0)
+        return branch
+
+    model.prepare = spied  # type: ignore[method-assign]
+    fit(model, data(), tmp_path, 40)
+    assert steps[:20] == list(range(20))
+    assert steps[30:] == list(range(10))
+
+
+def test_sarsa_takes_the_recorded_action_or_where_there_is_none_the_behaviours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, table = built(), rows()
+    drawn: list[torch.Tensor] = []
+    sample = networks.sample
+    monkeypatch.setattr("oper_lightning.algorithms.onestep.sample", lambda *a: drawn.append(sample(*a)) or drawn[-1])
+    found = model.critic_loss(table)
+    online = as_module(model.critics.weights, model.critics.biases, 0)
+    target = as_module(model.target_critics.weights, model.target_critics.biases, 0)
+    for row in range(ROWS):
+        following = table["next", "observation"][row]
+        action = drawn[0][row, 0] if table["cut"][row] else table["next_action"][row]
+        wanted = table["next", "reward"][row] + table["discount"][row] * target(torch.cat([following, action]))
+        value = online(torch.cat([table["observation"][row], table["action"][row]]))
+        assert found[row].item() == pytest.approx(((value - wanted) ** 2).item(), rel=1e-4)
+    # What stands in follows the behaviour, not the policy.
+    mean = model.behaviour(table["next", "observation"]).mean
+    assert (drawn[0].squeeze(1) - mean).abs().max() < 5 * model.behaviour(table["next", "observation"]).stddev.max()
+
+
+def test_columns_know_where_the_next_action_is_missing() -> None:
+    table = transitions(columns([3, 4]))  # the first terminates, the second is cut
+    found = built().columns(table)
+    assert found["cut"].tolist() == [False] * 6 + [True]
+    assert found["next_action"][:2].equal(table["action"][1:3])
+    assert found["discount"].tolist() == pytest.approx([0.99, 0.99, 0, 0.99, 0.99, 0.99, 0.99])
+    assert "next_action" not in built(critic="qpi").columns(table)
+
+
+def test_twin_critics_take_the_lower_target() -> None:
+    model, table = built(critic="double_sarsa"), rows()
+    table["cut"] = torch.zeros(ROWS, dtype=torch.bool)
+    pair = torch.cat([table["next", "observation"], table["next_action"]], -1)
+    lower = torch.stack(
+        [as_module(model.target_critics.weights, model.target_critics.biases, k)(pair).squeeze(1) for k in (0, 1)]
+    ).amin(0)
+    wanted = table["next", "reward"] + table["discount"] * lower
+    values = model.critics(torch.cat([table["observation"], table["action"]], -1))
+    torch.testing.assert_close(model.critic_loss(table), ((values - wanted) ** 2).sum(0))
+
+
+def test_exponential_weights_are_clipped_and_pass_no_gradient_to_the_critic() -> None:
+    for temperature, largest in ((1.0, None), (1e4, 100.0)):
+        model, table = built(temperature=temperature, baseline="td"), rows()
+        model.value.biases[-1].data -= 1  # so that some advantages are positive
+        loss = model.exponential_loss(table)
+        likelihood = model.policy(table["observation"]).log_prob(table["action"].clamp(-0.9999, 0.9999)).sum(-1)
+        weight = (-loss / likelihood).detach()
+        value = model.critics.first(torch.cat([table["observation"], table["action"]], -1))
+        expected = (temperature * (value - model.value.first(table["observation"]))).exp().clamp(max=100)
+        torch.testing.assert_close(weight, expected, rtol=1e-3, atol=1e-5)
+        assert largest is None or weight.max().item() == pytest.approx(largest)
+        loss.mean().backward()
+        assert all(parameter.grad is None for parameter in model.critics.parameters())
+
+
+def test_the_baseline_is_the_mean_value_of_the_behaviours_actions() -> None:
+    model, table = built(samples=4000), rows()
+    torch.manual_seed(0)
+    loss = model.exponential_loss(table)
+    likelihood = model.policy(table["observation"]).log_prob(table["action"].clamp(-0.9999, 0.9999)).sum(-1)
+    found = (-loss / likelihood).log()
+    normal = model.behaviour(table["observation"])
+    value = model.critics.first(torch.cat([table["observation"], table["action"]], -1))
+    drawn = normal.sample((20000,))
+    seen = table["observation"].expand(20000, -1, -1)
+    baseline = model.critics.first(torch.cat([seen, drawn], -1).flatten(0, 1)).view(20000, ROWS).mean(0)
+    torch.testing.assert_close(found, value - baseline, atol=0.02, rtol=0)
+
+
+def test_the_divergence_is_the_closed_form() -> None:
+    model, table = built(samples=20000), rows()
+    torch.manual_seed(0)
+    found = model.divergence(table)
+    expected = torch.distributions.kl_divergence(
+        model.policy(table["observation"]), model.behaviour(table["observation"])
+    ).sum(-1)
+    torch.testing.assert_close(found, expected, atol=0.03, rtol=0.05)
+
+
+def test_easy_bcq_acts_by_the_best_of_the_behaviours_actions() -> None:
+    model = built(operator="easy_bcq", samples=6)
+    observation = torch.randn(5, 3)
+    found = model.act(observation)
+    normal = model.policy(observation)
+    noise = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    for row in range(5):
+        actions = (normal.mean[row] + normal.stddev[row] * noise).clamp(-1, 1)
+        values = [model.critics.first(torch.cat([observation[row], action])[None]).item() for action in actions]
+        torch.testing.assert_close(found[row], actions[values.index(max(values))])
+
+
+def test_a_run_that_goes_on_keeps_its_phases(tmp_path: Path) -> None:
+    fit(algorithm("OnestepRL"), data(), tmp_path, 40)
+    with pytest.raises(InputError, match=r"parts of 16, 16, 8 updates, this one of 32, 32, 16: a run that goes on"):
+        fit(algorithm("OnestepRL"), data(), tmp_path, 80, ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_decoupled_the_behaviour_sees_uniform_data(tmp_path: Path) -> None:
+    """As published: behaviour and critic are evaluation, the policy is not."""
+    states = []
+    for name, options in (
+        ("plain", {}),
+        ("decoupled", {"priority": OperR(), "prioritise": ["improvement", "constraint"]}),
+    ):
+        model = algorithm("OnestepRL", phases=(1, 1, 2))
+        fit(model, data(**options), tmp_path / name, 40)
+        states.append(parameters(model))
+    for network in ("behaviour.", "critics."):
+        part = [{key: value for key, value in state.items() if key.startswith(network)} for state in states]
+        assert same(*part)
+    assert not states[0]["policy.body.0.weight"].equal(states[1]["policy.body.0.weight"])
+    with pytest.raises(InputError, match="splits improvement from constraint"):
+        fit(algorithm("OnestepRL"), data(priority=OperR(), prioritise=["improvement"]), tmp_path / "split")
+    assert math.isfinite(states[0]["policy.body.0.weight"].sum().item())
