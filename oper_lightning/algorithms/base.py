@@ -89,16 +89,17 @@ class OfflineAlgorithm(LightningModule, ABC):
 
     # Tools for them ----------------------------------------------------------------------------------------------
 
-    def minimise(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        """One step of an optimiser down the gradient of a 0-d loss, averaged over the ranks.
+    def minimise(self, loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
+        """One step of each optimiser down the gradient of a 0-d loss, averaged over the ranks.
 
-        Only the optimiser's own parameters get gradients, whatever else the loss went through.
+        Only the optimisers' own parameters get gradients, whatever else the loss went through.
         """
-        parameters = optimiser.param_groups[0]["params"]
+        parameters = [parameter for optimiser in optimisers for parameter in optimiser.param_groups[0]["params"]]
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         ranks.average_gradients(parameters)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
 
     def run_length(self) -> int:
         """Gradient updates of the whole run.

@@ -172,15 +172,15 @@ class CQL(OfflineAlgorithm):
         if self.branch:
             gain = self.policy.log_density(observation, self.recorded_action(batch))
         else:
-            gain = self.values(self.critics, observation, action).amin(0).squeeze(1)
+            gain = self.values(self.critics, observation, action, frozen=True).amin(0).squeeze(1)
         return self.log_temperature.exp().detach() * log_density - gain, log_density
 
     @staticmethod
-    def values(critics: EnsembleMLP, observation: Tensor, actions: Tensor) -> Tensor:
-        """Values ``[2, B, n]`` of n actions ``[B, n, A]`` for each observation ``[B, O]``."""
+    def values(critics: EnsembleMLP, observation: Tensor, actions: Tensor, frozen: bool = False) -> Tensor:
+        """Values ``[2, B, n]`` of n actions ``[B, n, A]`` for each observation ``[B, O]``; see EnsembleMLP."""
         rows, count = actions.shape[:2]
         pairs = torch.cat([observation.unsqueeze(1).expand(-1, count, -1), actions], -1)
-        values: Tensor = critics(pairs.flatten(0, 1))
+        values: Tensor = critics(pairs.flatten(0, 1), frozen)
         return values.unflatten(-1, (rows, count))
 
     def recorded_action(self, batch: TensorDict) -> Tensor:
@@ -200,7 +200,6 @@ class CQL(OfflineAlgorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         evaluation, improvement, constraint = batch
-        # All losses first: they are taken at the same parameters.
         value = self.recorded_value(evaluation)
         bellman_error = (evaluation["weight"] * self.bellman_error(evaluation, value)).mean()
         held_down = value if constraint is evaluation else self.recorded_value(constraint)
@@ -208,27 +207,32 @@ class CQL(OfflineAlgorithm):
         policy_loss, log_density = self.policy_loss(improvement)
         policy_loss = (improvement["weight"] * policy_loss).mean()
         entropy = -log_density.detach().mean()
-        results = {"difference": difference.mean(), "policy_loss": policy_loss, "entropy": entropy}
 
-        penalty = self.cql_weight * difference
+        optimisers = [self.policy_optimiser, self.critic_optimiser]
+        penalty, multipliers_loss = self.cql_weight * difference, torch.zeros_like(policy_loss)
         if self.lagrange_gap is not None:
             lagrange = self.log_lagrange.exp().clamp(max=LARGEST_LAGRANGE)
             penalty = self.cql_weight * (difference - self.lagrange_gap)
-            lagrange_loss = -lagrange * penalty.detach().mean()
+            multipliers_loss = multipliers_loss - lagrange * penalty.detach().mean()
             penalty = lagrange.detach() * penalty
-            results["lagrange"] = lagrange
-        critic_loss = bellman_error + penalty.sum()
-        results.update(critic_loss=critic_loss, bellman_error=bellman_error, value=value.mean())
-
-        self.minimise(policy_loss, self.policy_optimiser)
-        self.minimise(critic_loss, self.critic_optimiser)
-        if self.lagrange_gap is not None:
-            self.minimise(lagrange_loss, self.lagrange_optimiser)
+            optimisers.append(self.lagrange_optimiser)
         if self.entropy_temperature is None:
-            self.minimise(self.log_temperature * (entropy - self.wanted_entropy), self.temperature_optimiser)
-            results["entropy_temperature"] = self.log_temperature.exp()
+            multipliers_loss = multipliers_loss + self.log_temperature * (entropy - self.wanted_entropy)
+            optimisers.append(self.temperature_optimiser)
+        critic_loss = bellman_error + penalty.sum()
+        # Each parameter is in one of these losses only, so that their sum has the gradients of all, at one snapshot.
+        self.minimise(policy_loss + critic_loss + multipliers_loss, *optimisers)
         polyak(self.target_critics, self.critics, self.tau)
-        return results
+        return {
+            "critic_loss": critic_loss,
+            "bellman_error": bellman_error,
+            "difference": difference.mean(),
+            "policy_loss": policy_loss,
+            "entropy": entropy,
+            "value": value.mean(),
+            "lagrange": self.log_lagrange.exp(),
+            "entropy_temperature": self.log_temperature.exp(),
+        }
 
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ def executor(update: Update, how: Compile, device: torch.device) -> Callable[[Ba
     if how == "default":
         note("compiling the update; the first one takes a while")
         _try_compiler(device)
+        # One variant for each branch and state of the optimisers; beyond its limit PyTorch stops compiling in silence.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         # Random numbers are then eager PyTorch's.
         compiled = torch.compile(update, options={"fallback_random": True})
         return lambda batch, branch: compiled(batch)

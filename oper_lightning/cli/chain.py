@@ -22,8 +22,8 @@ FOLDER/chain.json: the same command again goes on where the last one was stopped
 
 A chain is a yaml with
   folder   where the links write; every `fit` link to FOLDER/<its name>
-  set      names with values; {name} stands for them in the links, {{name}} for itself in braces; --NAME VALUE
-           changes them
+  set      names with values; {name} stands for them in the links, for several words where it stands alone, {{name}}
+           for itself in braces; --NAME VALUE changes them
   links    name: command, without `oper`; {name of an earlier link} stands for that link's folder
 """
 
@@ -89,11 +89,12 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     values["folder"] = folder
     links = {}
     for name, command in chain["links"].items():
-        try:
-            words = shlex.split(str(command or ""))
-        except ValueError as error:
-            raise InputError(f"{path}: link {name!r}: {first_line(error)}") from None
-        words = [_filled(word, values, f"{path}: link {name!r}") for word in words]
+        where = f"{path}: link {name!r}"
+        words = []
+        for word in _split(str(command or ""), where):
+            alone = re.fullmatch(r"\{(\w+)\}", word)
+            several = alone and alone.group(1) in given
+            words += _split(values[word[1:-1]], where) if several else [_filled(word, values, where)]
         if not words:
             raise InputError(f"{path}: link {name!r} has no command")
         if words[0] == "fit":
@@ -101,6 +102,14 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
         links[str(name)] = words
         values[str(name)] = f"{folder}/{name}"
     return {"folder": folder, "links": links}
+
+
+def _split(text: str, where: str) -> list[str]:
+    """Words as a shell sees them."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"{where}: {first_line(error)}") from None
 
 
 def _filled(text: str, values: dict[str, str], where: str) -> str:

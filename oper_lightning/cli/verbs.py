@@ -22,13 +22,13 @@ from oper_lightning.cli.help import class_help, describe, verb_help
 from oper_lightning.cli.messages import unwrap, wrap
 from oper_lightning.cli.words import FLAGS, flat, listed, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
-from oper_lightning.data.sources import d4rl, minari, npz, reacher
+from oper_lightning.data.sources import bandit, d4rl, minari, npz, reacher
 from oper_lightning.errors import InputError, Stopped, first_line, note
 from oper_lightning.files import whole
-from oper_lightning.priorities import file, returns
+from oper_lightning.priorities import advantages, file, returns
 
 # Imported so that a configuration can name their classes in short.
-SHORT_NAMES = (d4rl, minari, npz, reacher, file, returns)
+SHORT_NAMES = (bandit, d4rl, minari, npz, reacher, advantages, file, returns)
 
 VERBS = {
     "fit": "Train an algorithm on recorded data. Leaves last.ckpt, best.ckpt, config.yaml and TensorBoard events (and, "

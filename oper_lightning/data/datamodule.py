@@ -19,7 +19,7 @@ from oper_lightning.data.loaders import Blocks, Episodes, InOrder
 from oper_lightning.data.sampler import WeightedSampler
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.transforms import LossWeight
-from oper_lightning.data.transitions import fingerprint, squeezed
+from oper_lightning.data.transitions import episode_returns, fingerprint, squeezed
 from oper_lightning.envs.evaluation import Evaluation, World
 from oper_lightning.envs.scores import family_of_environment
 from oper_lightning.errors import InputError
@@ -48,7 +48,8 @@ class OfflineDataModule(LightningDataModule):
         updates_per_block: gradient updates that pass through Lightning's loop together; by default the largest
             divisor of updates_per_epoch up to 50.
         evaluation: how policies are judged; null to train without.
-        reward_scale: rewards are multiplied by this before targets are built; OPER-R sees raw rewards.
+        reward_scale: rewards are multiplied by this before targets are built; OPER-R sees raw rewards. return_range:
+            1000 over the distance between best and worst return (IQL on locomotion).
         reward_shift: added to the scaled reward (antmaze: -1).
         clip_actions: bring recorded actions that lie outside the action space to its border instead of refusing them.
         storage: keep transitions on the training device, in main memory, or memory-mapped on disk.
@@ -65,7 +66,7 @@ class OfflineDataModule(LightningDataModule):
         updates_per_epoch: int = 5000,
         updates_per_block: int | None = None,
         evaluation: Evaluation | None = Evaluation(),  # noqa: B008 (frozen)
-        reward_scale: float = 1.0,
+        reward_scale: float | Literal["return_range"] = 1.0,
         reward_shift: float = 0.0,
         clip_actions: bool = False,
         storage: Literal["device", "memory", "memmap"] = "device",
@@ -199,9 +200,18 @@ class OfflineDataModule(LightningDataModule):
         """The transitions with scaled and shifted rewards; everything else shared."""
         if self.reward_scale == 1 and self.reward_shift == 0:
             return self.transitions
+        following, scale = self.transitions["next"], self.reward_scale
+        if scale == "return_range":
+            returns = episode_returns(following["reward"], following["done"])
+            spread = float(returns.max() - returns.min())
+            if not spread:
+                raise InputError(
+                    f"{self.source}: all episodes return {float(returns[0]):g}: no data.reward_scale=return_range"
+                )
+            scale = 1000 / spread
         scaled = self.transitions.clone(recurse=False)
         scaled["next"] = scaled["next"].clone(recurse=False)
-        scaled["next", "reward"] = self.transitions["next", "reward"] * self.reward_scale + self.reward_shift
+        scaled["next", "reward"] = following["reward"] * scale + self.reward_shift
         return scaled
 
     # Drawing -----------------------------------------------------------------------------------------------------

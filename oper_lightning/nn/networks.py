@@ -67,8 +67,14 @@ class EnsembleMLP(nn.Module):
             self.scales.append(nn.Parameter(torch.ones(count, 1, width)))
             self.shifts.append(nn.Parameter(torch.zeros(count, 1, width)))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Maps inputs ``[*P, B, D]``, P a prefix of M, to the members' outputs ``[*M, B]``."""
+    def forward(self, inputs: Tensor, frozen: bool = False) -> Tensor:
+        """Maps inputs ``[*P, B, D]``, P a prefix of M, to the members' outputs ``[*M, B]``.
+
+        If ``frozen``, gradients pass through to the inputs only.
+        """
+        if frozen:
+            constant = {name: parameter.detach() for name, parameter in self.named_parameters()}
+            return cast(Tensor, torch.func.functional_call(self, constant, (inputs,)))
         prefix = inputs.shape[:-2]
         if prefix != self.members[: len(prefix)]:
             raise ValueError(f"inputs {tuple(inputs.shape)} do not begin with a prefix of the ensemble {self.members}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.errors import note
-from oper_lightning.priorities.priority import mean_one, rescale_std
+from oper_lightning.errors import InputError, note
+from oper_lightning.priorities.priority import Priority, mean_one, rescale_std
+from oper_lightning.spec import Role
 
 
 def next_weights(weights: Tensor, advantage: Tensor) -> Tensor:
@@ -24,3 +26,29 @@ def stretch_std(weights: Tensor, std: float, floor: float) -> Tensor:
     narrow = weights.std(-1, correction=0, keepdim=True) < std
     stretched = mean_one(rescale_std(weights, std).clamp(min=floor), "OPER-A")
     return torch.where(narrow, stretched, weights)
+
+
+class BanditAdvantages(Priority):
+    """OPER-A without a network, for data whose episodes are single steps with an observation that means nothing.
+
+    The value of an action is its reward, that of the observation the mean of the rewards under the weights.
+
+    Args:
+        iterations: how often the weights are multiplied by the advantages.
+    """
+
+    roles: tuple[Role, ...] = ("improvement", "constraint")
+
+    def __init__(self, iterations: int = 5) -> None:
+        if iterations < 1:
+            raise InputError(f"BanditAdvantages: iterations {iterations} must be at least 1")
+        self.iterations = iterations
+
+    def __call__(self, transitions: TensorDict) -> Tensor:
+        if not transitions["next", "terminated"].all():
+            raise InputError("BanditAdvantages: episodes of more than one step; OPER-A's stage 1 is for those")
+        reward = transitions["next", "reward"].double()
+        weights = torch.ones_like(reward)
+        for _ in range(self.iterations):
+            weights = next_weights(weights[None], (reward - (weights * reward).mean())[None])[0]
+        return weights

@@ -22,14 +22,9 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need
 WAYS = ["default", pytest.param("cudagraphs", marks=GPU)]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> None:
-    """Many models in one process would otherwise meet the compiler's limit of variants of one function."""
-    torch._dynamo.reset()
-    counters.clear()
-
-
 def run(name: str, way: str, device: str, folder: Path, *, weighted: bool, updates: int = 200, **options: Any) -> Any:
+    torch._dynamo.reset()  # as in a process of its own
+    counters.clear()
     priority = {"priority": OperR(), "mode": "reweight"} if weighted and name != "AdvantageWeights" else {}
     model = algorithm(name, compile=way)
     fit(model, data(**priority), folder, updates, accelerator=device, **options)

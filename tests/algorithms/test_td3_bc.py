@@ -151,3 +151,59 @@ def test_n_step_targets_reach_the_critic(tmp_path: Path) -> None:
     for place, last in enumerate((row + 2, 24, 24)):
         assert drawn["next", "observation"][place].numpy().tolist() == DATA["next_observations"][last].tolist()
     assert module.transitions["next", "reward"][row] == columns([25] * 8)["rewards"][row]
+
+
+def test_small_priorities_may_be_clipped_in_the_constraint() -> None:
+    rows = batch()
+    rows["weight"] = torch.linspace(0, 3, ROWS)
+    low = rows["weight"] < 1
+    assert built().constraint_weight(rows).equal(rows["weight"])
+    clipped = built(clip_constraint="one").constraint_weight(rows)
+    assert clipped[~low].equal(rows["weight"][~low])
+    assert (clipped[low] == 1).all()
+    root = built(clip_constraint="root").constraint_weight(rows)
+    torch.testing.assert_close(root.square()[low], rows["weight"][low])
+    assert root[~low].equal(rows["weight"][~low])
+
+
+def test_the_behaviour_cloning_term_has_a_coefficient() -> None:
+    """Its gradient grows with it, the value term's does not."""
+    gradients = {}
+    for coefficient in (0.0, 1.0, 3.0):
+        model, rows = built(bc_coefficient=coefficient), batch()
+        model.branch = True
+        model.update(Batch(rows, rows, rows))
+        gradients[coefficient] = model.actor.body[0].weight.grad.clone()
+    step = gradients[1.0] - gradients[0.0]
+    assert step.abs().max() > 1e-4
+    torch.testing.assert_close(gradients[3.0] - gradients[0.0], 3 * step, rtol=1e-3, atol=1e-6)
+
+
+def test_critics_hidden_layers_can_be_normalised() -> None:
+    """Each member is a plain network with LayerNorm before its ReLUs."""
+    model, rows = built(layer_norm=True), batch()
+    pair = torch.cat([rows["observation"], rows["action"]], -1)
+    for parameter in model.critics.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    found = model.critics(pair)
+    for member in (0, 1):
+        hidden = pair
+        for layer, (weight, bias) in enumerate(zip(model.critics.weights, model.critics.biases, strict=True)):
+            if layer:
+                scale, shift = (part[layer - 1][member, 0] for part in (model.critics.scales, model.critics.shifts))
+                hidden = torch.nn.functional.layer_norm(hidden, (16,), scale, shift).relu()
+            hidden = hidden @ weight[member] + bias[member]
+        torch.testing.assert_close(found[member], hidden.squeeze(-1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.critics.first(pair), found[0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(built().critics(pair), found)
+
+
+def test_a_gaussian_policy_trains_on_samples_and_acts_by_its_mean() -> None:
+    model, rows = built(policy="gaussian"), batch()
+    model.branch = True
+    before = model.actor.log_std.clone()
+    model.update(Batch(rows, rows, rows))
+    assert not model.actor.log_std.equal(before)
+    actions = [model.action_of(model.actor, rows["observation"]) for _ in range(2)]
+    assert not actions[0].equal(actions[1])
+    torch.testing.assert_close(model.act(rows["observation"]), model.actor(rows["observation"]).mean.detach())

@@ -18,6 +18,7 @@ from helpers import columns, oper, write_hdf5
 from safetensors.torch import load_file
 
 from oper_lightning.algorithms.bc import BC
+from oper_lightning.cli.chain import load
 from oper_lightning.report.curves import read_curves
 
 SMALL = ["--data.batch_size=32", "--data.updates_per_epoch=20", "--trainer.max_steps=40", "--model.hidden_sizes=[16]"]
@@ -248,6 +249,22 @@ def test_a_chain_goes_on_where_it_stopped(small_file: Path, capfd: pytest.Captur
     assert (
         "link 'weights' was another command (--seed_everything=0 became --seed_everything=1)" in capfd.readouterr().err
     )
+
+
+def test_a_name_of_a_chain_may_stand_for_several_words() -> None:
+    Path("chain.yaml").write_text("""
+set: {data: "--data.source=D4RL --data.source.path='a file.hdf5'", run: my run}
+links:
+  first: fit {data} --data.priority.path={run}/weights
+  second: validate --ckpt_path {first} {data}
+""")
+    links = load("chain.yaml", {"folder": "the runs"})["links"]
+    assert links["first"][1:4] == [
+        "--data.source=D4RL",
+        "--data.source.path=a file.hdf5",
+        "--data.priority.path=my run/weights",
+    ]
+    assert links["second"][2:] == ["the runs/first", "--data.source=D4RL", "--data.source.path=a file.hdf5"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

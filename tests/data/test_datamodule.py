@@ -56,6 +56,17 @@ def test_storage_holds_raw_transitions_in_torchrls_layout() -> None:
     torch.testing.assert_close(block["next", "reward"].flatten(), expected)
 
 
+def test_returns_can_be_brought_onto_one_range() -> None:
+    data = ready(reward_scale="return_range", reward_shift=-1.0)
+    ends = np.nonzero(DATA["terminals"] | DATA["timeouts"])[0] + 1
+    returns = [part.sum() for part in np.split(DATA["rewards"].astype(float), ends)[:-1]]
+    expected = DATA["rewards"] * (1000 / (max(returns) - min(returns))) - 1
+    torch.testing.assert_close(data.table["next", "reward"], torch.from_numpy(expected).float())
+    flat = {**DATA, "rewards": np.zeros_like(DATA["rewards"])}
+    with pytest.raises(InputError, match=r"all episodes return 0: no data.reward_scale=return_range"):
+        OfflineDataModule(Arrays(flat), batch_size=10, reward_scale="return_range").setup()
+
+
 def test_priorities_see_raw_rewards() -> None:
     plain, scaled = ready(priority=OperR()), ready(priority=OperR(), reward_scale=-3.0, reward_shift=-1.0)
     assert plain.weights is not None
