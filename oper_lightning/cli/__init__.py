@@ -13,7 +13,7 @@ from oper_lightning import __version__
 from oper_lightning.cli import folders
 from oper_lightning.errors import InputError, Stopped, TrainingError, first_line, nearest
 
-VERBS = ("fit", "validate", "test", "predict", "run", "report", "convert")
+VERBS = ("fit", "validate", "test", "predict", "run", "inspect", "report", "convert")
 HELP = f"""oper {__version__}: prioritised offline reinforcement learning
 
 usage: oper <verb> ...
@@ -23,7 +23,8 @@ usage: oper <verb> ...
   test       score a checkpoint on other episode seeds
   predict    write actions, or values and advantages, for every transition of a dataset
   run        run a chain of the above from one yaml; goes on where it was stopped
-  report     turn finished runs into a table and a picture
+  inspect    look at a dataset and at weights for it, before training
+  report     turn finished runs into tables and pictures
   convert    turn published .npy weights into a weights file
 
 `oper <verb> --help` says more. An example, in two stages:
@@ -73,7 +74,11 @@ def _dispatch(args: list[str]) -> int:
     from oper_lightning.cli.verbs import OperCLI, call
 
     _silence_others()
-    if verb == "report":
+    if verb == "inspect":
+        from oper_lightning.report.inspect import inspect
+
+        call(inspect, rest)
+    elif verb == "report":
         from oper_lightning.report.report import report
 
         call(report, rest)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from oper_lightning.data.storage import fill
 from oper_lightning.data.transitions import episode_of, episode_returns, squeezed
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.priority import Priority
+from oper_lightning.report.runs import read_config
 
 
 class EpisodeWeights(NamedTuple):
@@ -27,18 +27,6 @@ class EpisodeWeights(NamedTuple):
     """mean weight of the episode's transitions, ``[E]``"""
 
 
-def read_config(run: str | Path) -> dict[str, Any]:
-    """The arguments of the run's datamodule, from its config.yaml.
-
-    Raises:
-        InputError: if there is no such file.
-    """
-    file = Path(run) / "config.yaml"
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; the folder of a run of `oper fit` is needed")
-    return dict(yaml.safe_load(file.read_text())["data"]["init_args"])
-
-
 class Datasets:
     """Reads each dataset once, however many runs trained on it."""
 
@@ -47,10 +35,10 @@ class Datasets:
 
     def weights_of(self, run: str | Path) -> EpisodeWeights | None:
         """Return and mean weight of every episode under the run's priority; None for a uniform run."""
-        config = read_config(run)
+        config = read_config(run)["data"]["init_args"]
         if config["priority"] is None:
             return None
-        source, priority = _instantiate(config)
+        source, priority = make(Source, config["source"]), make(Priority, config["priority"])
         key = json.dumps(config["source"], sort_keys=True)
         if key not in self.read:
             source.prepare()
@@ -67,11 +55,17 @@ def episode_weights(transitions: TensorDict, weights: Tensor) -> EpisodeWeights:
     return EpisodeWeights(episode_returns(transitions["next", "reward"], ends)[ends], mean)
 
 
-def _instantiate(config: dict[str, Any]) -> tuple[Source, Priority]:
-    from jsonargparse import ArgumentParser
+def make(kind: type, config: dict[str, Any]) -> Any:
+    """A source or priority from its configuration.
+
+    Raises:
+        InputError: if the class or its arguments are not known.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=Source)
-    parser.add_argument("--priority", type=Priority)
-    made = parser.instantiate(parser.parse_object({key: config[key] for key in ("source", "priority")}))
-    return made.source, made.priority
+    parser.add_argument("--made", type=kind)
+    try:
+        return parser.instantiate(parser.parse_object({"made": config})).made
+    except ArgumentError as error:
+        raise InputError(f"{config['class_path']}: {str(error).splitlines()[-1].strip()}") from None

@@ -137,6 +137,11 @@ def _addresses() -> dict[str, str]:
     return dict(D4RL_DATASETS)
 
 
+def known_names() -> list[str]:
+    """Names of D4RL's own datasets."""
+    return list(_addresses())
+
+
 def _folder() -> Path:
     return Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
 

@@ -1,0 +1,173 @@
+"""What a dataset is like, in numbers and in sentences about what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from oper_lightning.data.transitions import episode_of, episode_returns
+
+FAR = 20  # interquartile ranges from the median, beyond which a value is called impossible
+GRID = 30  # cells to a side in which coverage is counted
+
+
+class Facts(NamedTuple):
+    """One dataset; E episodes, N transitions."""
+
+    returns: Tensor
+    """undiscounted, float64 ``[E]``"""
+    lengths: Tensor
+    """transitions, int64 ``[E]``"""
+    terminated: Tensor
+    """whether an episode ended by termination, bool ``[E]``"""
+    saturation: Tensor
+    """share of actions within 1 % of their bounds, ``[A]``"""
+    cell: Tensor
+    """number of the cell of each observation, int64 ``[N]``: a grid over the two leading principal components"""
+    warnings: list[str]
+    """what to look at before training"""
+
+
+def describe(transitions: TensorDict, low: Tensor, high: Tensor) -> Facts:
+    """Looks at transitions ``[N]`` whose actions are bounded by ``low`` and ``high`` ``[A]``."""
+    ends = transitions["next", "done"]
+    episode = episode_of(ends)
+    returns = episode_returns(transitions["next", "reward"], ends)[ends]
+    lengths = torch.bincount(episode)
+    margin = 0.01 * (high - low)
+    action = transitions["action"]
+    saturated = ((action <= low + margin) | (action >= high - margin)).double().mean(0)
+    warnings = [
+        *_values(transitions, action, low, high),
+        *_episodes(transitions, returns, lengths),
+        *_seams(transitions),
+    ]
+    terminated = transitions["next", "terminated"][ends]
+    return Facts(returns, lengths, terminated, saturated, _cells(transitions["observation"]), warnings)
+
+
+def coverage(cell: Tensor, weights: Tensor) -> float:
+    """Effective number of cells that weights ``[N]`` visit, as a share of what uniform weights do.
+
+    The effective number is the exponential of the entropy of the distribution over cells.
+    """
+
+    def cells(mass: Tensor) -> float:
+        share = torch.zeros(GRID * GRID, dtype=torch.float64).index_add_(0, cell, mass.double())
+        share = share[share > 0] / share.sum()
+        return float((-(share * share.log()).sum()).exp())
+
+    return cells(weights) / cells(torch.ones_like(weights))
+
+
+def _values(transitions: TensorDict, action: Tensor, low: Tensor, high: Tensor) -> list[str]:
+    """Columns that say nothing, and values that cannot be."""
+    found = []
+    for name, column in (("observation", transitions["observation"]), ("action", action)):
+        flat = column.flatten(1)
+        constant = torch.nonzero((flat == flat[:1]).all(0)).squeeze(1).tolist()
+        if constant:
+            found.append(f"{name} columns that never change: {_numbers(constant)}")
+    for name, column in (
+        ("observation", transitions["observation"].flatten(1)),
+        ("reward", transitions["next", "reward"].unsqueeze(1)),
+    ):
+        middle, spread = _middle(column)
+        far = ((column - middle).abs() > FAR * spread) & (spread > 0)
+        if not far.any():
+            continue
+        rows = far.any(1)
+        row, place = torch.nonzero(far)[0].tolist()
+        entry = f"{name}[{place}]" if column.shape[1] > 1 else name
+        found.append(
+            f"{_share(rows)} of {name}s hold a value that looks impossible, more than {FAR} interquartile ranges from "
+            f"its median (first: {entry} is {column[row, place]:.4g} at row {row:,}, median {middle[place]:.4g})"
+        )
+    outside = ((action < low - 1e-5 * (high - low)) | (action > high + 1e-5 * (high - low))).any(1)
+    if outside.any():
+        found.append(
+            f"{_share(outside)} of actions lie outside their bounds: data.clip_actions brings them to the border"
+        )
+    return found
+
+
+def _middle(column: Tensor) -> tuple[Tensor, Tensor]:
+    """Median and interquartile range of each of ``[N, D]``, of at most 100,000 rows."""
+    step = max(1, len(column) // 100_000)
+    low, middle, high = torch.quantile(column[::step].double(), torch.tensor([0.25, 0.5, 0.75]).double(), dim=0)
+    return middle, high - low
+
+
+def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor) -> list[str]:
+    """Episodes that do not differ."""
+    found = []
+    count = len(returns)
+    if count == 1:
+        return ["only one episode: priorities from returns cannot tell transitions apart"]
+    if returns.max() - returns.min() <= 1e-6 * returns.abs().max().clamp(min=1e-6):
+        found.append(f"all episodes return {returns[0]:.4g}: priorities from returns (OPER-R, top x %, RW) say nothing")
+    if (transitions["next", "reward"] == transitions["next", "reward"][0]).all():
+        found.append(f"every reward is {transitions['next', 'reward'][0]:.4g}: there is nothing to learn values from")
+    seen = set()
+    for observation, action in zip(
+        transitions["observation"].split(lengths.tolist()), transitions["action"].split(lengths.tolist()), strict=True
+    ):
+        digest = hashlib.sha256(observation.contiguous().numpy().tobytes())
+        digest.update(action.contiguous().numpy().tobytes())
+        seen.add(digest.digest())
+    if len(seen) < count:
+        found.append(f"{count - len(seen):,} of {count:,} episodes are copies of others")
+    return found
+
+
+def _seams(transitions: TensorDict) -> list[str]:
+    """Steps that do not follow from the one before, and episodes that do."""
+    found = []
+    follows = (transitions["next", "observation"][:-1] == transitions["observation"][1:]).flatten(1).all(1)
+    ends = transitions["next", "done"][:-1]
+    jumps = ~follows & ~ends
+    if jumps.any():
+        row = int(torch.nonzero(jumps)[0])
+        found.append(
+            f"{_share(jumps)} of steps within episodes begin elsewhere than the one before ended "
+            f"(first: row {row + 1:,}): steps are missing, or ends of episodes are"
+        )
+    joined = follows & ends
+    if joined.any():
+        found.append(
+            f"{int(joined.sum()):,} of {int(ends.sum()) + 1:,} episodes begin exactly where the one before ended: "
+            f"ends may be marked one step late, or episodes cut at will"
+        )
+    return found
+
+
+def _cells(observations: Tensor) -> Tensor:
+    """Cells of a grid over the two leading principal components, between their 0.5 and 99.5 % quantiles."""
+    plane = principal(observations)
+    step = max(1, len(plane) // 100_000)
+    low, high = torch.quantile(plane[::step], torch.tensor([0.005, 0.995]).double(), dim=0)
+    place = ((plane - low) / (high - low).clamp(min=1e-12) * GRID).long().clamp(0, GRID - 1)
+    return place[:, 0] * GRID + place[:, 1]
+
+
+def principal(observations: Tensor) -> Tensor:
+    """The two leading principal components of standardised observations ``[N, ...]``, float64 ``[N, 2]``."""
+    flat = observations.flatten(1).double()
+    flat = (flat - flat.mean(0)) / flat.std(0, correction=0).clamp(min=1e-12)
+    if flat.shape[1] < 2:
+        return torch.cat([flat, torch.zeros_like(flat)], 1)
+    _, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+    return flat @ vectors[:, [-1, -2]]
+
+
+def _share(rows: Tensor) -> str:
+    return f"{rows.double().mean().item():.2%} ({int(rows.sum()):,})"
+
+
+def _numbers(places: list[int]) -> str:
+    shown = ", ".join(map(str, places[:12]))
+    return shown + (f" and {len(places) - 12} more" if len(places) > 12 else "")

@@ -1,0 +1,225 @@
+"""`oper inspect`: what one wants to know of a dataset and its weights before training on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from oper_lightning.data import fitting
+from oper_lightning.data.sources.d4rl import D4RL, known_names
+from oper_lightning.data.sources.minari import Minari
+from oper_lightning.data.sources.npz import Npz
+from oper_lightning.data.sources.source import Source
+from oper_lightning.data.storage import fill
+from oper_lightning.data.transitions import episode_of, fingerprint, squeezed
+from oper_lightning.errors import InputError, nearest
+from oper_lightning.priorities.file import load_weights
+from oper_lightning.priorities.priority import mean_one, statistics
+from oper_lightning.priorities.returns import OperR
+from oper_lightning.report.describe import Facts, coverage, describe, principal
+from oper_lightning.report.page import Page, Table, canvas
+from oper_lightning.report.runs import read_config
+from oper_lightning.report.weights import episode_weights, make
+
+POINTS = 20  # along an episode
+
+
+class Weights(NamedTuple):
+    """One set of weights of the dataset's transitions."""
+
+    name: str
+    seeds: Tensor
+    """float64 ``[S, N]``, mean 1"""
+
+    @property
+    def mean(self) -> Tensor:
+        """Over seeds, ``[N]``."""
+        return self.seeds.mean(0)
+
+
+def inspect(files: list[str], output: str = "runs/inspect", p_base: float = 0.0) -> None:
+    """Look at a dataset, and at weights for it, before training: inspect.html, inspect.md and pictures.
+
+    Args:
+        files: a dataset (a .hdf5 or .npz file, the name of a D4RL dataset, the id or folder of a Minari dataset, or the
+            folder of a run for the data it was trained on), then weights files of OPER-A, if there are any.
+        output: folder to write to.
+        p_base: of OPER-R, which is shown for every dataset.
+    """
+    source = open_source(files[0])
+    source.prepare()
+    transitions = squeezed(fill(source, torch.device("cpu"))[:])
+    origin = source.origin()
+    low, high = fitting.action_bounds(transitions["action"], None, origin, ask=True)
+    facts = describe(transitions, low, high)
+    page = Page(f"Dataset {origin.dataset}", output, "inspect")
+    warnings = list(facts.warnings)
+    known = [Weights("OPER-R", OperR(p_base)(transitions)[None])]
+    for file in files[1:]:
+        try:
+            known += iterations(file, transitions)
+        except InputError as error:
+            warnings.append(str(error))
+    page.heading("What to look at" if warnings else "Nothing strange was found")
+    page.warnings(warnings)
+    page.heading("Data")
+    page.table(_summary(source, transitions, facts))
+    page.picture(_draw_data(transitions, facts, low, high))
+    page.heading("Weights")
+    page.paragraph(
+        "Of the mean over seeds, brought to mean 1, as it is before stage 2 rescales it. Effective: sample size "
+        "(sum w)^2 / sum w^2, as a share. Coverage: effective number of cells of observation space, as a share of what "
+        "uniform weights visit. Return: mean over transitions of their episode's return. Agreement: mean correlation "
+        "between seeds."
+    )
+    page.table(_weights_table(known, transitions, facts))
+    page.picture(_draw_weights(known, transitions), "-weights")
+    print(page.write())
+    print(f"\nwritten: {', '.join(map(str, page.files))}")
+
+
+def open_source(name: str) -> Source:
+    """The source that a word on the command line means.
+
+    Raises:
+        InputError: if it means none.
+    """
+    path = Path(name)
+    if (path / "config.yaml").is_file():
+        return make(Source, read_config(path)["data"]["init_args"]["source"])
+    if path.suffix == ".npz":
+        return Npz(name)
+    if path.suffix in (".hdf5", ".h5") or name in known_names():
+        return D4RL(name)
+    if not path.exists() and "/" not in name and name.isidentifier():
+        return make(Source, {"class_path": name})
+    if path.exists() or "/" in name:
+        return Minari(name)
+    raise InputError(f"{name}: no file, and no dataset of D4RL; {nearest(name, known_names())}")
+
+
+def iterations(file: str, transitions: TensorDict) -> list[Weights]:
+    """The iterations of a weights file.
+
+    Raises:
+        InputError: if it is none, or belongs to other data.
+    """
+    tensors, metadata = load_weights(file)
+    weights = tensors["weights"]
+    if weights.shape[2] != len(transitions) or metadata.get("fingerprint") != fingerprint(transitions):
+        raise InputError(
+            f"{file}: made for other data ({metadata.get('dataset')}, {weights.shape[2]:,} transitions): not shown"
+        )
+    name = "OPER-A" if Path(file).name == "weights.safetensors" else Path(file).stem
+    return [Weights(f"{name}, iteration {k}", mean_one(part, file)) for k, part in enumerate(weights, 1)]
+
+
+def _summary(source: Source, transitions: TensorDict, facts: Facts) -> Table:
+    origin, returns, lengths = source.origin(), facts.returns, facts.lengths
+    quarters = torch.quantile(returns, torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+    reward = transitions["next", "reward"]
+    rows = [
+        ["transitions", f"{len(transitions):,}"],
+        ["episodes", f"{len(returns):,}"],
+        ["environment", origin.environment or "unknown"],
+        ["observation", str(tuple(transitions["observation"].shape[1:]))],
+        ["action", str(tuple(transitions["action"].shape[1:]))],
+        ["ended by termination", f"{int(facts.terminated.sum()):,}"],
+        ["cut (truncated)", f"{int((~facts.terminated).sum()):,}"],
+        ["length: least, median, most", f"{lengths.min():,}, {lengths.median():,}, {lengths.max():,}"],
+        ["return: worst, mean, best", f"{returns.min():.2f}, {returns.mean():.2f}, {returns.max():.2f}"],
+        ["return: quartiles", ", ".join(f"{value:.2f}" for value in quarters)],
+        ["reward: least, mean, most", f"{reward.min():.3g}, {reward.mean():.3g}, {reward.max():.3g}"],
+        ["actions at their bounds", ", ".join(f"{value:.1%}" for value in facts.saturation.flatten()[:12].tolist())],
+    ]
+    if origin.reference is not None:
+        low, high = origin.reference
+        scores = [100 * (value - low) / (high - low) for value in (returns.mean().item(), returns.max().item())]
+        rows.append(["normalised score: mean, best", f"{scores[0]:.1f}, {scores[1]:.1f}"])
+    return Table(["", "value"], rows)
+
+
+def _weights_table(known: list[Weights], transitions: TensorDict, facts: Facts) -> Table:
+    returns = facts.returns[episode_of(transitions["next", "done"])]
+    rows = [["uniform", "1", "0.00", "100%", "1.00", "1.00", "100%", "100%", f"{returns.mean():.2f}", ""]]
+    for weights in known:
+        numbers = statistics(weights.mean)
+        agreement = ""
+        if len(weights.seeds) > 1:
+            correlation = torch.corrcoef(weights.seeds)
+            others = ~torch.eye(len(correlation), dtype=torch.bool)
+            agreement = f"{correlation[others].mean():.2f}"
+        rows.append(
+            [
+                weights.name,
+                str(len(weights.seeds)),
+                f"{numbers['std']:.2f}",
+                f"{numbers['ess']:.0%}",
+                f"{numbers['min']:.2g}",
+                f"{numbers['max']:.2f}",
+                f"{numbers['at_floor']:.0%}",
+                f"{coverage(facts.cell, weights.mean):.0%}",
+                f"{(returns * weights.mean).mean():.2f}",
+                agreement,
+            ]
+        )
+    head = ["weights", "seeds", "std", "effective", "least", "most", "at the least", "coverage", "return", "agreement"]
+    return Table(head, rows)
+
+
+def _draw_data(transitions: TensorDict, facts: Facts, low: Tensor, high: Tensor) -> Any:
+    figure, (returns, lengths, actions, deviations) = canvas(2, 2)
+    returns.hist(facts.returns.numpy(), bins=40, color="C0")
+    returns.set(title="Return of an episode", xlabel="undiscounted return", ylabel="episodes")
+    lengths.scatter(facts.lengths.numpy(), facts.returns.numpy(), s=8, alpha=0.5, color="C0", linewidths=0)
+    lengths.set(title="Length and return", xlabel="transitions", ylabel="return")
+    scaled = ((transitions["action"] - low) / (high - low) * 2 - 1).flatten(1)[:: max(1, len(transitions) // 20_000)]
+    for column in range(min(scaled.shape[1], 8)):
+        actions.hist(scaled[:, column].numpy(), bins=60, histtype="step", density=True, label=str(column))
+    actions.set(title="Actions, their bounds at ±1", xlabel="action", ylabel="density")
+    actions.legend(title="dimension", fontsize="x-small", ncols=2)
+    plane = principal(transitions["observation"])[:: max(1, len(transitions) // 20_000)]
+    by_row = facts.returns[episode_of(transitions["next", "done"])][:: max(1, len(transitions) // 20_000)]
+    points = deviations.scatter(plane[:, 0], plane[:, 1], c=by_row, s=3, alpha=0.5, linewidths=0, cmap="viridis")
+    figure.colorbar(points, ax=deviations, label="return of the episode")
+    deviations.set(title="Observations", xlabel="first principal component", ylabel="second")
+    return figure
+
+
+def _draw_weights(known: list[Weights], transitions: TensorDict) -> Any:
+    """Weight against return, along an episode, its distribution, and of the last set one seed against another."""
+    last = known[-1]
+    several = len(last.seeds) > 1
+    figure, panels = canvas(2, 2)
+    against, along, spread, agreement = panels
+    # Of many iterations the first and the last are enough to see.
+    shown = known if len(known) < 4 else [known[0], known[1], last]
+    ends = transitions["next", "done"]
+    episode = episode_of(ends)
+    length = torch.bincount(episode)
+    first = torch.cumsum(length, 0) - length
+    place = (torch.arange(len(ends)) - first[episode]) * POINTS // length[episode]
+    for number, weights in enumerate(shown):
+        colour = f"C{number}"
+        returns, mean = episode_weights(transitions, weights.mean)
+        step = max(1, len(returns) // 2000)
+        against.scatter(returns[::step], mean[::step], s=8, alpha=0.5, color=colour, label=weights.name, linewidths=0)
+        total = torch.zeros(POINTS, dtype=torch.float64).index_add_(0, place, weights.mean)
+        along.plot((torch.arange(POINTS) + 0.5) / POINTS, total / torch.bincount(place, minlength=POINTS), color=colour)
+        spread.hist(weights.mean.numpy(), bins=80, histtype="step", color=colour)
+    against.set(title="Mean weight of an episode", xlabel="its return", ylabel="weight")
+    against.legend(fontsize="small", markerscale=2)
+    along.axhline(1, color="grey", linewidth=1, linestyle="--")
+    along.set(title="Along an episode", xlabel="share of the episode", ylabel="mean weight")
+    spread.set(title="Distribution", xlabel="weight", ylabel="transitions", yscale="log")
+    if several:
+        step = max(1, last.seeds.shape[1] // 5000)
+        agreement.scatter(last.seeds[0, ::step], last.seeds[1, ::step], s=4, alpha=0.4, color="C0", linewidths=0)
+        agreement.set(title=f"Two seeds: {last.name}", xlabel="weight, first seed", ylabel="second seed")
+    else:
+        agreement.axis("off")
+    return figure
