@@ -3,6 +3,7 @@ limit; what weights, seeds, rows and compilers cost.
 
     python benchmarks/speed.py                        # every part that this machine can run, one thread
     python benchmarks/speed.py td3_bc weights         # some of them
+    python benchmarks/speed.py --profile              # where the time of a TD3+BC update goes
     python benchmarks/speed.py --table                # tables from the raw runs
 
 Contenders take turns, so that whatever else the machine does falls on all of them; figures are medians over turns, and
@@ -494,16 +495,51 @@ def table() -> str:
     return "\n".join(lines)
 
 
+OPERATIONS = {
+    "matrix products": ("mm",),
+    "optimisers and targets": ("adam", "lerp"),
+    "ReLU": ("relu", "threshold"),
+    "copies, gathers, sums": ("copy", "cat", "sum", "index", "stack", "unbind"),
+}
+
+
+def profile() -> None:
+    """Time of an update by kind of operation, as PyTorch's profiler sees it, and what is left for everything else."""
+    data, updates = synthetic(100_000), 500
+    seconds = fit(TD3BC(), data, updates)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        fit(TD3BC(), data, updates)
+    spent = dict.fromkeys(OPERATIONS, 0.0)
+    rest = 0.0
+    for event in profiler.key_averages():
+        kind = next((kind for kind, words in OPERATIONS.items() if any(word in event.key for word in words)), None)
+        milliseconds = event.self_cpu_time_total / 1e3 / (updates + WARM)
+        if kind is not None:
+            spent[kind] += milliseconds
+        elif event.key.startswith("aten::"):
+            rest += milliseconds
+    spent["other operations"] = rest
+    spent["Python and the rest, without the profiler"] = 1e3 * seconds / updates - sum(spent.values())
+    record = {"machine": machine(), "milliseconds": spent, "an update": 1e3 * seconds / updates}
+    (RAW / "profile.json").write_text(json.dumps(record, indent=1) + "\n")
+    for kind, milliseconds in spent.items():
+        print(f"{kind:45} {milliseconds:6.2f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all by default")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--profile", action="store_true", help="only where the time of an update goes")
     parser.add_argument("--table", action="store_true", help="only print the tables of the raw runs")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "torch._dynamo"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if arguments.profile:
+        profile()
+        return
     if not arguments.table:
         for part in arguments.parts or filter(possible, PARTS):
             measure(part, arguments.rounds)
