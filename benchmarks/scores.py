@@ -28,10 +28,16 @@ from oper_lightning.report.curves import final, read_curves
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "scores"
 RAW = ROOT / "benchmarks" / "raw" / "scores"
-DATASETS = ("hopper-replay", "halfcheetah-replay")
-SEEDS = (0, 1, 2)
 COUPLED = "--data.prioritise=[evaluation,improvement,constraint]"
 DECOUPLED = "--data.prioritise=[improvement,constraint]"
+REPLAY = ["--data.source=D4RL", "--data.evaluation.episodes=20", "--data.evaluation.parallel=20"]
+REACHER = ["--data.source=Reacher", "--data.updates_per_epoch=200"]
+DATASETS = {
+    "hopper-replay": [*REPLAY, "--data.source.path={data}/hopper-replay.hdf5"],
+    "halfcheetah-replay": [*REPLAY, "--data.source.path={data}/halfcheetah-replay.hdf5"],
+    "reacher": [*REACHER, "--data.evaluation.episodes=50", "--data.evaluation.parallel=50"],
+}
+PRIORITIES = ("uniform", "oper_r", "oper_a", "oper_a-coupled", "top10", "aw")
 
 
 class Run(NamedTuple):
@@ -39,21 +45,50 @@ class Run(NamedTuple):
 
     name: str
     words: list[str]
+    order: int = 0
+    """cheaper runs go first"""
+
+
+class Contender(NamedTuple):
+    """An algorithm in the grid."""
+
+    updates: int
+    """on the replay data"""
+    reacher: int
+    """updates on the embedded Reacher"""
+    iteration: int
+    """of OPER-A's weights, as published for the algorithm"""
+    seeds: int
+    """on the replay data; 3 on Reacher"""
+    words: tuple[str, ...] = ()
+    """what differs from the yaml, to fit the budget"""
+
+
+SMALL_ONESTEP = ("--model.hidden_sizes=[256,256]", "--model.learning_rate=3e-4", "--data.batch_size=256")
+ALGORITHMS = {
+    "bc": Contender(30_000, 3_000, 4, 3),
+    "onestep": Contender(52_000, 5_200, 4, 2, SMALL_ONESTEP),
+    "iql": Contender(30_000, 3_000, 4, 2),
+    "td3_bc": Contender(50_000, 3_000, 5, 3),
+    "cql": Contender(10_000, 2_000, 5, 2, ("--model.sampled_actions=4",)),
+}
+ALPHAS = (0.25, 1.0, 5.0, 10.0)  # TD3+BC's own constraint, swept on uniform data; its default is 2.5
 
 
 def stage_one(dataset: str) -> Run:
-    """OPER-A's weights: 5 iterations of 30,000 updates, 3 seeds at once."""
+    """OPER-A's weights: 5 iterations of 30,000 updates, 3 seeds at once; on Reacher 3 of 1,000, 2 seeds."""
+    if dataset == "reacher":
+        return Run("reacher-oper_a", ["--config=configs/oper_a.yaml", "--config=configs/oper_a/reacher.yaml"])
     words = ["--config=configs/oper_a.yaml", f"--data.source.path={{data}}/{dataset}.hdf5"]
     return Run(f"{dataset}-oper_a", [*words, "--trainer.max_steps=150000", "--data.updates_per_epoch=10000"])
 
 
 def priority(name: str, dataset: str, iteration: int) -> list[str]:
     """Arguments of a priority by its name in the table."""
-    weights = f"runs/scores/{dataset}-oper_a/weights.safetensors"
     file = [
         "--data.priority=WeightsFile",
-        f"--data.priority.path={weights}",
-        f"--data.priority.iteration={iteration}",
+        f"--data.priority.path=runs/scores/{dataset}-oper_a/weights.safetensors",
+        f"--data.priority.iteration={3 if dataset == 'reacher' else iteration}",
     ]
     return {
         "uniform": [],
@@ -61,29 +96,32 @@ def priority(name: str, dataset: str, iteration: int) -> list[str]:
         "oper_r-decoupled": ["--data.priority=OperR", DECOUPLED],
         "oper_a": [*file, DECOUPLED],
         "oper_a-coupled": [*file, COUPLED],
+        "top10": ["--data.priority=TopFraction", "--data.priority.fraction=0.1"],
+        "aw": ["--data.priority=AdvantageWeighting"],
     }[name]
 
 
 def policies(dataset: str) -> list[Run]:
-    """BC at 30,000 updates and TD3+BC at 50,000, each under its priorities, over the seeds."""
+    """Every algorithm under every priority; TD3+BC also at other constraints."""
     runs = []
-    grids = (
-        ("bc", 30_000, 4, ("uniform", "oper_r", "oper_a")),
-        ("td3_bc", 50_000, 5, ("uniform", "oper_r", "oper_r-decoupled", "oper_a-coupled", "oper_a")),
-    )
-    for algorithm, updates, iteration, names in grids:
-        for name in names:
-            for seed in SEEDS:
-                words = [
+    for order, (algorithm, contender) in enumerate(ALGORITHMS.items()):
+        # A clone has one loss: coupled or not is the same.
+        names = [name for name in PRIORITIES if (algorithm, name) != ("bc", "oper_a-coupled")]
+        variants = [(name, priority(name, dataset, contender.iteration)) for name in names]
+        if algorithm == "td3_bc" and dataset != "reacher":
+            variants.append(("oper_r-decoupled", priority("oper_r-decoupled", dataset, 0)))
+            variants += [(f"uniform-alpha{alpha:g}", [f"--model.alpha={alpha:g}"]) for alpha in ALPHAS]
+        for name, words in variants:
+            for seed in range(3 if dataset == "reacher" else 2 if "alpha" in name else contender.seeds):
+                given = [
                     f"--config=configs/{algorithm}.yaml",
-                    f"--data.source.path={{data}}/{dataset}.hdf5",
-                    f"--trainer.max_steps={updates}",
-                    "--data.evaluation.episodes=20",
-                    "--data.evaluation.parallel=20",
+                    *DATASETS[dataset],
+                    f"--trainer.max_steps={contender.reacher if dataset == 'reacher' else contender.updates}",
                     f"--seed_everything={seed}",
-                    *priority(name, dataset, iteration),
+                    *contender.words,
+                    *words,
                 ]
-                runs.append(Run(f"{dataset}-{algorithm}-{name}-{seed}", words))
+                runs.append(Run(f"{dataset}-{algorithm}-{name}-{seed}", given, order + 10 * (dataset != "reacher")))
     return runs
 
 
@@ -103,7 +141,11 @@ def execute(run: Run, data: str) -> None:
         print(f"{run.name}: failed, see {log.relative_to(ROOT)}", flush=True)
         return
     curves = read_curves(WORK / run.name)
-    kept = {name: curve._asdict() for name, curve in curves.items() if name.startswith(("eval/", "weights/"))}
+    kept = {
+        name: {"updates": curve.updates, "values": [float(f"{value:.6g}") for value in curve.values]}
+        for name, curve in curves.items()
+        if name.startswith(("eval/", "weights/", "train/"))
+    }
     record = {
         "command": "oper " + " ".join(words),
         "seconds": round(time.monotonic() - began),
@@ -112,7 +154,7 @@ def execute(run: Run, data: str) -> None:
         "curves": kept,
     }
     result.parent.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps(record, indent=1))
+    result.write_text(json.dumps(record) + "\n")
     print(f"{run.name}: done in {record['seconds']} s", flush=True)
 
 
@@ -151,8 +193,7 @@ def main() -> None:
         WORK.mkdir(parents=True, exist_ok=True)
         first = [stage_one(dataset) for dataset in DATASETS]
         second = [run for dataset in DATASETS for run in policies(dataset)]
-        # Short runs come first.
-        queue = [*first, *sorted(second, key=lambda run: ("td3_bc" in run.name, "hopper" in run.name))]
+        queue = [*first, *sorted(second, key=lambda run: run.order)]
         with ThreadPoolExecutor(arguments.jobs) as pool:
             chosen = [run for run in queue if arguments.only in run.name]
             list(pool.map(lambda run: execute(run, arguments.data), chosen))

@@ -146,7 +146,8 @@ class IQL(OfflineAlgorithm):
             "value_loss": value_loss,
             "policy_loss": policy_loss.mean(),
             "critic_loss": critic_loss,
-            "advantage": advantage.mean(),
+            "value": target.mean(),
+            "advantage": advantage.abs().mean(),
         }
 
     @torch.no_grad()

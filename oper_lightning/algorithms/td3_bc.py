@@ -113,10 +113,14 @@ class TD3BC(OfflineAlgorithm):
         values = self.critics(torch.cat([batch["observation"], action], -1))
         return squared_error(values, target.expand_as(values)).sum(0)
 
-    def improvement_loss(self, batch: TensorDict, action: Tensor) -> Tensor:
-        """Minus the first critic's value of the policy's action, scaled by lambda = alpha / mean |Q|, ``[B]``."""
+    def improvement_loss(self, batch: TensorDict, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Minus the first critic's value of the policy's action, scaled by lambda = alpha / mean |Q|, ``[B]``.
+
+        Also returns these values ``[B]`` and lambda.
+        """
         value = self.critics.first(torch.cat([batch["observation"], action], -1))
-        return -self.alpha / ranks.batch_mean(value.detach().abs()) * value
+        scale = self.alpha / ranks.batch_mean(value.detach().abs())
+        return -scale * value, value, scale
 
     def constraint_loss(self, batch: TensorDict, action: Tensor) -> Tensor:
         """Behaviour cloning: squared distance to the recorded action, averaged over its dimensions, ``[B]``."""
@@ -142,7 +146,8 @@ class TD3BC(OfflineAlgorithm):
 
         improvement, constraint = batch.improvement, batch.constraint
         action = self.action_of(self.actor, improvement["observation"])
-        improvement_loss = (improvement["weight"] * self.improvement_loss(improvement, action)).mean()
+        improvement_loss, value, scale = self.improvement_loss(improvement, action)
+        improvement_loss = (improvement["weight"] * improvement_loss).mean()
         cloned = action if constraint is improvement else self.action_of(self.actor, constraint["observation"])
         constraint_loss = (self.constraint_weight(constraint) * self.constraint_loss(constraint, cloned)).mean()
         self.minimise(improvement_loss + self.bc_coefficient * constraint_loss, self.actor_optimiser)
@@ -152,6 +157,8 @@ class TD3BC(OfflineAlgorithm):
             "critic_loss": critic_loss,
             "improvement_loss": improvement_loss,
             "constraint_loss": constraint_loss,
+            "value": value.mean(),
+            "lambda": scale,
         }
 
     @torch.no_grad()

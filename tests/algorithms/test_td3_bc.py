@@ -69,20 +69,21 @@ def test_target_actions_are_smoothed_within_the_box() -> None:
 def test_lambda_makes_the_value_term_scale_free() -> None:
     model, rows = built(), batch()
     action = model.actor(rows["observation"])
-    loss = model.improvement_loss(rows, action)
+    loss, _, scale = model.improvement_loss(rows, action)
+    assert scale.item() == pytest.approx(2.5 / model.improvement_loss(rows, action)[1].abs().mean().item())
     assert loss.shape == (ROWS,)
     value = model.critics.first(torch.cat([rows["observation"], action], -1))
     torch.testing.assert_close(loss, -2.5 * value / value.abs().mean())
     with torch.no_grad():  # ten times the value, the same loss
         model.critics.weights[-1] *= 10
         model.critics.biases[-1] *= 10
-    torch.testing.assert_close(model.improvement_loss(rows, action), loss)
+    torch.testing.assert_close(model.improvement_loss(rows, action)[0], loss)
 
 
 def test_without_alpha_the_actor_clones() -> None:
     model, rows = built(alpha=0.0), batch()
     action = model.actor(rows["observation"])
-    loss = (model.improvement_loss(rows, action) + model.constraint_loss(rows, action)).mean()
+    loss = (model.improvement_loss(rows, action)[0] + model.constraint_loss(rows, action)).mean()
     plain = ((action - rows["action"]) ** 2).mean()
     torch.testing.assert_close(loss, plain)
 
