@@ -31,7 +31,7 @@ RAW = ROOT / "benchmarks" / "raw" / "scores"
 COUPLED = "--data.prioritise=[evaluation,improvement,constraint]"
 DECOUPLED = "--data.prioritise=[improvement,constraint]"
 REPLAY = ["--data.source=D4RL", "--data.evaluation.episodes=20", "--data.evaluation.parallel=20"]
-REACHER = ["--data.source=Reacher", "--data.updates_per_epoch=200"]
+REACHER = ["--data.source=Reacher", "--data.updates_per_epoch=500"]
 DATASETS = {
     "hopper-replay": [*REPLAY, "--data.source.path={data}/hopper-replay.hdf5"],
     "halfcheetah-replay": [*REPLAY, "--data.source.path={data}/halfcheetah-replay.hdf5"],
@@ -67,7 +67,7 @@ class Contender(NamedTuple):
 SMALL_ONESTEP = ("--model.hidden_sizes=[256,256]", "--model.learning_rate=3e-4", "--data.batch_size=256")
 ALGORITHMS = {
     "bc": Contender(30_000, 3_000, 4, 3),
-    "onestep": Contender(52_000, 5_200, 4, 2, SMALL_ONESTEP),
+    "onestep": Contender(52_000, 5_000, 4, 2, SMALL_ONESTEP),
     "iql": Contender(30_000, 3_000, 4, 2),
     "td3_bc": Contender(50_000, 3_000, 5, 3),
     "cql": Contender(10_000, 2_000, 5, 2, ("--model.sampled_actions=4",)),

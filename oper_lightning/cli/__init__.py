@@ -48,6 +48,9 @@ def main(args: list[str] | None = None) -> int:
     except (InputError, TrainingError) as error:
         print(f"oper: error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read our output has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (KeyboardInterrupt, Stopped) as stop:
         print(f"oper: stopped{stop if isinstance(stop, Stopped) else ''}", file=sys.stderr)
         return getattr(stop, "code", 130)

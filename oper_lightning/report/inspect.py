@@ -191,13 +191,14 @@ def _draw_data(transitions: TensorDict, facts: Facts, low: Tensor, high: Tensor)
 
 
 def _draw_weights(known: list[Weights], transitions: TensorDict) -> Any:
-    """Weight against return, along an episode, its distribution, and of the last set one seed against another."""
+    """Weight against return, along an episode, its distribution; where it is high; one seed against another."""
     last = known[-1]
-    several = len(last.seeds) > 1
-    figure, panels = canvas(2, 2)
-    against, along, spread, agreement = panels
     # Of many iterations the first and the last are enough to see.
     shown = known if len(known) < 4 else [known[0], known[1], last]
+    mapped = [known[0]] if last is known[0] else [known[0], last]
+    several = len(last.seeds) > 1
+    figure, panels = canvas(3, -(-(3 + len(mapped) + several) // 3))
+    against, along, spread, *others = panels
     ends = transitions["next", "done"]
     episode = episode_of(ends)
     length = torch.bincount(episode)
@@ -209,17 +210,24 @@ def _draw_weights(known: list[Weights], transitions: TensorDict) -> Any:
         step = max(1, len(returns) // 2000)
         against.scatter(returns[::step], mean[::step], s=8, alpha=0.5, color=colour, label=weights.name, linewidths=0)
         total = torch.zeros(POINTS, dtype=torch.float64).index_add_(0, place, weights.mean)
-        along.plot((torch.arange(POINTS) + 0.5) / POINTS, total / torch.bincount(place, minlength=POINTS), color=colour)
+        visits = torch.bincount(place, minlength=POINTS)
+        along.plot((torch.arange(POINTS) + 0.5) / POINTS, total / visits, color=colour)
         spread.hist(weights.mean.numpy(), bins=80, histtype="step", color=colour)
     against.set(title="Mean weight of an episode", xlabel="its return", ylabel="weight")
     against.legend(fontsize="small", markerscale=2)
     along.axhline(1, color="grey", linewidth=1, linestyle="--")
     along.set(title="Along an episode", xlabel="share of the episode", ylabel="mean weight")
     spread.set(title="Distribution", xlabel="weight", ylabel="transitions", yscale="log")
+    plane = principal(transitions["observation"])
+    for panel, weights in zip(others, mapped, strict=False):
+        cells = panel.hexbin(plane[:, 0], plane[:, 1], C=weights.mean, gridsize=40, mincnt=3, cmap="viridis")
+        figure.colorbar(cells, ax=panel, label="mean weight")
+        panel.set(title=f"Where {weights.name} is high", xlabel="first principal component", ylabel="second")
     if several:
         step = max(1, last.seeds.shape[1] // 5000)
-        agreement.scatter(last.seeds[0, ::step], last.seeds[1, ::step], s=4, alpha=0.4, color="C0", linewidths=0)
-        agreement.set(title=f"Two seeds: {last.name}", xlabel="weight, first seed", ylabel="second seed")
-    else:
-        agreement.axis("off")
+        panel = others[len(mapped)]
+        panel.scatter(last.seeds[0, ::step], last.seeds[1, ::step], s=4, alpha=0.4, color="C0", linewidths=0)
+        panel.set(title=f"Two seeds: {last.name}", xlabel="weight, first seed", ylabel="second seed")
+    for panel in others[len(mapped) + several :]:
+        panel.axis("off")
     return figure

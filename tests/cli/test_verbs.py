@@ -203,19 +203,6 @@ def test_the_saved_configuration_runs_again(small_file: Path) -> None:
     assert all(value.equal(runs[1][name]) for name, value in runs[0].items())
 
 
-def test_a_report_of_runs(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit(small_file, EVALUATION, "--output=runs/one/0") == 0
-    assert fit(small_file, EVALUATION, "--data.priority=OperR", "--output=runs/two/0") == 0
-    assert oper("report", "runs/one/0", "runs/two/0", "--gap_to=0", "--output=out") == 0
-    text = Path("out/report.md").read_text()
-    assert text in capsys.readouterr().out
-    assert "| one/0 " in text
-    assert "| two/0 " in text
-    picture = Path("out/report.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert len(picture) > 10_000
-
-
 CHAIN = """
 folder: chain
 set: {seed: 0}

@@ -1,0 +1,108 @@
+"""What is wrong with a dataset is said; of sound data nothing is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import columns, transitions
+
+from oper_lightning.report.describe import coverage, describe
+
+BOUNDS = -torch.ones(2), torch.ones(2)
+LENGTHS = [20] * 30
+
+
+def sound() -> dict[str, np.ndarray]:
+    """Columns in which every step follows from the one before."""
+    return columns(LENGTHS)
+
+
+def said(arrays: dict[str, np.ndarray]) -> list[str]:
+    return describe(transitions(arrays), *BOUNDS).warnings
+
+
+def test_sound_data() -> None:
+    facts = describe(transitions(sound()), *BOUNDS)
+    assert facts.warnings == []
+    assert facts.lengths.tolist() == LENGTHS
+    assert facts.terminated.sum() == 15
+    rewards = sound()["rewards"].astype(float).reshape(30, 20)
+    np.testing.assert_allclose(facts.returns, rewards.sum(1), rtol=1e-6)
+
+
+def changed(key: str, **options: Any) -> dict[str, np.ndarray]:
+    arrays = sound()
+    values = arrays[key].copy()
+    if "rows" in options:
+        values[options["rows"], options.get("column", slice(None))] = options["to"]
+    else:
+        values[:] = options["to"]
+    arrays[key] = values
+    return arrays
+
+
+def joined(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every next observation is the next row's observation, across ends too."""
+    return {**arrays, "next_observations": np.roll(arrays["observations"], -1, 0)}
+
+
+def copied() -> dict[str, np.ndarray]:
+    arrays = sound()
+    for key in ("observations", "actions", "rewards", "next_observations"):
+        arrays[key][20:40] = arrays[key][:20]
+    return arrays
+
+
+def torn() -> dict[str, np.ndarray]:
+    arrays = sound()
+    arrays["next_observations"][5] += 1
+    return arrays
+
+
+EIGHTEEN = np.arange(0, 600, 600 // 18)[:18]  # 3 %
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        (changed("observations", rows=slice(None), column=1, to=0.5), ["observation columns that never change: 1"]),
+        (changed("actions", rows=slice(None), column=0, to=0.5), ["action columns that never change: 0"]),
+        (
+            changed("observations", rows=EIGHTEEN, column=2, to=1e4),
+            ["3.00% (18) of observations", "observation[2] is 1e+04 at row 0"],
+        ),
+        (changed("rewards", rows=[7], column=..., to=-900.0), ["0.17% (1) of rewards", "reward is -900 at row 7"]),
+        (changed("rewards", to=0.25), ["all episodes return 5:", "every reward is 0.25"]),
+        (changed("actions", rows=[3], column=0, to=1.5), ["of actions lie outside their bounds"]),
+        (copied(), ["1 of 30 episodes are copies of others"]),
+        (torn(), ["0.17% (1) of steps within episodes begin elsewhere", "first: row 6"]),
+        (joined(sound()), ["29 of 30 episodes begin exactly where the one before ended"]),
+        (columns([50]), ["only one episode"]),
+    ],
+)
+def test_what_is_wrong_is_said(arrays: dict[str, np.ndarray], words: list[str]) -> None:
+    lines = "\n".join(said(arrays))
+    for word in words:
+        assert word in lines, lines
+
+
+def test_coverage_is_the_share_of_cells_that_weights_visit() -> None:
+    cell = torch.arange(8).repeat_interleave(10)
+    assert coverage(cell, torch.ones(80)) == pytest.approx(1)
+    half = torch.ones(80)
+    half[40:] = 0
+    assert coverage(cell, half) == pytest.approx(0.5)
+    uneven = torch.ones(80)
+    uneven[:10] = 71 / 9  # half of the mass of a share of its own
+    assert 0.5 < coverage(cell, uneven) < 1
+
+
+def test_saturated_actions_are_counted() -> None:
+    arrays = sound()
+    arrays["actions"][:300, 0] = 1
+    share = describe(transitions(arrays), *BOUNDS).saturation
+    assert share[0] == pytest.approx(0.5, abs=0.02)
+    assert share[1] < 0.1

@@ -1,0 +1,118 @@
+"""`oper report` and `oper inspect` on runs and data that they never saw, sound and broken."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import columns, oper, write_hdf5
+
+SMALL = ["--data.batch_size=32", "--data.updates_per_epoch=20", "--trainer.max_steps=40"]
+EVALUATION = "--data.evaluation={episodes: 3, parallel: 3}"
+
+
+def fit(file: Path, output: str, *words: str, model: str = "BC") -> None:
+    words = (*SMALL, "--model.hidden_sizes=[16]", f"--output={output}", *words)
+    assert oper("fit", f"--model={model}", "--data.source=D4RL", f"--data.source.path={file}", *words) == 0
+
+
+def weights(file: Path, output: str) -> Path:
+    options = ["--data.evaluation=null", "--model.iterations=2", "--model.seeds=2"]
+    fit(file, output, *options, model="AdvantageWeights")
+    return Path(output) / "weights.safetensors"
+
+
+def other(tmp_path: Path) -> Path:
+    """Data that Reacher-v5 fits too."""
+    return write_hdf5(tmp_path / "other.hdf5", columns([20] * 30, 10, 2, seed=5), env_id="Reacher-v5")
+
+
+def page(name: str) -> str:
+    """An HTML page: it needs nothing from elsewhere."""
+    text = Path(name).read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)|https?://|<script", text)
+    return text
+
+
+def test_runs_that_differ_in_their_seeds_are_one_method(
+    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = []
+    for file in (small_file, other(tmp_path)):
+        for seed in (0, 1):
+            for name, words in (("uniform", []), ("oper_r", ["--data.priority=OperR"])):
+                runs.append(f"{file.stem}-{name}-{seed}")
+                fit(file, runs[-1], EVALUATION, f"--seed_everything={seed}", *words)
+    capsys.readouterr()
+    assert oper("report", *runs, "--gap_to=0", "--output=out") == 0
+    out = capsys.readouterr().out
+    for data in ("small", "other"):
+        for method in ("BC, uniform", "BC, OPER-R"):
+            line = re.search(rf"\| {data} +\| {method} +\| +40 \|.*", out)
+            assert line, out
+            assert line.group().split("|")[7].strip() == "2"  # runs
+    assert len(re.findall(r"\| BC, OPER-R +\| +4 \|", out)) == 1  # over both datasets
+    text = page("out/report.html")
+    assert text.count('src="data:image/png;base64,') == 2
+    assert all(run in text for run in runs)
+    assert Path("out/report.png").read_bytes().startswith(b"\x89PNG")
+    assert "| small | BC, OPER-R" in Path("out/report.md").read_text()
+
+
+def test_settings_tell_methods_apart(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(small_file, "one", EVALUATION, "--data.priority=OperR")
+    fit(small_file, "two", EVALUATION, "--data.priority=OperR", "--data.mode=reweight", "--model.learning_rate=1e-3")
+    assert oper("report", "one", "two") == 0
+    out = capsys.readouterr().out
+    assert "BC, OPER-R, learning_rate=0.001, mode=reweight" in out
+    assert "better than first" not in out  # of single runs nothing is said
+
+
+def test_runs_without_evaluation_show_what_they_logged(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights(small_file, "stage1")
+    fit(small_file, "judged", EVALUATION)
+    assert oper("report", "stage1", "judged", "--output=out") == 0
+    assert "stage1: no evaluations in this run" in capsys.readouterr().err
+    assert "stage1" in page("out/report.html")
+    assert oper("report", "stage1", "--output=alone") == 0
+    assert Path("alone/report-training.png").is_file()
+
+
+def test_a_dataset_and_its_weights(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = weights(small_file, "stage1")
+    capsys.readouterr()
+    assert oper("inspect", str(small_file), str(file), "--output=out") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"\| episodes +\| +40 \|", out)
+    assert re.search(r"\| ended by termination +\| +20 \|", out)
+    for name in ("uniform", "OPER-R", "OPER-A, iteration 1", "OPER-A, iteration 2"):
+        assert re.search(rf"\| {name} +\|", out)
+    text = page("out/inspect.html")
+    assert text.count('src="data:image/png;base64,') == 2
+    # The folder of a run stands for the data that it was trained on.
+    assert oper("inspect", "stage1", "--output=again") == 0
+    assert re.search(r"\| episodes +\| +40 \|", capsys.readouterr().out)
+
+
+def test_broken_data_and_weights_of_other_data(
+    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = weights(small_file, "stage1")
+    arrays = columns([25] * 40, 10, 2)
+    arrays["observations"][np.arange(0, 1000, 33)[:30], 4] = 1e6  # 3 %
+    arrays["observations"][:, 7] = 1.0
+    arrays["rewards"][:] = 1.0
+    broken = write_hdf5(tmp_path / "broken.hdf5", arrays)
+    capsys.readouterr()
+    assert oper("inspect", str(broken), str(file), "nowhere.safetensors", "--output=out") == 0
+    out, err = capsys.readouterr()
+    assert "What to look at" in out
+    assert "3.00% (30) of observations hold a value that looks impossible" in out
+    assert "observation columns that never change: 7" in out
+    assert "all episodes return 25" in out
+    assert f"{file}: made for other data (small, 1,000 transitions): not shown" in out
+    assert "nowhere.safetensors: no such file" in out
+    assert "every transition weighs the same" in err
+    assert "nan" not in out
