@@ -158,3 +158,15 @@ def test_dropout_is_for_training_only(tmp_path: Path) -> None:
     plain = algorithm("IQL")
     fit(plain, data(priority=OperR()), tmp_path / "plain")
     assert not parameters(plain)["policy.body.0.weight"].equal(parameters(model)["policy.body.0.weight"])
+
+
+@pytest.mark.parametrize("mode", ["reweight", "resample"])
+def test_decoupled_the_values_see_uniform_data(mode: str, tmp_path: Path) -> None:
+    states = []
+    for options in ({}, {"priority": OperR(), "mode": mode, "prioritise": ["improvement", "constraint"]}):
+        model = algorithm("IQL")
+        fit(model, data(**options), tmp_path / str(len(options)))
+        states.append(parameters(model))
+    for name, value in states[0].items():
+        if not name.startswith(("observation_", "action_")):
+            assert value.equal(states[1][name]) != name.startswith("policy."), name

@@ -153,9 +153,10 @@ def test_learning_lowers_the_loss(name: str, tmp_path: Path) -> None:
 def test_equal_weights_change_nothing(name: str, mode: str, tmp_path: Path) -> None:
     plain = algorithm(name)
     fit(plain, data(), tmp_path / "plain")
-    equal = algorithm(name)
-    fit(equal, data(priority=Weighted(torch.ones_like), mode=mode), tmp_path / "equal")
-    assert same(parameters(plain), parameters(equal))
+    for roles in (None, ["evaluation"], ["improvement", "constraint"]):
+        equal = algorithm(name)
+        fit(equal, data(priority=Weighted(torch.ones_like), mode=mode, prioritise=roles), tmp_path / f"equal{roles}")
+        assert same(parameters(plain), parameters(equal))
     other = algorithm(name)
     fit(other, data(priority=OperR(), mode=mode), tmp_path / "other")
     assert not same(parameters(plain), parameters(other))
