@@ -249,14 +249,16 @@ class OfflineAlgorithm(LightningModule, ABC):
             self.log_to_loggers({f"train/{name}": value.item() for name, value in means.items()})
 
     def _normalise(self, part: TensorDict) -> TensorDict:
-        if self.normalises:
-            following = part["next"].clone(recurse=False)
-            following["observation"] = self.observe(following["observation"])
-            part = part.clone(recurse=False).update({"observation": self.observe(part["observation"])})
-            part["next"] = following
-        if self._scales_actions:
-            part = part.clone(recurse=False)
-            part["action"] = (part["action"] - self.action_centre) / self.action_scale
+        """Observations and actions, next ones too, as the networks see them."""
+        if not (self.normalises or self._scales_actions):
+            return part
+        part = part.clone(recurse=False)
+        part["next"] = part["next"].clone(recurse=False)
+        for moment in (part, part["next"]):
+            if self.normalises:
+                moment["observation"] = self.observe(moment["observation"])
+            if self._scales_actions and "action" in moment:
+                moment["action"] = (moment["action"] - self.action_centre) / self.action_scale
         return part
 
     def _check_finite(self, results: dict[str, list[tuple[int, Tensor]]]) -> None:

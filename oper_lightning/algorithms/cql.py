@@ -20,7 +20,7 @@ from oper_lightning.data.transitions import n_step
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.losses import squared_error
-from oper_lightning.nn.networks import EnsembleMLP, SquashedPolicy, orthogonal, shrink_last
+from oper_lightning.nn.networks import EnsembleMLP, SquashedPolicy, lecun, orthogonal
 from oper_lightning.nn.optim import adam, frozen_copy, polyak
 from oper_lightning.spec import Batch, DataSpec
 
@@ -48,7 +48,6 @@ class CQL(OfflineAlgorithm):
         target_entropy: null for minus the number of action dimensions.
         discount: of rewards, per step.
         tau: share of the online critics that moves into the targets with each update.
-        n_step: rewards summed before the target bootstraps; the paper has 1.
         policy_hidden_sizes: widths of the policy's hidden layers.
         critic_hidden_sizes: widths of the critics' hidden layers.
         orthogonal_init: whether layers begin orthogonal (gain sqrt 2, the last 0.01), as in CORL.
@@ -73,7 +72,6 @@ class CQL(OfflineAlgorithm):
         target_entropy: float | None = None,
         discount: float = 0.99,
         tau: float = 0.005,
-        n_step: int = 1,
         policy_hidden_sizes: Sequence[int] = (256, 256),
         critic_hidden_sizes: Sequence[int] = (256, 256),
         orthogonal_init: bool = False,
@@ -85,6 +83,8 @@ class CQL(OfflineAlgorithm):
         super().__init__(normalise_observations, **options)
         if sampled_actions < 1:
             raise InputError(f"CQL: sampled_actions {sampled_actions} must be at least 1")
+        if entropy_temperature is not None and entropy_temperature <= 0:
+            raise InputError(f"CQL: entropy_temperature {entropy_temperature} must be positive; null tunes it")
         self.cql_weight = cql_weight
         self.cql_temperature = cql_temperature
         self.sampled_actions = sampled_actions
@@ -99,7 +99,6 @@ class CQL(OfflineAlgorithm):
         self.target_entropy = target_entropy
         self.discount = discount
         self.tau = tau
-        self.n_step = n_step
         self.policy_hidden_sizes = policy_hidden_sizes
         self.critic_hidden_sizes = critic_hidden_sizes
         self.orthogonal_init = orthogonal_init
@@ -114,7 +113,7 @@ class CQL(OfflineAlgorithm):
             if self.orthogonal_init:
                 orthogonal(network, last_gain=0.01)
             else:
-                shrink_last(network, 0.01)
+                lecun(network, last_scale=0.01)
         self.target_critics = frozen_copy(self.critics)
         self.wanted_entropy = -float(actions) if self.target_entropy is None else self.target_entropy
         fixed = self.entropy_temperature
@@ -129,7 +128,7 @@ class CQL(OfflineAlgorithm):
         return [self.policy_optimiser, self.critic_optimiser, self.temperature_optimiser, self.lagrange_optimiser]
 
     def columns(self, transitions: TensorDict) -> TensorDict:
-        return n_step(transitions, self.n_step, self.discount)
+        return n_step(transitions, 1, self.discount)
 
     # Losses ------------------------------------------------------------------------------------------------------
 
@@ -203,6 +202,7 @@ class CQL(OfflineAlgorithm):
         value = self.recorded_value(evaluation)
         bellman_error = (evaluation["weight"] * self.bellman_error(evaluation, value)).mean()
         held_down = value if constraint is evaluation else self.recorded_value(constraint)
+        # The penalty before its weight, in the priority's measure.
         difference = (constraint["weight"] * self.difference(constraint, held_down)).mean(-1)
         policy_loss, log_density = self.policy_loss(improvement)
         policy_loss = (improvement["weight"] * policy_loss).mean()
@@ -223,16 +223,18 @@ class CQL(OfflineAlgorithm):
         # Each parameter is in one of these losses only, so that their sum has the gradients of all, at one snapshot.
         self.minimise(policy_loss + critic_loss + multipliers_loss, *optimisers)
         polyak(self.target_critics, self.critics, self.tau)
-        return {
+        results = {
             "critic_loss": critic_loss,
             "bellman_error": bellman_error,
             "difference": difference.mean(),
             "policy_loss": policy_loss,
             "entropy": entropy,
             "value": value.mean(),
-            "lagrange": self.log_lagrange.exp(),
             "entropy_temperature": self.log_temperature.exp(),
         }
+        if self.lagrange_gap is not None:
+            results["lagrange"] = lagrange
+        return results
 
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:

@@ -63,6 +63,8 @@ class IQL(OfflineAlgorithm):
         super().__init__(normalise_observations, **options)
         if not 0 < expectile < 1:
             raise InputError(f"IQL: expectile {expectile} is not in (0, 1)")
+        if not 0 <= dropout < 1:
+            raise InputError(f"IQL: dropout {dropout} is not in [0, 1)")
         self.expectile = expectile
         self.temperature = temperature
         self.kind = policy
@@ -77,7 +79,7 @@ class IQL(OfflineAlgorithm):
     def build(self, spec: DataSpec) -> None:
         observations, actions = spec.observation_size, spec.action_size
         network = FixedStdPolicy if self.kind == "gaussian" else DeterministicPolicy
-        self.policy = network(observations, actions, self.hidden_sizes, self.dropout)
+        self.policy = network(observations, actions, self.hidden_sizes)
         self.value = EnsembleMLP((1,), [observations, *self.hidden_sizes])
         self.critics = EnsembleMLP((2,), [observations + actions, *self.hidden_sizes])
         for part in (self.policy, self.value, self.critics):
@@ -119,10 +121,14 @@ class IQL(OfflineAlgorithm):
             advantage = target - self.value.first(batch["observation"])
             exponential = (self.temperature * advantage).clamp(max=LARGEST_EXPONENT).exp()
             weight = (batch["weight"] * exponential).clamp(max=LARGEST_WEIGHT)
-        prediction = self.policy(batch["observation"])
+        prediction = self.policy(batch["observation"], self.dropout)
         if isinstance(prediction, Normal):
             return -weight * prediction.log_prob(batch["action"]).sum(-1), advantage
         return weight * squared_error(prediction, batch["action"]).sum(-1), advantage
+
+    def lengths(self) -> list[int]:
+        """The run's length, which the learning rate goes by."""
+        return [] if self.schedule == "none" else [self.run_length()]
 
     def prepare(self, number: int) -> None:
         """The policy's learning rate falls over the run."""
@@ -147,7 +153,7 @@ class IQL(OfflineAlgorithm):
             "policy_loss": policy_loss.mean(),
             "critic_loss": critic_loss,
             "value": target.mean(),
-            "advantage": advantage.abs().mean(),
+            "absolute_advantage": advantage.abs().mean(),
         }
 
     @torch.no_grad()

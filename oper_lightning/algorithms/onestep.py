@@ -35,8 +35,9 @@ class OnestepRL(OfflineAlgorithm):
         operator: how the policy improves on the behaviour: exp_weight (advantage-weighted cloning), reverse_kl (values
             less the divergence from the behaviour), il_reg (values and the likelihood of the data), greedy (values
             alone), easy_bcq (no training: the best of some actions of the behaviour).
-        critic: what the critic evaluates: sarsa (the recorded next action), qpi (the policy as it stands), or either
-            with twin critics: double_sarsa, double_qpi.
+        critic: what the critic evaluates: sarsa (the recorded next action; where an episode was cut, an action of the
+            behaviour policy, for nobody took one), qpi (the policy as it stands), or either with twin critics:
+            double_sarsa, double_qpi.
         baseline: of exp_weight's advantage: value_sample (mean value of actions of the behaviour) or td (a value
             function fitted beside the critic).
         steps: how often critic and policy are trained in turn. Paper: 1.
@@ -112,7 +113,7 @@ class OnestepRL(OfflineAlgorithm):
     def columns(self, transitions: TensorDict) -> TensorDict:
         table = n_step(transitions, 1, self.discount)
         if not self.evaluates_policy:
-            table["next_action"] = next_action(transitions)
+            table["next", "action"] = next_action(transitions)
             table["cut"] = transitions["next", "truncated"]
         return table
 
@@ -157,9 +158,8 @@ class OnestepRL(OfflineAlgorithm):
             if self.evaluates_policy:
                 action = sample(self.policy(following), 1).squeeze(1)
             else:
-                # Where an episode was cut nobody took a next action: the behaviour's stands in.
                 stand_in = sample(self.behaviour(following), 1).squeeze(1)
-                action = torch.where(batch["cut"].unsqueeze(-1), stand_in, batch["next_action"])
+                action = torch.where(batch["cut"].unsqueeze(-1), stand_in, batch["next", "action"])
             value = self.target_critics(torch.cat([following, action], -1)).amin(0)
             target = batch["next", "reward"] + batch["discount"] * value
         values = self.critics(torch.cat([batch["observation"], batch["action"]], -1))

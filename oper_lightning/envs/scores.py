@@ -94,9 +94,15 @@ def family_of_environment(environment: str) -> Family | None:
 
 
 def environment_of(name: str) -> tuple[str, dict[str, Any]] | None:
-    """Gymnasium id and options of the environment that belongs to a D4RL dataset name, None if not known."""
-    key = _longest(name.lower(), ENVIRONMENTS)
-    return ENVIRONMENTS[key] if key else None
+    """Gymnasium id and options of the environment that belongs to a D4RL dataset name, None if not known.
+
+    Episodes are cut where D4RL cut them: gymnasium-robotics' Adroit goes on for twice as long.
+    """
+    key, known = _longest(name.lower(), ENVIRONMENTS), family(name)
+    if key is None or known is None:
+        return None
+    environment, options = ENVIRONMENTS[key]
+    return environment, {**options, "max_episode_steps": known.steps}
 
 
 def normalised(value: float, reference: tuple[float, float]) -> float:

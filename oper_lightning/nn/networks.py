@@ -12,36 +12,28 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn import functional
 
-from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 
 
-def mlp(sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
-    """Linear layers of the given sizes (input first, output last) with ReLU between them, PyTorch's default init.
-
-    ``dropout`` is the chance of a hidden unit to be left out while training.
-    """
+def mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers of the given sizes (input first, output last) with ReLU between them, PyTorch's default init."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
-        if dropout:
-            layers.append(Dropout(dropout))
-    return nn.Sequential(*layers[: -2 if dropout else -1])
+    return nn.Sequential(*layers[:-1])
 
 
-class Dropout(nn.Module):
-    """Dropout whose noise is drawn for the rows of all ranks, so that R ranks train what one process does."""
+def with_dropout(network: nn.Sequential, inputs: Tensor, chance: float) -> Tensor:
+    """What a perceptron makes of inputs ``[B, D]`` if each hidden unit is left out with this chance.
 
-    def __init__(self, chance: float) -> None:
-        super().__init__()
-        if not 0 <= chance < 1:
-            raise InputError(f"dropout {chance} is not in [0, 1)")
-        self.chance = chance
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        if not self.training:
-            return hidden
-        return hidden * (ranks.rand_like(hidden) >= self.chance) / (1 - self.chance)
+    The noise is drawn for the rows of all ranks, so that R ranks train what one process does.
+    """
+    hidden = inputs
+    for layer in network:
+        hidden = layer(hidden)
+        if chance and isinstance(layer, nn.ReLU):
+            hidden = hidden * (ranks.rand_like(hidden) >= chance) / (1 - chance)
+    return hidden
 
 
 class EnsembleMLP(nn.Module):
@@ -114,13 +106,27 @@ def orthogonal(network: nn.Module, last_gain: float = math.sqrt(2)) -> None:
 
 
 @torch.no_grad()
-def shrink_last(network: nn.Module, scale: float) -> None:
-    """Initialises the last layer uniformly with variance ``scale`` / fan-in and without bias."""
+def lecun(network: nn.Module, last_scale: float) -> None:
+    """Initialises as Flax does: truncated normal with variance 1 / fan-in, biases zero.
+
+    The last layer is uniform with variance ``last_scale`` / fan-in.
+    """
     for weights, biases in _layers(network):
-        inputs = weights[-1].shape[1]
-        bound = math.sqrt(3 * scale / inputs)
+        for weight in weights[:-1]:
+            std = math.sqrt(1 / _fan_in(weight))
+            nn.init.trunc_normal_(weight, std=std / TRUNCATED, a=-2 * std / TRUNCATED, b=2 * std / TRUNCATED)
+        bound = math.sqrt(3 * last_scale / _fan_in(weights[-1]))
         weights[-1].uniform_(-bound, bound)
-        biases[-1].zero_()
+        for bias in biases:
+            bias.zero_()
+
+
+TRUNCATED = 0.87962566103423978  # standard deviation of a standard normal cut at -2 and 2
+
+
+def _fan_in(weight: Tensor) -> int:
+    """Inputs of a layer: weights are ``[out, in]``, in ensembles ``[members, in, out]``."""
+    return weight.shape[1]
 
 
 def _layers(network: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
@@ -136,12 +142,12 @@ def _layers(network: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
 class DeterministicPolicy(nn.Module):
     """Maps observations ``[..., O]`` to actions ``[..., A]`` in (-1, 1) through a tanh."""
 
-    def __init__(self, observations: int, actions: int, hidden_sizes: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(self, observations: int, actions: int, hidden_sizes: Sequence[int]) -> None:
         super().__init__()
-        self.body = mlp([observations, *hidden_sizes, actions], dropout)
+        self.body = mlp([observations, *hidden_sizes, actions])
 
-    def forward(self, observation: Tensor) -> Tensor:
-        return torch.tanh(cast(Tensor, self.body(observation)))
+    def forward(self, observation: Tensor, dropout: float = 0.0) -> Tensor:
+        return torch.tanh(with_dropout(self.body, observation, dropout))
 
 
 class GaussianPolicy(nn.Module):
@@ -158,7 +164,7 @@ class GaussianPolicy(nn.Module):
         self.body = mlp([observations, *hidden_sizes, 2 * actions])
 
     def forward(self, observation: Tensor) -> Normal:
-        mean, spread = torch.tanh(cast(Tensor, self.body(observation))).chunk(2, -1)
+        mean, spread = torch.tanh(cast(Tensor, self.body(observation))).float().chunk(2, -1)
         log_std = self.LOWEST + (self.HIGHEST - self.LOWEST) * (spread + 1) / 2
         return Normal(mean, log_std.exp(), validate_args=False)
 
@@ -172,13 +178,13 @@ class FixedStdPolicy(nn.Module):
 
     LOWEST, HIGHEST = -5.0, 2.0
 
-    def __init__(self, observations: int, actions: int, hidden_sizes: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(self, observations: int, actions: int, hidden_sizes: Sequence[int]) -> None:
         super().__init__()
-        self.body = mlp([observations, *hidden_sizes, actions], dropout)
+        self.body = mlp([observations, *hidden_sizes, actions])
         self.log_std = nn.Parameter(torch.zeros(actions))
 
-    def forward(self, observation: Tensor) -> Normal:
-        mean = torch.tanh(cast(Tensor, self.body(observation)))
+    def forward(self, observation: Tensor, dropout: float = 0.0) -> Normal:
+        mean = torch.tanh(with_dropout(self.body, observation, dropout)).float()
         std = self.log_std.clamp(self.LOWEST, self.HIGHEST).exp()
         return Normal(mean, std.expand_as(mean), validate_args=False)
 
@@ -200,7 +206,7 @@ class SquashedPolicy(nn.Module):
 
     def forward(self, observation: Tensor) -> Normal:
         """The distribution before squashing."""
-        mean, log_std = cast(Tensor, self.body(observation)).chunk(2, -1)
+        mean, log_std = cast(Tensor, self.body(observation)).float().chunk(2, -1)
         std = (self.factor * log_std + self.offset).clamp(self.LOWEST, self.HIGHEST).exp()
         return Normal(mean, std, validate_args=False)
 

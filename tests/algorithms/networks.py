@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
-from oper_lightning.spec import DataSpec
+from oper_lightning.spec import Batch, DataSpec
 
 ROWS = 12
 
@@ -76,3 +76,27 @@ def ready(model: OfflineAlgorithm, *targets: str) -> OfflineAlgorithm:
         for parameter in getattr(model, target).parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model
+
+
+def moved_by_role(model: OfflineAlgorithm, parts: list[TensorDict], others: list[TensorDict]) -> list[set[str]]:
+    """Names of the losses that change with the data of each role: evaluation, improvement, constraint.
+
+    ``model`` has its branch set; its losses are taken without stepping any optimiser.
+    """
+    model.minimise = lambda loss, *_: None  # type: ignore[method-assign]
+
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def losses(batch: Batch) -> dict[str, torch.Tensor]:
+        model.load_state_dict(state)  # targets move even so
+        torch.manual_seed(0)
+        return model.update(batch)
+
+    plain = losses(Batch(*parts))
+    moved = []
+    for role in range(3):
+        changed = list(parts)
+        changed[role] = others[role]
+        results = losses(Batch(*changed))
+        moved.append({name for name, value in results.items() if not torch.isclose(value, plain[name], rtol=1e-4)})
+    return moved

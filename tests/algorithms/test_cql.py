@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import ROWS, as_module, batch, ready
+from networks import ROWS, as_module, batch, moved_by_role, ready
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 from oper_lightning.algorithms.cql import CQL
@@ -26,7 +26,14 @@ class Recorded:
         self.samples: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.uniform: list[torch.Tensor] = []
         sample, rand_like = model.policy.sample, ranks.rand_like
-        monkeypatch.setattr(model.policy, "sample", lambda *a: self.samples.append(sample(*a)) or self.samples[-1])
+        self.seen: list[torch.Tensor] = []
+
+        def spied(observation: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+            self.seen.append(observation)
+            self.samples.append(sample(observation, count))
+            return self.samples[-1]
+
+        monkeypatch.setattr(model.policy, "sample", spied)
         monkeypatch.setattr(ranks, "rand_like", lambda v: self.uniform.append(rand_like(v)) or self.uniform[-1])
 
 
@@ -42,6 +49,8 @@ def test_the_penalty_is_its_definition_in_a_loop(
     found = model.difference(rows, model.recorded_value(rows))
     assert found.shape == (2, ROWS)
     (now, now_density), (ahead, ahead_density) = recorded.samples
+    assert recorded.seen[0].equal(rows["observation"])
+    assert recorded.seen[1].equal(rows["next", "observation"])
     box = recorded.uniform[0] * 2 - 1
     for critic in (0, 1):
         network = as_module(model.critics.weights, model.critics.biases, critic)
@@ -191,15 +200,19 @@ def test_the_policy_clones_while_it_warms_up() -> None:
         assert torch.allclose(loss, -likelihood, atol=1e-4) == (number == 0)
 
 
-def test_each_role_reads_its_own_batch() -> None:
-    """Bellman error: evaluation; penalty: constraint; actor: improvement."""
+def test_each_loss_is_of_its_own_roles_data() -> None:
+    """Bellman error: evaluation; penalty: constraint; actor and temperature: improvement."""
     model = built()
     model.branch = model.prepare(0)
-    parts = [batch(1), batch(2), batch(3)]
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    results = []
+    parts, others = [batch(1), batch(2), batch(3)], [batch(4), batch(5), batch(6)]
+    assert moved_by_role(model, parts, others) == [
+        {"critic_loss", "bellman_error", "value"},
+        {"policy_loss", "entropy"},
+        {"critic_loss", "difference"},
+    ]
+    # Each has its role's weight.
+    model.tau, results = 0.0, []
     for role in (None, 0, 1, 2):
-        model.load_state_dict(state)
         changed = [part.clone() for part in parts]
         if role is not None:
             changed[role]["weight"] *= 3
@@ -209,3 +222,29 @@ def test_each_role_reads_its_own_batch() -> None:
         for other in (1, 2, 3):
             factor = 3 if other == role else 1
             torch.testing.assert_close(results[other][name], factor * results[0][name])
+
+
+def test_the_penalty_has_its_weight() -> None:
+    rows = batch()
+    for weight in (1.0, 7.0):
+        model = built(cql_weight=weight)
+        model.branch = model.prepare(0)
+        results = model.update(Batch(rows, rows, rows))
+        expected = results["bellman_error"] + weight * 2 * results["difference"]
+        torch.testing.assert_close(results["critic_loss"], expected)
+
+
+def test_networks_begin_as_flaxs_do() -> None:
+    model = CQL(policy_hidden_sizes=(400, 400), critic_hidden_sizes=(400, 400))
+    ready(model)
+    for weights, biases in (
+        ([layer.weight for layer in model.policy.body[::2]], [layer.bias for layer in model.policy.body[::2]]),
+        ([w[0].T for w in model.critics.weights], list(model.critics.biases)),
+    ):
+        assert not any(bias.any() for bias in biases)
+        for weight in weights[:-1]:
+            std = weight.shape[1] ** -0.5
+            assert weight.std().item() == pytest.approx(std, rel=0.1)
+            assert weight.abs().max() <= 2.28 * std
+        assert weights[-1].abs().max() <= (0.03 / 400) ** 0.5
+        assert weights[-1].std().item() == pytest.approx((0.01 / 400) ** 0.5, rel=0.1)

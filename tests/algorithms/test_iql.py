@@ -1,18 +1,18 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from networks import ROWS, Pair, as_module, batch, ready
+from networks import ROWS, Pair, as_module, batch, moved_by_role, ready
 from tensordict import TensorDict
 from test_shared import algorithm, data, fit, parameters
 from torch import nn
 
-from oper_lightning import OperR
+from oper_lightning import InputError, OperR
 from oper_lightning.algorithms.iql import IQL
-from oper_lightning.nn.optim import schedule
 from oper_lightning.spec import Batch
 
 
@@ -124,16 +124,37 @@ def test_values_move_first_then_policy_then_critics(monkeypatch: pytest.MonkeyPa
 
 def test_the_policys_learning_rate_falls_to_nothing(tmp_path: Path) -> None:
     model = algorithm("IQL", learning_rate=1e-3)
+    rates: list[list[float]] = []
+    update = model.update
+
+    def spied(batch: Batch) -> Any:
+        rates.append([optimiser.param_groups[0]["lr"] for optimiser in model.trainer.optimizers])
+        return update(batch)
+
+    model.update = spied  # type: ignore[method-assign]
     fit(model, data(), tmp_path, 40)
-    rates = [optimiser.param_groups[0]["lr"] for optimiser in model.configure_optimizers()]
-    assert rates == [1e-3] * 3
-    model.prepare(0)
-    assert model.policy_optimiser.param_groups[0]["lr"] == pytest.approx(1e-3)
-    model.prepare(20)
-    assert model.policy_optimiser.param_groups[0]["lr"] == pytest.approx(5e-4)
-    model.prepare(39)
-    assert model.policy_optimiser.param_groups[0]["lr"] < 2e-6
-    assert schedule("cosine", 1.0) == pytest.approx(0)
+    policy, value, critics = zip(*rates, strict=True)
+    assert {*value, *critics} == {1e-3}
+    assert policy == pytest.approx([1e-3 * 0.5 * (1 + math.cos(math.pi * k / 40)) for k in range(40)])
+    with pytest.raises(InputError, match="parts of 40 updates, this one of 80"):
+        fit(algorithm("IQL"), data(), tmp_path, 80, ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_each_loss_is_of_its_own_roles_data() -> None:
+    evaluation, cloned = batch(1), batch(2)
+    model = built()
+    moved = moved_by_role(model, [evaluation, cloned, cloned], [batch(3), cloned, cloned])
+    assert moved[0] == {"value_loss", "critic_loss"}
+    loss, _ = model.policy_loss(cloned, model.target_value(cloned))
+    model.tau = 0.0  # from here on nothing moves
+    results = model.update(Batch(evaluation, cloned, cloned))
+    torch.testing.assert_close(results["policy_loss"], loss.mean(), rtol=1e-3, atol=1e-4)
+    heavy = evaluation.clone()
+    heavy["weight"] *= 3
+    weighed = model.update(Batch(heavy, cloned, cloned))
+    for name in ("value_loss", "critic_loss"):
+        torch.testing.assert_close(weighed[name], 3 * results[name])
+    torch.testing.assert_close(weighed["policy_loss"], results["policy_loss"])
 
 
 def test_networks_begin_orthogonal() -> None:
@@ -148,16 +169,21 @@ def test_networks_begin_orthogonal() -> None:
 
 
 def test_dropout_is_for_training_only(tmp_path: Path) -> None:
-    model = algorithm("IQL", dropout=0.5)
-    fit(model, data(priority=OperR()), tmp_path)
-    observation = torch.randn(7, 3)
-    model.eval()
-    assert model.act(observation).equal(model.act(observation))
-    model.train()
-    assert not model.act(observation).equal(model.act(observation))
-    plain = algorithm("IQL")
-    fit(plain, data(priority=OperR()), tmp_path / "plain")
-    assert not parameters(plain)["policy.body.0.weight"].equal(parameters(model)["policy.body.0.weight"])
+    """Units are left out of the loss at the given rate, and of acting never, whatever mode the module is in."""
+    model, observation = built(dropout=0.25, hidden_sizes=(4000,)), torch.randn(ROWS, 3)
+    hidden = model.policy.body[:2](observation)
+    last = model.policy.body[2]
+    last.weight.data[:], last.bias.data[:] = 1e-4, 0.0
+    kept = torch.atanh(model.policy(observation, 0.25).mean)[:, 0] / 1e-4
+    assert (kept / hidden.sum(1)).mean().item() == pytest.approx(1, abs=0.02)
+    assert not kept.equal(torch.atanh(model.policy(observation, 0.25).mean)[:, 0] / 1e-4)
+    losses = [model.policy_loss(batch(), torch.zeros(ROWS))[0].sum().item() for _ in range(2)]
+    assert losses[0] != losses[1]
+    fit(algorithm("IQL", dropout=0.5), data(), tmp_path)
+    loaded = IQL.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    for training in (True, False):
+        loaded.train(training)
+        assert loaded.act(observation).equal(loaded.act(observation))
 
 
 @pytest.mark.parametrize("mode", ["reweight", "resample"])

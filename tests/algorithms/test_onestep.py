@@ -5,15 +5,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers import columns, transitions
+from helpers import Arrays, columns, transitions
 from networks import ROWS, as_module, batch, ready
-from test_shared import algorithm, data, fit, parameters, same
+from test_shared import DATA, algorithm, data, fit, parameters, same
 
-from oper_lightning import InputError, OperR
+from oper_lightning import InputError, OfflineDataModule, OperR
 from oper_lightning.algorithms.onestep import OnestepRL
+from oper_lightning.data.sources.source import Origin
 from oper_lightning.nn import networks
+from oper_lightning.spec import Batch
 
 OPERATORS = ["exp_weight", "reverse_kl", "il_reg", "greedy", "easy_bcq"]
 CRITICS = ["sarsa", "qpi", "double_sarsa", "double_qpi"]
@@ -28,7 +31,7 @@ def built(**options: Any) -> OnestepRL:
 def rows() -> Any:
     table = batch()
     generator = torch.Generator().manual_seed(1)
-    table["next_action"] = torch.randn(ROWS, 2, generator=generator).tanh()
+    table["next", "action"] = torch.randn(ROWS, 2, generator=generator).tanh()
     table["cut"] = torch.arange(ROWS) % 4 == 1
     return table
 
@@ -104,7 +107,7 @@ def test_sarsa_takes_the_recorded_action_or_where_there_is_none_the_behaviours(
     target = as_module(model.target_critics.weights, model.target_critics.biases, 0)
     for row in range(ROWS):
         following = table["next", "observation"][row]
-        action = drawn[0][row, 0] if table["cut"][row] else table["next_action"][row]
+        action = drawn[0][row, 0] if table["cut"][row] else table["next", "action"][row]
         wanted = table["next", "reward"][row] + table["discount"][row] * target(torch.cat([following, action]))
         value = online(torch.cat([table["observation"][row], table["action"][row]]))
         assert found[row].item() == pytest.approx(((value - wanted) ** 2).item(), rel=1e-4)
@@ -117,15 +120,15 @@ def test_columns_know_where_the_next_action_is_missing() -> None:
     table = transitions(columns([3, 4]))  # the first terminates, the second is cut
     found = built().columns(table)
     assert found["cut"].tolist() == [False] * 6 + [True]
-    assert found["next_action"][:2].equal(table["action"][1:3])
+    assert found["next", "action"][:2].equal(table["action"][1:3])
     assert found["discount"].tolist() == pytest.approx([0.99, 0.99, 0, 0.99, 0.99, 0.99, 0.99])
-    assert "next_action" not in built(critic="qpi").columns(table)
+    assert "next" not in built(critic="qpi").columns(table)
 
 
 def test_twin_critics_take_the_lower_target() -> None:
     model, table = built(critic="double_sarsa"), rows()
     table["cut"] = torch.zeros(ROWS, dtype=torch.bool)
-    pair = torch.cat([table["next", "observation"], table["next_action"]], -1)
+    pair = torch.cat([table["next", "observation"], table["next", "action"]], -1)
     lower = torch.stack(
         [as_module(model.target_critics.weights, model.target_critics.biases, k)(pair).squeeze(1) for k in (0, 1)]
     ).amin(0)
@@ -171,6 +174,77 @@ def test_the_divergence_is_the_closed_form() -> None:
         model.policy(table["observation"]), model.behaviour(table["observation"])
     ).sum(-1)
     torch.testing.assert_close(found, expected, atol=0.03, rtol=0.05)
+
+
+@pytest.mark.parametrize("operator", ["reverse_kl", "il_reg", "greedy"])
+def test_operators_that_search(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minus the value of a sampled action, and the operator's own term on the constraint's data, each weighted."""
+    model = built(operator=operator, alpha=0.7, samples=3)
+    improvement, constraint = rows(), rows()
+    constraint["observation"] = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(9))
+    improvement["weight"], constraint["weight"] = torch.linspace(0, 2, ROWS), torch.linspace(3, 0, ROWS)
+    drawn: list[torch.Tensor] = []
+    sample = networks.sample
+    monkeypatch.setattr("oper_lightning.algorithms.onestep.sample", lambda *a: drawn.append(sample(*a)) or drawn[-1])
+    found = model.policy_loss(improvement, constraint)
+    pair = torch.cat([improvement["observation"], drawn[0].squeeze(1)], -1)
+    expected = -(improvement["weight"] * model.critics.first(pair)).mean()
+    policy, behaviour = model.policy(constraint["observation"]), model.behaviour(constraint["observation"])
+    if operator == "reverse_kl":
+        terms = [(policy.log_prob(drawn[1][:, k]) - behaviour.log_prob(drawn[1][:, k])).sum(-1) for k in range(3)]
+        expected = expected + 0.7 * (constraint["weight"] * sum(terms) / 3).mean()
+    if operator == "il_reg":
+        expected = expected - 0.7 * (constraint["weight"] * policy.log_prob(constraint["action"]).sum(-1)).mean()
+    torch.testing.assert_close(found, expected)
+
+
+def test_qpi_evaluates_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, table = built(critic="qpi"), rows()
+    asked: list[torch.Tensor] = []
+    sample = networks.sample
+    monkeypatch.setattr(
+        "oper_lightning.algorithms.onestep.sample", lambda normal, n: asked.append(normal.mean) or sample(normal, n)
+    )
+    model.critic_loss(table)
+    assert len(asked) == 1
+    assert asked[0].equal(model.policy(table["next", "observation"]).mean)
+
+
+def test_the_baselines_value_bootstraps_from_its_target() -> None:
+    model, table = built(baseline="td"), rows()
+    for parameter in model.target_value.parameters():
+        parameter.data += 0.1
+    following = as_module(model.target_value.weights, model.target_value.biases, 0)(table["next", "observation"])
+    target = table["next", "reward"] + table["discount"] * following.squeeze(1)
+    value = as_module(model.value.weights, model.value.biases, 0)(table["observation"]).squeeze(1)
+    torch.testing.assert_close(model.value_loss(table), (value - target) ** 2)
+
+
+def test_each_phase_has_its_weights() -> None:
+    for branch, name in ((("behaviour", False), "behaviour_loss"), (("critic", False), "critic_loss")):
+        losses = []
+        for weight in (1.0, 3.0):
+            model, table = built(), rows()
+            table["weight"] = torch.full((ROWS,), weight)
+            model.branch = branch
+            torch.manual_seed(0)
+            losses.append(model.update(Batch(table, table, table))[name])
+        torch.testing.assert_close(losses[1], 3 * losses[0])
+
+
+def test_next_actions_come_in_the_networks_units(tmp_path: Path) -> None:
+    """Whatever the units of actions, the critic is the same."""
+    states = []
+    for scale, shift in ((1, 0), (4, 2)):
+        arrays = {**DATA, "actions": DATA["actions"] * scale + shift}
+        origin = Origin(action_low=np.full(2, shift - scale), action_high=np.full(2, shift + scale))
+        module = OfflineDataModule(Arrays(arrays, origin), batch_size=32, updates_per_epoch=50, evaluation=None)
+        model = algorithm("OnestepRL", learning_rate=1e-2, phases=(1, 8, 1))
+        fit(model, module, tmp_path / str(scale), 100)
+        states.append(parameters(model))
+    for name, value in states[0].items():
+        if name.startswith("critics."):
+            torch.testing.assert_close(states[1][name], value, rtol=1e-2, atol=1e-3)
 
 
 def test_easy_bcq_acts_by_the_best_of_the_behaviours_actions() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import columns
-from networks import ROWS, Pair, as_module, batch, ready
+from networks import ROWS, Pair, as_module, batch, moved_by_role, ready
 from tensordict.nn import TensorDictModule
 from test_shared import DATA, algorithm, data, fit, parameters
 
@@ -127,6 +127,13 @@ def test_each_role_reads_its_own_batch() -> None:
         others = [other for other in plain if other != name and (role or other == "critic_loss")]
         for other in others:
             torch.testing.assert_close(results[other], plain[other])
+
+
+def test_each_loss_is_of_its_own_roles_data() -> None:
+    model = built()
+    model.branch = True
+    moved = moved_by_role(model, [batch(1), batch(2), batch(3)], [batch(4), batch(5), batch(6)])
+    assert moved == [{"critic_loss"}, {"improvement_loss", "value", "lambda"}, {"constraint_loss"}]
 
 
 def test_decoupled_reweighting_leaves_the_critics_bit_identical(tmp_path: Path) -> None:

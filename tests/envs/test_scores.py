@@ -35,6 +35,9 @@ def test_robots_of_gymnasium() -> None:
 
 
 def test_environments_of_d4rl_names() -> None:
-    assert environment_of("walker2d-medium-replay-v2") == ("Walker2d-v4", {})
-    assert environment_of("ant-medium-v2") == ("Ant-v4", {"use_contact_forces": True})
+    assert environment_of("walker2d-medium-replay-v2") == ("Walker2d-v4", {"max_episode_steps": 1000})
+    assert environment_of("ant-medium-v2") == ("Ant-v4", {"use_contact_forces": True, "max_episode_steps": 1000})
+    # D4RL's limits, not gymnasium-robotics'.
+    assert environment_of("pen-human-v1") == ("AdroitHandPen-v1", {"max_episode_steps": 100})
+    assert environment_of("door-human-longhorizon-v1") == ("AdroitHandDoor-v1", {"max_episode_steps": 300})
     assert environment_of("flow-ring-random-v0") is None
