@@ -29,7 +29,7 @@ RAW = ROOT / "benchmarks" / "raw" / "bandit.json"
 WORK = ROOT / "runs" / "bandit"
 ITERATIONS = (0, 1, 2, 3, 5, 10)  # 0: the data as they are
 MODES_OF_USE = ("resample", "reweight")
-UPDATES = 10_000
+UPDATES = 30_000
 SAMPLES = 2000
 NEAR = 0.2
 

@@ -65,9 +65,11 @@ class Contender(NamedTuple):
 
 
 SMALL_ONESTEP = ("--model.hidden_sizes=[256,256]", "--model.learning_rate=3e-4", "--data.batch_size=256")
+# Published shares are 5, 20 and 1: of a short run the policy would get too little, and one evaluation.
+PHASES = "--model.phases=[3,4,3]"
 ALGORITHMS = {
     "bc": Contender(30_000, 3_000, 4, 3),
-    "onestep": Contender(52_000, 5_000, 4, 2, SMALL_ONESTEP),
+    "onestep": Contender(50_000, 5_000, 4, 2, (*SMALL_ONESTEP, PHASES)),
     "iql": Contender(30_000, 3_000, 4, 2),
     "td3_bc": Contender(50_000, 3_000, 5, 3),
     "cql": Contender(10_000, 2_000, 5, 2, ("--model.sampled_actions=4",)),

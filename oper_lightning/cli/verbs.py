@@ -62,9 +62,10 @@ class Parser(LightningArgumentParser):
 def call(function: Callable[..., None], words: list[str]) -> None:
     """Calls a function with arguments from the command line: its first parameter by position, the others by name."""
     parser = Parser(prog=f"oper {function.__name__}", description=(function.__doc__ or "").split("\n")[0])
-    first = next(iter(inspect.signature(function).parameters))
-    parser.add_argument(first, nargs="+", help=describe(function)[first])
-    parser.add_function_arguments(function, skip={first})
+    first = next(iter(inspect.signature(function).parameters.values()))
+    needed = first.default is inspect.Parameter.empty
+    parser.add_argument(first.name, nargs="+" if needed else "*", help=describe(function)[first.name])
+    parser.add_function_arguments(function, skip={first.name})
     try:
         arguments = parser.instantiate(parser.parse_args(words))
     except InputError as error:

@@ -90,10 +90,16 @@ def last_row(ends: Tensor) -> Tensor:
 
 
 def episode_returns(rewards: Tensor, ends: Tensor) -> Tensor:
-    """Undiscounted return of each transition's whole episode, float64 ``[N]``."""
+    """Undiscounted return of each transition's whole episode, float64 ``[N]``.
+
+    Returns that differ by no more than the rounding of their rewards are made equal.
+    """
     # On the CPU: a GPU adds in an order that changes from run to run.
-    episode = episode_of(ends.cpu())
-    totals = torch.zeros(int(episode[-1]) + 1, dtype=torch.float64).index_add_(0, episode, rewards.double().cpu())
+    episode, reward = episode_of(ends.cpu()), rewards.double().cpu()
+    empty = torch.zeros(int(episode[-1]) + 1, dtype=torch.float64)
+    totals = empty.index_add(0, episode, reward)
+    if totals.max() - totals.min() <= 1e-6 * empty.index_add(0, episode, reward.abs()).max():
+        totals[:] = totals.mean()
     return totals[episode].to(rewards.device)
 
 

@@ -28,7 +28,7 @@ def read_curves(folder: str | Path) -> dict[str, Curve]:
     """All numbers that a run logged, by name. Where a resumed run logged an update twice, the later value counts.
 
     Raises:
-        InputError: if the folder holds no TensorBoard events.
+        InputError: if the folder holds no TensorBoard events, or no numbers are in them.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -42,4 +42,6 @@ def read_curves(folder: str | Path) -> dict[str, Curve]:
         latest = {event.step: event.value for event in sorted(events.Scalars(name), key=lambda event: event.wall_time)}
         updates = sorted(latest)
         curves[name] = Curve(updates, [latest[update] for update in updates])
+    if not curves:
+        raise InputError(f"{folder}: its TensorBoard events hold no number: nothing was logged, or they are broken")
     return curves

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from oper_lightning.data.transitions import episode_of, episode_returns
 
-FAR = 20  # interquartile ranges from the median, beyond which a value is called impossible
+FAR = 20  # interquartile ranges from the median: a value beyond them lies apart,
+GAP = 4  # if it is so many times as far from the median as the next nearer one,
+RARE = 0.05  # and no more than this share of all values do
 GRID = 30  # cells to a side in which coverage is counted
 
 
@@ -42,7 +44,7 @@ def describe(transitions: TensorDict, low: Tensor, high: Tensor) -> Facts:
     action = transitions["action"]
     saturated = ((action <= low + margin) | (action >= high - margin)).double().mean(0)
     warnings = [
-        *_values(transitions, action, low, high),
+        *_values(transitions, action, low, high, saturated),
         *_episodes(transitions, returns, lengths),
         *_seams(transitions),
     ]
@@ -64,41 +66,73 @@ def coverage(cell: Tensor, weights: Tensor) -> float:
     return cells(weights) / cells(torch.ones_like(weights))
 
 
-def _values(transitions: TensorDict, action: Tensor, low: Tensor, high: Tensor) -> list[str]:
+def _values(transitions: TensorDict, action: Tensor, low: Tensor, high: Tensor, saturated: Tensor) -> list[str]:
     """Columns that say nothing, and values that cannot be."""
+    observation, reward = transitions["observation"].flatten(1), transitions["next", "reward"].unsqueeze(1)
     found = []
-    for name, column in (("observation", transitions["observation"]), ("action", action)):
-        flat = column.flatten(1)
-        constant = torch.nonzero((flat == flat[:1]).all(0)).squeeze(1).tolist()
-        if constant:
-            found.append(f"{name} columns that never change: {_numbers(constant)}")
-    for name, column in (
-        ("observation", transitions["observation"].flatten(1)),
-        ("reward", transitions["next", "reward"].unsqueeze(1)),
-    ):
-        middle, spread = _middle(column)
-        far = ((column - middle).abs() > FAR * spread) & (spread > 0)
-        if not far.any():
-            continue
-        rows = far.any(1)
-        row, place = torch.nonzero(far)[0].tolist()
-        entry = f"{name}[{place}]" if column.shape[1] > 1 else name
-        found.append(
-            f"{_share(rows)} of {name}s hold a value that looks impossible, more than {FAR} interquartile ranges from "
-            f"its median (first: {entry} is {column[row, place]:.4g} at row {row:,}, median {middle[place]:.4g})"
-        )
+    for name, column in (("observation", observation), ("action", action)):
+        size, extent = column.abs().amax(0), column.amax(0) - column.amin(0)
+        constant = extent <= 1e-6 * size
+        if constant.any():
+            found.append(f"{name} columns that never change, or by rounding only: {_numbers(constant)}")
+        if (shifted := (extent <= 1e-4 * size) & ~constant).any():
+            found.append(
+                f"{name} columns that change by little around a large value, of which single precision keeps few "
+                f"digits: {_numbers(shifted)}; subtract what is the same in all rows"
+            )
+    ends = transitions["next", "done"]
+    everywhere = torch.ones_like(ends)
+    found += _apart("observation", observation, everywhere)
+    wild = _apart("action", action, everywhere)
+    found += wild
+    # What an episode ends with is often of another size.
+    found += _apart("reward", reward, ~ends) + _apart("reward at the end of an episode", reward, ends)
     outside = ((action < low - 1e-5 * (high - low)) | (action > high + 1e-5 * (high - low))).any(1)
     if outside.any():
         found.append(
             f"{_share(outside)} of actions lie outside their bounds: data.clip_actions brings them to the border"
         )
+    if (stuck := saturated > 0.95).any() and not wild:
+        found.append(f"action columns that are nearly always at their bounds: {_numbers(stuck)}")
     return found
+
+
+def _apart(name: str, columns: Tensor, which: Tensor) -> list[str]:
+    """Values of ``columns`` ``[N, D]``, in the rows ``which`` ``[N]``, that lie far from all others, by column."""
+    rows = torch.nonzero(which).squeeze(1)
+    columns = columns[rows].double()
+    if len(columns) < 2:
+        return []
+    middle, spread = _middle(columns)
+    # Most of a column may be one value; then the other columns say what is far.
+    usual = spread[spread > 0].median().clamp(min=1) if (spread > 0).any() else torch.ones(())
+    border = FAR * torch.where(spread > 0, spread, usual)
+    found = []
+    for place in torch.nonzero(((columns - middle).abs() > border).any(0)).squeeze(1).tolist():
+        values = columns[:, place]
+        distance = (values - middle[place]).abs()
+        beyond = distance > border[place]
+        if beyond.double().mean() > RARE:
+            continue
+        near = distance[~beyond].max().reshape(1)
+        steps = torch.cat([near, distance[beyond].sort().values])
+        gaps = torch.nonzero(steps[1:] >= GAP * steps[:-1]).squeeze(1)
+        if len(gaps) == 0:  # a long tail, not a cluster of its own
+            continue
+        far = distance >= steps[1:][gaps[0]]
+        entry = f"{name}[{place}]" if columns.shape[1] > 1 else name
+        found.append(
+            f"{entry}: {_share(far)} of values lie far from all others, {_range(values[far])} where the others are "
+            f"{_range(values[~far])} (first: row {int(rows[far][0]):,}): impossible, or rare events?"
+        )
+    more = len(found) - 6
+    return found if more < 2 else [*found[:6], f"and the same in {more} more columns of {name}s"]
 
 
 def _middle(column: Tensor) -> tuple[Tensor, Tensor]:
     """Median and interquartile range of each of ``[N, D]``, of at most 100,000 rows."""
     step = max(1, len(column) // 100_000)
-    low, middle, high = torch.quantile(column[::step].double(), torch.tensor([0.25, 0.5, 0.75]).double(), dim=0)
+    low, middle, high = torch.quantile(column[::step], torch.tensor([0.25, 0.5, 0.75]).double(), dim=0)
     return middle, high - low
 
 
@@ -108,10 +142,14 @@ def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor) -> list
     count = len(returns)
     if count == 1:
         return ["only one episode: priorities from returns cannot tell transitions apart"]
-    if returns.max() - returns.min() <= 1e-6 * returns.abs().max().clamp(min=1e-6):
+    if returns.max() == returns.min():
         found.append(f"all episodes return {returns[0]:.4g}: priorities from returns (OPER-R, top x %, RW) say nothing")
     if (transitions["next", "reward"] == transitions["next", "reward"][0]).all():
         found.append(f"every reward is {transitions['next', 'reward'][0]:.4g}: there is nothing to learn values from")
+    if count > 2 and lengths.max() > lengths.sum() / 2:
+        found.append(
+            f"one episode holds {lengths.max() / lengths.sum():.0%} of all transitions: is the end of others missing?"
+        )
     seen = set()
     for observation, action in zip(
         transitions["observation"].split(lengths.tolist()), transitions["action"].split(lengths.tolist()), strict=True
@@ -168,6 +206,13 @@ def _share(rows: Tensor) -> str:
     return f"{rows.double().mean().item():.2%} ({int(rows.sum()):,})"
 
 
-def _numbers(places: list[int]) -> str:
+def _range(values: Tensor) -> str:
+    low, high = values.min().item(), values.max().item()
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def _numbers(which: Tensor) -> str:
+    """Numbers of the columns for which a bool ``[D]`` is True."""
+    places = torch.nonzero(which).squeeze(1).tolist()
     shown = ", ".join(map(str, places[:12]))
     return shown + (f" and {len(places) - 12} more" if len(places) > 12 else "")

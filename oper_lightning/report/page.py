@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,10 @@ img { max-width: 100%; } li.warning { color: #a00000; }
 """
 
 
+LINE, LETTER = 0.22, 0.07  # inches that a line of a legend and a letter take
+PICTURE = "!["  # how a picture begins in Markdown
+
+
 class Table(NamedTuple):
     """Cells as they are to be read."""
 
@@ -30,7 +35,7 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """Aligned, so that it also reads well in a terminal."""
-        lines = [self.head, *self.rows]
+        lines = [[cell.replace("|", "\\|") for cell in line] for line in (self.head, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         ruler = ["-" * w if place < self.words else "-" * (w - 1) + ":" for place, w in enumerate(widths)]
         return "\n".join(f"| {' | '.join(self._aligned(line, widths))} |" for line in [lines[0], ruler, *lines[1:]])
@@ -58,10 +63,6 @@ class Page:
     def __init__(self, title: str, folder: str, name: str) -> None:
         self.folder = Path(folder)
         self.name = name
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot write there ({error.strerror}); name another --output") from None
         self.web = [f"<h1>{html.escape(title)}</h1>"]
         self.text: list[str] = []
         self.files: list[Path] = []
@@ -94,35 +95,64 @@ class Page:
         data = io.BytesIO()
         figure.savefig(data, dpi=130, format="png")
         plt.close(figure)
-        self.files.append(self.folder / f"{self.name}{name}.png")
-        with whole(self.files[-1]) as file:
-            file.write(data.getvalue())
+        file = f"{self.name}{name}.png"
+        self._keep(file, data.getvalue())
+        self.text.append(f"{PICTURE}{self.name}{name}]({file})")
         coded = base64.b64encode(data.getvalue()).decode()
         self.web.append(f'<img src="data:image/png;base64,{coded}" alt="{html.escape(name or self.name)}">')
 
     def write(self) -> str:
-        """Writes NAME.md and NAME.html beside the pictures; returns the Markdown."""
+        """Writes NAME.md and NAME.html beside the pictures; returns the Markdown for a terminal, without pictures."""
         text = "\n\n".join(self.text)
         body = "\n".join(self.web)
         for suffix, content in (
             (".md", f"{text}\n"),
             (".html", f"<!doctype html><meta charset=utf-8><title>{self.name}</title><style>{STYLE}</style>\n{body}\n"),
         ):
-            self.files.append(self.folder / f"{self.name}{suffix}")
-            with whole(self.files[-1]) as file:
-                file.write(content.encode())
-        return text
+            self._keep(f"{self.name}{suffix}", content.encode())
+        return "\n\n".join(part for part in self.text if not part.startswith(PICTURE))
+
+    def _keep(self, name: str, content: bytes) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with whole(self.folder / name) as file:
+                file.write(content)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot write there ({error.strerror}); name another --output") from None
+        self.files.append(self.folder / name)
 
 
-def canvas(columns: int, rows: int = 1, width: float = 5.5, height: float = 4.2) -> tuple[Any, list[Any]]:
-    """A matplotlib figure with panels in a grid, in reading order."""
+def canvas(
+    columns: int, rows: int = 1, width: float = 5.5, height: float = 4.2, foot: Sequence[str] = ()
+) -> tuple[Any, list[Any]]:
+    """A matplotlib figure with panels in a grid, in reading order, and room below for a legend of these words."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    size = (width * columns, height * rows)
+    lines = -(-len(foot) // _abreast(width * columns, foot)) if foot else 0
+    size = (width * columns, height * rows + LINE * lines)
     figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for panel in panels.flat:
         panel.grid(alpha=0.3)
     return figure, list(panels.flat)
+
+
+def plain(name: str) -> str:
+    """A name for a picture: matplotlib takes what stands between dollars for a formula."""
+    return name.replace("$", r"\$")
+
+
+def legend(figure: Any, panels: list[Any]) -> None:
+    """One legend for all panels, below them."""
+    found = {
+        label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    columns = _abreast(figure.get_figwidth(), list(found))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize="small")
+
+
+def _abreast(width: float, words: Sequence[str]) -> int:
+    """How many entries of a legend fit side by side into so many inches."""
+    return max(1, int(width / (0.7 + LETTER * max(map(len, words)))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,15 +13,20 @@ from oper_lightning.errors import InputError
 from oper_lightning.report.curves import Curve, final, read_curves
 
 NAMES = {"OperR": "OPER-R", "WeightsFile": "OPER-A", "BanditAdvantages": "OPER-A"}  # as the papers call them
+STAGE_ONE = "AdvantageWeights"
+SOURCE = "data.source"
+WEIGHTS = "data.priority.path"
 # What makes no other method: seed and place, the dataset (a column of its own), and how the run is carried out.
 NOT_COMPARED = (
     "seed_everything",
     "output",
     "ckpt_path",
     "trainer.",
-    "data.source",
-    "data.priority.path",
-    "data.evaluation",
+    SOURCE,
+    WEIGHTS,
+    "data.evaluation.episodes",
+    "data.evaluation.parallel",
+    "data.evaluation.seed",
     "data.storage",
     "data.memmap_folder",
     "data.updates_per_",
@@ -38,15 +44,19 @@ class Run(NamedTuple):
     curves: dict[str, Curve]
 
     @property
-    def data(self) -> str:
-        """The dataset, in short."""
-        source = {key.removeprefix("data.source."): value for key, value in self.config.items() if "data.source" in key}
-        return Path(str(source.get("path") or source.get("id") or source["data.source"])).stem
+    def source(self) -> dict[str, Any]:
+        """The dataset: its class and arguments."""
+        return {key.removeprefix(f"{SOURCE}."): value for key, value in self.config.items() if key.startswith(SOURCE)}
 
     @property
     def updates(self) -> int:
-        """Gradient updates at the last evaluation."""
-        return self.curves["eval/return"].updates[-1]
+        """Gradient updates done when it last logged something."""
+        return max((curve.updates[-1] for curve in self.curves.values()), default=0)
+
+    @property
+    def planned(self) -> int:
+        """Gradient updates of the whole run."""
+        return int(self.config["trainer.max_steps"])
 
 
 class Group(NamedTuple):
@@ -64,12 +74,15 @@ class Group(NamedTuple):
         """Each run's best evaluation, ``[runs]``."""
         return np.array([max(run.curves[name].values) for run in self.runs])
 
-    def mean_curve(self, name: str) -> tuple[list[int], np.ndarray]:
-        """Updates ``[points]`` that all runs logged, and the runs' values there, ``[runs, points]``."""
+    def values_along(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The runs' values ``[runs, points]`` at all updates ``[points]`` at which one logged and none was over.
+
+        Between what a run logged it is taken to go straight.
+        """
         curves = [run.curves[name] for run in self.runs]
-        common = sorted(set.intersection(*(set(curve.updates) for curve in curves)))
-        values = [[dict(zip(*curve, strict=True))[update] for update in common] for curve in curves]
-        return common, np.array(values)
+        first, last = max(curve.updates[0] for curve in curves), min(curve.updates[-1] for curve in curves)
+        points = sorted({update for curve in curves for update in curve.updates if first <= update <= last})
+        return np.array(points), np.array([np.interp(points, curve.updates, curve.values) for curve in curves])
 
 
 def read_config(run: str | Path) -> dict[str, Any]:
@@ -81,7 +94,16 @@ def read_config(run: str | Path) -> dict[str, Any]:
     file = Path(run) / "config.yaml"
     if not file.is_file():
         raise InputError(f"{file}: no such file; the folder of a run of `oper fit` is needed")
-    return dict(yaml.safe_load(file.read_text()))
+    try:
+        config = yaml.safe_load(file.read_text())
+        (
+            config["model"]["class_path"],
+            config["data"]["init_args"]["source"]["class_path"],
+            config["trainer"]["max_steps"],
+        )
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+        raise InputError(f"{file}: not the configuration of a run of `oper fit`") from None
+    return dict(config)
 
 
 def read_run(folder: str) -> Run:
@@ -110,22 +132,51 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def grouped(runs: list[Run]) -> list[Group]:
     """Runs by dataset and method, in the order in which they were given."""
+    names = _names_of_data(runs)
     parts: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        parts.setdefault((run.data, str(sorted(_compared(run).items()))), []).append(run)
+        parts.setdefault((names[str(run.source)], str(sorted(_compared(run).items()))), []).append(run)
     groups = []
     for (data, _), same in parts.items():
         mine = _compared(same[0])
-        alike = [_compared(run) for run in runs if run.data == data and _kind(run) == _kind(same[0])]
+        alike = [_compared(run) for run in runs if names[str(run.source)] == data and _kind(run) == _kind(same[0])]
         differing = [key for key in mine if any(other.get(key) != mine[key] for other in alike)]
         details = [f"{key.split('.', 1)[-1]}={mine[key]}" for key in differing]
         groups.append(Group(data, ", ".join([*_kind(same[0]), *details]), same))
     return groups
 
 
-def _kind(run: Run) -> tuple[str, str]:
+def oddities(group: Group) -> list[str]:
+    """What makes one doubt that the group's runs are seeds of one method."""
+    found = []
+    names = group.runs[0].folder + (f" and {len(group.runs) - 1} more" if len(group.runs) > 1 else "")
+    seeds = [run.config.get("seed_everything") for run in group.runs]
+    if len(set(seeds)) < len(seeds):
+        found.append(f"{names}: some have the same seed: they count as so many runs all the same")
+    # Runs of several seeds often have weights of their own, whose paths differ in a number.
+    if len({re.sub(r"\d+", "#", str(run.config.get(WEIGHTS))) for run in group.runs}) > 1:
+        found.append(f"{names}: they read weights from different files, and count as one method")
+    return found
+
+
+def _names_of_data(runs: list[Run]) -> dict[str, str]:
+    """A short name for every dataset; where two would be called the same, with the arguments that differ."""
+    sources = {str(run.source): run.source for run in runs}
+    short = {key: str(source.get("path") or source.get("id") or source[SOURCE]) for key, source in sources.items()}
+    names = {}
+    for key, source in sources.items():
+        stem = Path(short[key]).stem
+        others = [other for place, other in sources.items() if Path(short[place]).stem == stem]
+        differing = [part for part in source if any(other.get(part) != source[part] for other in others)]
+        names[key] = ", ".join([stem, *(f"{part}={source[part]}" for part in differing)])
+    return names
+
+
+def _kind(run: Run) -> tuple[str, ...]:
     """Algorithm and priority."""
     priority = run.config.get("data.priority")
+    if run.config["model"] == STAGE_ONE:
+        return ("OPER-A, stage 1",)
     return run.config["model"], "uniform" if priority is None else NAMES.get(priority, priority)
 
 

@@ -62,19 +62,64 @@ def torn() -> dict[str, np.ndarray]:
     return arrays
 
 
+def spiked() -> dict[str, np.ndarray]:
+    """A padded column, in 3 % of rows 1e6."""
+    arrays = changed("observations", rows=slice(None), column=1, to=0.0)
+    arrays["observations"][EIGHTEEN, 1] = 1e6
+    return arrays
+
+
+def balanced() -> dict[str, np.ndarray]:
+    """Rewards that cancel in every episode, but for rounding."""
+    arrays = sound()
+    halves = arrays["rewards"].reshape(30, 2, 10)
+    halves[:, 1] = -halves[:, 0, ::-1] * np.float32(1 + 1e-7)
+    return arrays
+
+
+def one_long() -> dict[str, np.ndarray]:
+    return columns([2000, *LENGTHS])
+
+
+def offset() -> dict[str, np.ndarray]:
+    """A clock, in seconds since 1970."""
+    arrays = sound()
+    for key in ("observations", "next_observations"):
+        arrays[key][:, 0] = 1.7e9 + np.float32(1e3) * arrays[key][:, 0]
+    return arrays
+
+
 EIGHTEEN = np.arange(0, 600, 600 // 18)[:18]  # 3 %
 
 
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        (changed("observations", rows=slice(None), column=1, to=0.5), ["observation columns that never change: 1"]),
-        (changed("actions", rows=slice(None), column=0, to=0.5), ["action columns that never change: 0"]),
+        (
+            changed("observations", rows=slice(None), column=1, to=0.5),
+            ["observation columns that never change", "only: 1"],
+        ),
+        (
+            changed("actions", rows=slice(None), column=0, to=0.5),
+            ["action columns that never change", "only: 0"],
+        ),
         (
             changed("observations", rows=EIGHTEEN, column=2, to=1e4),
-            ["3.00% (18) of observations", "observation[2] is 1e+04 at row 0"],
+            ["observation[2]: 3.00% (18) of values lie far from all others, 1e+04 where", "first: row 0"],
         ),
-        (changed("rewards", rows=[7], column=..., to=-900.0), ["0.17% (1) of rewards", "reward is -900 at row 7"]),
+        (
+            changed("rewards", rows=[7], column=..., to=-900.0),
+            ["reward: 0.18% (1) of", "-900 where", "first: row 7"],
+        ),
+        (spiked(), ["observation[1]: 3.00% (18) of values lie far from all others, 1e+06 where the others are 0"]),
+        (
+            changed("actions", rows=EIGHTEEN, column=1, to=1e6),
+            ["action[1]: 3.00% (18) of values lie far from all others"],
+        ),
+        (changed("actions", rows=slice(None), column=1, to=1.0), ["action columns that are nearly always at"]),
+        (balanced(), ["all episodes return"]),
+        (one_long(), ["one episode holds 77% of all transitions"]),
+        (offset(), ["change by little around a large value, of which single precision keeps few digits: 0"]),
         (changed("rewards", to=0.25), ["all episodes return 5:", "every reward is 0.25"]),
         (changed("actions", rows=[3], column=0, to=1.5), ["of actions lie outside their bounds"]),
         (copied(), ["1 of 30 episodes are copies of others"]),
@@ -87,6 +132,23 @@ def test_what_is_wrong_is_said(arrays: dict[str, np.ndarray], words: list[str]) 
     lines = "\n".join(said(arrays))
     for word in words:
         assert word in lines, lines
+
+
+def tailed() -> dict[str, np.ndarray]:
+    """Feature with a long tail, a flag that is seldom set, a bonus at the end of each episode."""
+    arrays = sound()
+    generator = np.random.default_rng(0)
+    arrays["observations"][:, 0] = np.exp(2 * generator.normal(size=600))
+    arrays["observations"][:, 1] = generator.random(600) < 0.02
+    arrays["rewards"] *= 0.01
+    arrays["rewards"][arrays["terminals"]] += 100
+    arrays["next_observations"][:-1] = arrays["observations"][1:]
+    arrays["next_observations"][19::20] += 1
+    return arrays
+
+
+def test_long_tails_flags_and_final_rewards_are_nothing_strange() -> None:
+    assert said(tailed()) == []
 
 
 def test_coverage_is_the_share_of_cells_that_weights_visit() -> None:

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from helpers import columns, oper, write_hdf5
 
+from oper_lightning.report.curves import Curve
+from oper_lightning.report.runs import Group, Run
+
 SMALL = ["--data.batch_size=32", "--data.updates_per_epoch=20", "--trainer.max_steps=40"]
 EVALUATION = "--data.evaluation={episodes: 3, parallel: 3}"
 
@@ -47,18 +50,70 @@ def test_runs_that_differ_in_their_seeds_are_one_method(
                 fit(file, runs[-1], EVALUATION, f"--seed_everything={seed}", *words)
     capsys.readouterr()
     assert oper("report", *runs, "--gap_to=0", "--output=out") == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "oper:" not in err  # nothing odd about these
     for data in ("small", "other"):
         for method in ("BC, uniform", "BC, OPER-R"):
             line = re.search(rf"\| {data} +\| {method} +\| +40 \|.*", out)
             assert line, out
-            assert line.group().split("|")[7].strip() == "2"  # runs
+            assert line.group().split("|")[6].strip() == "2"  # runs
     assert len(re.findall(r"\| BC, OPER-R +\| +4 \|", out)) == 1  # over both datasets
     text = page("out/report.html")
     assert text.count('src="data:image/png;base64,') == 2
     assert all(run in text for run in runs)
     assert Path("out/report.png").read_bytes().startswith(b"\x89PNG")
-    assert "| small | BC, OPER-R" in Path("out/report.md").read_text()
+    text = Path("out/report.md").read_text()
+    assert "| small | BC, OPER-R" in text
+    assert "](report.png)" in text
+
+
+def test_what_is_no_seed_of_a_method_is_told(
+    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(small_file, "whole", EVALUATION)
+    fit(small_file, "same", EVALUATION)
+    fit(small_file, "stopped", EVALUATION, "--seed_everything=1", "--trainer.limit_train_batches=1")
+    (tmp_path / "elsewhere").mkdir()
+    twin = write_hdf5(tmp_path / "elsewhere" / "small.hdf5", columns([20] * 30, 10, 2, seed=5), env_id="Reacher-v5")
+    fit(twin, "elsewhere/run", EVALUATION, "--seed_everything=1")
+    capsys.readouterr()
+    assert oper("report", "whole", "same", "elsewhere/run") == 0
+    out, err = capsys.readouterr()
+    assert "whole and 1 more: some have the same seed" in err
+    assert f"small, path={small_file}" in out  # data of the same name are not the same data
+    assert f"small, path={twin}" in out
+    assert oper("report", "whole", "whole/", "--output=never") == 1
+    assert "this run is given twice" in capsys.readouterr().err
+    assert not Path("never").exists()
+
+
+def test_a_run_that_was_stopped_does_not_count(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(small_file, "whole", EVALUATION)
+    fit(small_file, "stopped", EVALUATION, "--seed_everything=1")
+    config = Path("stopped/config.yaml")
+    config.write_text(config.read_text().replace("max_steps: 40", "max_steps: 80"))
+    long = Path("whole/config.yaml")
+    fit(small_file, "longer", EVALUATION, "--seed_everything=2", "--trainer.max_steps=80")
+    capsys.readouterr()
+    assert oper("report", "stopped", "longer") == 0
+    out, err = capsys.readouterr()
+    assert "stopped: stopped at update 40, others of its kind at 80: left out" in err
+    assert "better than first" not in out
+    assert oper("report", "stopped") == 0
+    assert "stopped: unfinished, update 40 of 80" in capsys.readouterr().err
+    long.write_text("model: [")
+    assert oper("report", "whole", "longer") == 1
+    assert "whole/config.yaml: not the configuration of a run" in capsys.readouterr().err
+
+
+def test_curves_of_runs_that_were_evaluated_at_other_updates() -> None:
+    runs = [
+        Run("a", {}, {"eval/return": Curve([10, 30], [1.0, 3.0])}),
+        Run("b", {}, {"eval/return": Curve([20, 40], [5.0, 7.0])}),
+    ]
+    updates, values = Group("data", "method", runs).values_along("eval/return")
+    assert updates.tolist() == [20, 30]
+    np.testing.assert_allclose(values, [[2, 3], [5, 6]])
 
 
 def test_settings_tell_methods_apart(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +151,28 @@ def test_a_dataset_and_its_weights(small_file: Path, capsys: pytest.CaptureFixtu
     assert re.search(r"\| episodes +\| +40 \|", capsys.readouterr().out)
 
 
+def test_a_source_with_arguments_and_weights_of_several_runs(
+    small_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        weights(small_file, f"stage1-{seed}")
+        Path(f"stage1-{seed}/weights.safetensors").rename(f"w{seed}.safetensors")
+    source = ["--source=D4RL", f"--source.path={small_file}", "--source.max_episode_steps=100"]
+    capsys.readouterr()
+    assert oper("inspect", "w{seed}.safetensors", "w1.safetensors", *source, "--output=out") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"\| w\{seed\}, iteration 2 +\| +4 \|", out)
+    assert re.search(r"\| w1, iteration 2 +\| +2 \|", out)
+    assert "](inspect-weights.png)" in Path("out/inspect.md").read_text()
+    for words, answer in (
+        ((), "name a dataset"),
+        (("w1.safetensors",), "not a kind of file that is known"),
+        (("nowhere",), "no file, and no dataset of D4RL"),
+    ):
+        assert oper("inspect", *words) == 1
+        assert answer in capsys.readouterr().err
+
+
 def test_broken_data_and_weights_of_other_data(
     small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,13 +183,14 @@ def test_broken_data_and_weights_of_other_data(
     arrays["rewards"][:] = 1.0
     broken = write_hdf5(tmp_path / "broken.hdf5", arrays)
     capsys.readouterr()
-    assert oper("inspect", str(broken), str(file), "nowhere.safetensors", "--output=out") == 0
+    assert oper("inspect", str(broken), str(file), "nowhere.safetensors", "--output=out") == 1
     out, err = capsys.readouterr()
     assert "What to look at" in out
-    assert "3.00% (30) of observations hold a value that looks impossible" in out
-    assert "observation columns that never change: 7" in out
+    assert "observation[4]: 3.00% (30) of values lie far from all others" in out
+    assert "observation columns that never change, or by rounding only: 7" in out
     assert "all episodes return 25" in out
     assert f"{file}: made for other data (small, 1,000 transitions): not shown" in out
     assert "nowhere.safetensors: no such file" in out
+    assert "2 of 2 weights files could not be shown" in err
     assert "every transition weighs the same" in err
     assert "nan" not in out

@@ -108,10 +108,18 @@ class FlatEpisodes:
             row, *place = np.argwhere(~np.isfinite(values))[0]
             column = f", column {', '.join(map(str, place))}" if place else ""
             raise InputError(
-                f"{self.origin}: {name!r} is {values[(row, *place)]} at row {span.start + row:,}{column} (the first); "
-                f"repair or remove that episode"
+                f"{self.origin}: {name!r} is {values[(row, *place)]} at row {span.start + row:,}{column}, the first of "
+                f"{self._broken(name):,} such rows; repair or remove their episodes"
             )
         return values
+
+    def _broken(self, name: str) -> int:
+        """How many rows of a column hold a value that is not finite."""
+        rows = self.columns[name].shape[0]
+        parts = (
+            np.asarray(self.columns[name][start : start + ROWS_AT_A_TIME]) for start in range(0, rows, ROWS_AT_A_TIME)
+        )
+        return sum(int((~np.isfinite(part)).reshape(len(part), -1).any(1).sum()) for part in parts)
 
     def _check(self) -> None:
         for name in REQUIRED:
