@@ -27,9 +27,10 @@ def weights(file: Path, output: str) -> Path:
     return Path(output) / "weights.safetensors"
 
 
-def other(tmp_path: Path) -> Path:
-    """Data that Reacher-v5 fits too."""
-    return write_hdf5(tmp_path / "other.hdf5", columns([20] * 30, 10, 2, seed=5), env_id="Reacher-v5")
+def scored(path: Path, seed: int) -> Path:
+    """Data that Reacher-v5 fits, with references for scores."""
+    arrays = columns([20] * 30, 10, 2, seed=seed)
+    return write_hdf5(path, arrays, env_id="Reacher-v5", ref_min_score=-50.0, ref_max_score=0.0)
 
 
 def page(name: str) -> str:
@@ -39,11 +40,9 @@ def page(name: str) -> str:
     return text
 
 
-def test_runs_that_differ_in_their_seeds_are_one_method(
-    small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_that_differ_in_their_seeds_are_one_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = []
-    for file in (small_file, other(tmp_path)):
+    for file in (scored(tmp_path / "small.hdf5", 0), scored(tmp_path / "other.hdf5", 5)):
         for seed in (0, 1):
             for name, words in (("uniform", []), ("oper_r", ["--data.priority=OperR"])):
                 runs.append(f"{file.stem}-{name}-{seed}")
@@ -56,7 +55,7 @@ def test_runs_that_differ_in_their_seeds_are_one_method(
         for method in ("BC, uniform", "BC, OPER-R"):
             line = re.search(rf"\| {data} +\| {method} +\| +40 \|.*", out)
             assert line, out
-            assert line.group().split("|")[6].strip() == "2"  # runs
+            assert line.group().split("|")[7].strip() == "2"  # runs
     assert len(re.findall(r"\| BC, OPER-R +\| +4 \|", out)) == 1  # over both datasets
     text = page("out/report.html")
     assert text.count('src="data:image/png;base64,') == 2
