@@ -95,7 +95,7 @@ def measure() -> None:
             record["policies"][name(iterations, mode)] = facts(actions)
             if mode == "resample":
                 panels[len(ITERATIONS) + place].scatter(*actions.T, s=2, alpha=0.4, color="black")
-                panels[len(ITERATIONS) + place].set(title="TD3+BC's policy")
+                panels[len(ITERATIONS) + place].set(title=f"TD3+BC on {title}")
     panels[0].legend(fontsize="xx-small", markerscale=3, loc="center")
     for panel in panels:
         panel.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")
