@@ -63,8 +63,10 @@ def call(function: Callable[..., None], words: list[str]) -> None:
     """Calls a function with arguments from the command line: its first parameter by position, the others by name."""
     parser = Parser(prog=f"oper {function.__name__}", description=(function.__doc__ or "").split("\n")[0])
     first = next(iter(inspect.signature(function).parameters.values()))
-    needed = first.default is inspect.Parameter.empty
-    parser.add_argument(first.name, nargs="+" if needed else "*", help=describe(function)[first.name])
+    if first.default is inspect.Parameter.empty:
+        parser.add_argument(first.name, nargs="+", help=describe(function)[first.name])
+    else:
+        parser.add_argument(first.name, nargs="*", default=[], help=describe(function)[first.name])
     parser.add_function_arguments(function, skip={first.name})
     try:
         arguments = parser.instantiate(parser.parse_args(words))
