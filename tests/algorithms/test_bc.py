@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import batch, spec
 from test_shared import algorithm, data, fit
-from test_td3_bc import batch, spec
 
 from oper_lightning import InputError, OperR
 from oper_lightning.algorithms.bc import BC
