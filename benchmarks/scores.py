@@ -20,10 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 import oper_lightning
 from oper_lightning.report.curves import final, read_curves
+from oper_lightning.report.page import canvas, legend
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "scores"
@@ -76,6 +78,7 @@ ALGORITHMS = {
 }
 # What ended below BC with the same priority, once more with three times the updates.
 LONGER = (("hopper-replay", "td3_bc", "oper_r"),)
+TELLING = (("eval/score",), ("train/value",), ("train/lambda", "train/absolute_advantage", "train/difference"))
 ALPHAS = (0.25, 1.0, 5.0, 10.0)  # TD3+BC's own constraint, swept on uniform data; its default is 2.5
 
 
@@ -183,8 +186,48 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def curves_of(name: str) -> dict[str, dict[str, list[float]]] | None:
+    """What a finished run logged."""
+    file = RAW / f"{name}.json"
+    return json.loads(file.read_text())["curves"] if file.is_file() else None
+
+
+def draw() -> None:
+    """Learning curves of the whole grid: mean over seeds, and their range."""
+    figure, panels = canvas(len(ALGORITHMS), len(DATASETS), 3.2, 2.6, foot=PRIORITIES)
+    for row, dataset in enumerate(DATASETS):
+        for column, algorithm in enumerate(ALGORITHMS):
+            panel = panels[row * len(ALGORITHMS) + column]
+            for number, priority in enumerate(PRIORITIES):
+                runs = [curves_of(f"{dataset}-{algorithm}-{priority}-{seed}") for seed in range(3)]
+                curves = [curves["eval/score"] for curves in runs if curves]
+                if not curves:
+                    continue
+                values = np.array([curve["values"] for curve in curves])
+                updates, look = curves[0]["updates"], f"C{number}"
+                panel.plot(updates, values.mean(0), color=look, marker="o", markersize=2, label=priority)
+                panel.fill_between(updates, values.min(0), values.max(0), color=look, alpha=0.15, linewidth=0)
+            panel.set_title(f"{dataset}, {algorithm}", fontsize="small")
+            panel.tick_params(labelsize="x-small")
+    legend(figure, panels)
+    figure.savefig(ROOT / "benchmarks" / "scores.png", dpi=110)
+
+
+def draw_longer() -> None:
+    """Score beside what tells how the run fared: values, and how strongly they pull."""
+    figure, panels = canvas(len(TELLING), len(LONGER), 4, 2.8)
+    for row, (dataset, algorithm, priority) in enumerate(LONGER):
+        curves = curves_of(f"{dataset}-{algorithm}-{priority}-longer-0") or {}
+        found = [tag for tags in TELLING for tag in tags if tag in curves]
+        for panel, tag in zip(panels[row * len(TELLING) :], found, strict=False):
+            panel.plot(curves[tag]["updates"], curves[tag]["values"], linewidth=1)
+            panel.set(title=tag.split("/")[1].replace("_", " "), xlabel="gradient updates")
+        panels[row * len(TELLING)].set_ylabel(f"{dataset}, {algorithm}, {priority}", fontsize="x-small")
+    figure.savefig(ROOT / "benchmarks" / "longer.png", dpi=110)
+
+
 def main() -> None:
-    """Runs what is missing, then prints the table."""
+    """Runs what is missing, then prints the table and draws the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data", help="folder of the .hdf5 files")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
@@ -199,6 +242,8 @@ def main() -> None:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             chosen = [run for run in queue if arguments.only in run.name]
             list(pool.map(lambda run: execute(run, arguments.data), chosen))
+    draw()
+    draw_longer()
     print(table())
 
 
