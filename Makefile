@@ -13,7 +13,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --durations=10
+	$(BIN)/pytest --numprocesses=2 --durations=10
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo 'installing into .venv; this takes some minutes'

@@ -35,7 +35,8 @@ def run(name: str, way: str, device: str, folder: Path, *, weighted: bool, updat
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_way_learns_the_same_and_goes_on_exactly(name: str, way: str, tmp_path: Path) -> None:
     device = "gpu" if way == "cudagraphs" else "cpu"
-    for weighted in (False, True):
+    # Without weights roles share their batch, for every algorithm alike: one of them shows it.
+    for weighted in (False, True) if name == "TD3BC" else (True,):
         plain = run(name, "none", device, tmp_path / f"plain{weighted}", weighted=weighted)
         other = run(name, way, device, tmp_path / f"other{weighted}", weighted=weighted)
         for key, value in plain.items():
