@@ -12,7 +12,16 @@ import yaml
 from oper_lightning.errors import InputError
 from oper_lightning.report.curves import Curve, final, read_curves
 
-NAMES = {"OperR": "OPER-R", "WeightsFile": "OPER-A", "BanditAdvantages": "OPER-A"}  # as the papers call them
+# As the papers call them.
+NAMES = {
+    "OperR": "OPER-R",
+    "WeightsFile": "OPER-A",
+    "BanditAdvantages": "OPER-A",
+    "TopFraction": "top x %",
+    "AdvantageWeighting": "AW",
+    "ReturnWeighting": "RW",
+}
+COUPLING = {("constraint", "evaluation", "improvement"): "coupled", ("constraint", "improvement"): "decoupled"}
 STAGE_ONE = "AdvantageWeights"
 SOURCE = "data.source"
 WEIGHTS = "data.priority.path"
@@ -141,7 +150,7 @@ def grouped(runs: list[Run]) -> list[Group]:
         mine = _compared(same[0])
         alike = [_compared(run) for run in runs if names[str(run.source)] == data and _kind(run) == _kind(same[0])]
         differing = [key for key in mine if any(other.get(key) != mine[key] for other in alike)]
-        details = [f"{key.split('.', 1)[-1]}={mine[key]}" for key in differing]
+        details = [_setting(key, mine[key]) for key in differing]
         groups.append(Group(data, ", ".join([*_kind(same[0]), *details]), same))
     return groups
 
@@ -178,6 +187,13 @@ def _kind(run: Run) -> tuple[str, ...]:
     if run.config["model"] == STAGE_ONE:
         return ("OPER-A, stage 1",)
     return run.config["model"], "uniform" if priority is None else NAMES.get(priority, priority)
+
+
+def _setting(key: str, value: Any) -> str:
+    """An argument in few words."""
+    if key == "data.prioritise" and isinstance(value, list) and (word := COUPLING.get(tuple(sorted(value)))):
+        return word
+    return f"{key.split('.', 1)[-1]}={value}"
 
 
 def _compared(run: Run) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from helpers import columns, oper, write_hdf5
 
 from oper_lightning.report.curves import Curve
-from oper_lightning.report.runs import Group, Run
+from oper_lightning.report.runs import Group, Run, grouped
 
 SMALL = ["--data.batch_size=32", "--data.updates_per_epoch=20", "--trainer.max_steps=40"]
 EVALUATION = "--data.evaluation={episodes: 3, parallel: 3}"
@@ -103,6 +103,14 @@ def test_a_run_that_was_stopped_does_not_count(small_file: Path, capsys: pytest.
     long.write_text("model: [")
     assert oper("report", "whole", "longer") == 1
     assert "whole/config.yaml: not the configuration of a run" in capsys.readouterr().err
+
+
+def test_coupling_is_named_in_the_papers_words() -> None:
+    common = {"model": "TD3BC", "data.source": "D4RL", "data.source.path": "x.hdf5", "data.priority": "OperR"}
+    roles = (["improvement", "constraint"], ["evaluation", "improvement", "constraint"], ["constraint"])
+    runs = [Run("", {**common, "data.prioritise": which}, {}) for which in roles]
+    names = [group.method for group in grouped(runs)]
+    assert names == ["TD3BC, OPER-R, decoupled", "TD3BC, OPER-R, coupled", "TD3BC, OPER-R, prioritise=['constraint']"]
 
 
 def test_curves_of_runs_that_were_evaluated_at_other_updates() -> None:
