@@ -80,7 +80,7 @@ class Progress(ProgressBar):
             line += f"  return {metrics['eval/return']:.2f} ± {metrics['eval/return_std']:.2f}"
         if "eval/score" in metrics:
             line += f"  score {metrics['eval/score']:.1f}"
-        self.console.print(f"{line}  ({self._rate(trainer):,.0f} updates/s)")
+        self.console.print(f"{line}  ({self._rate(trainer):,.0f} updates/s)", soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the bar."""
