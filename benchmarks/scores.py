@@ -220,8 +220,8 @@ def draw_longer() -> None:
         curves = curves_of(f"{dataset}-{algorithm}-{priority}-longer-0") or {}
         found = [tag for tags in TELLING for tag in tags if tag in curves]
         for panel, tag in zip(panels[row * len(TELLING) :], found, strict=False):
-            panel.plot(curves[tag]["updates"], curves[tag]["values"], linewidth=1)
-            panel.set(title=tag.split("/")[1].replace("_", " "), xlabel="gradient updates")
+            panel.plot(np.array(curves[tag]["updates"]) / 1000, curves[tag]["values"], linewidth=1)
+            panel.set(title=tag.split("/")[1].replace("_", " "), xlabel="gradient updates, thousands")
         panels[row * len(TELLING)].set_ylabel(f"{dataset}, {algorithm}, {priority}", fontsize="x-small")
     figure.savefig(ROOT / "benchmarks" / "longer.png", dpi=110)
 
