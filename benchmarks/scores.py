@@ -163,12 +163,16 @@ def execute(run: Run, data: str) -> None:
     print(f"{run.name}: done in {record['seconds']} s", flush=True)
 
 
+def curves_of(name: str) -> dict[str, dict[str, list[float]]] | None:
+    """What a finished run logged."""
+    file = RAW / f"{name}.json"
+    return json.loads(file.read_text())["curves"] if file.is_file() else None
+
+
 def score_of(name: str) -> float | None:
     """Mean of a run's last three normalised scores."""
-    file = RAW / f"{name}.json"
-    if not file.is_file():
-        return None
-    return final(json.loads(file.read_text())["curves"]["eval/score"]["values"])
+    curves = curves_of(name)
+    return final(curves["eval/score"]["values"]) if curves else None
 
 
 def table() -> str:
@@ -184,12 +188,6 @@ def table() -> str:
             spread = " ".join(f"{score:.1f}" for score in scores)
             lines.append(f"| {dataset} | {algorithm} | {name} | {statistics.mean(scores):.1f} | {spread} |")
     return "\n".join(lines)
-
-
-def curves_of(name: str) -> dict[str, dict[str, list[float]]] | None:
-    """What a finished run logged."""
-    file = RAW / f"{name}.json"
-    return json.loads(file.read_text())["curves"] if file.is_file() else None
 
 
 def draw() -> None:

@@ -28,8 +28,10 @@ class Facts(NamedTuple):
     """whether an episode ended by termination, bool ``[E]``"""
     saturation: Tensor
     """share of actions within 1 % of their bounds, ``[A]``"""
+    plane: Tensor
+    """the two leading principal components of observations, float64 ``[N, 2]``"""
     cell: Tensor
-    """number of the cell of each observation, int64 ``[N]``: a grid over the two leading principal components"""
+    """number of the cell of each observation in a grid over that plane, int64 ``[N]``"""
     warnings: list[str]
     """what to look at before training"""
 
@@ -49,7 +51,8 @@ def describe(transitions: TensorDict, low: Tensor, high: Tensor) -> Facts:
         *_seams(transitions),
     ]
     terminated = transitions["next", "terminated"][ends]
-    return Facts(returns, lengths, terminated, saturated, _cells(transitions["observation"]), warnings)
+    plane = principal(transitions["observation"])
+    return Facts(returns, lengths, terminated, saturated, plane, _cells(plane), warnings)
 
 
 def coverage(cell: Tensor, weights: Tensor) -> float:
@@ -183,9 +186,8 @@ def _seams(transitions: TensorDict) -> list[str]:
     return found
 
 
-def _cells(observations: Tensor) -> Tensor:
-    """Cells of a grid over the two leading principal components, between their 0.5 and 99.5 % quantiles."""
-    plane = principal(observations)
+def _cells(plane: Tensor) -> Tensor:
+    """Cells of a grid over the plane ``[N, 2]``, between its 0.5 and 99.5 % quantiles."""
     step = max(1, len(plane) // 100_000)
     low, high = torch.quantile(plane[::step], torch.tensor([0.005, 0.995]).double(), dim=0)
     place = ((plane - low) / (high - low).clamp(min=1e-12) * GRID).long().clamp(0, GRID - 1)

@@ -23,7 +23,7 @@ from oper_lightning.errors import InputError, nearest
 from oper_lightning.priorities.file import WeightsFile, load_weights
 from oper_lightning.priorities.priority import mean_one, statistics
 from oper_lightning.priorities.returns import OperR
-from oper_lightning.report.describe import Facts, coverage, describe, principal
+from oper_lightning.report.describe import Facts, coverage, describe
 from oper_lightning.report.page import Page, Table, canvas, plain
 from oper_lightning.report.runs import read_config
 from oper_lightning.report.weights import episode_weights, make
@@ -69,9 +69,10 @@ def inspect(
     facts = describe(transitions, low, high)
     warnings, unusable = list(facts.warnings), []
     known = [Weights("OPER-R", OperR(p_base)(transitions)[None])]
+    data = fingerprint(transitions) if files else ""
     for file, name in zip(files, _names(files), strict=True):
         try:
-            known += iterations(file, name, transitions)
+            known += iterations(file, name, len(transitions), data)
         except InputError as error:
             unusable.append(str(error))
     page = Page(f"Dataset {origin.dataset}", output, "inspect")
@@ -88,7 +89,7 @@ def inspect(
         "transitions of their episode's return. Agreement: mean correlation between seeds."
     )
     page.table(_weights_table(known, transitions, facts))
-    page.picture(_draw_weights(known, transitions), "-weights")
+    page.picture(_draw_weights(known, transitions, facts.plane), "-weights")
     print(page.write())
     print(f"\nwritten: {', '.join(map(str, page.files))}")
     if unusable:
@@ -128,8 +129,10 @@ def _names(files: Sequence[str]) -> list[str]:
     return [stem if stems.count(stem) == 1 else file for stem, file in zip(stems, files, strict=True)]
 
 
-def iterations(file: str, name: str, transitions: TensorDict) -> list[Weights]:
+def iterations(file: str, name: str, rows: int, data: str) -> list[Weights]:
     """The iterations of the weights that a word on the command line means, all seeds together.
+
+    They must be of so many ``rows``, and of the ``data`` with that fingerprint.
 
     Raises:
         InputError: if it means none, or those of other data.
@@ -139,7 +142,7 @@ def iterations(file: str, name: str, transitions: TensorDict) -> list[Weights]:
     for path in paths:
         tensors, metadata = load_weights(path)
         weights = tensors["weights"]
-        if weights.shape[2] != len(transitions) or metadata.get("fingerprint") != fingerprint(transitions):
+        if weights.shape[2] != rows or metadata.get("fingerprint") != data:
             raise InputError(
                 f"{path}: made for other data ({metadata.get('dataset')}, {weights.shape[2]:,} transitions): not "
                 f"shown; run stage 1 on these"
@@ -226,7 +229,7 @@ def _draw_data(transitions: TensorDict, facts: Facts, low: Tensor, high: Tensor)
         actions.hist(scaled[:, column].numpy(), bins=60, histtype="step", density=True, label=str(column))
     actions.set(title="Actions, their bounds at ±1", xlabel="action", ylabel="density")
     actions.legend(title="dimension" if scaled.shape[1] <= SHOWN else f"the first {SHOWN}", fontsize="x-small", ncols=2)
-    plane = principal(transitions["observation"])[:: max(1, len(transitions) // 20_000)]
+    plane = facts.plane[:: max(1, len(transitions) // 20_000)]
     by_row = facts.returns[episode_of(transitions["next", "done"])][:: max(1, len(transitions) // 20_000)]
     points = deviations.scatter(plane[:, 0], plane[:, 1], c=by_row, s=3, alpha=0.5, linewidths=0, cmap="viridis")
     figure.colorbar(points, ax=deviations, label="return of the episode")
@@ -234,7 +237,7 @@ def _draw_data(transitions: TensorDict, facts: Facts, low: Tensor, high: Tensor)
     return figure
 
 
-def _draw_weights(known: list[Weights], transitions: TensorDict) -> Any:
+def _draw_weights(known: list[Weights], transitions: TensorDict, plane: Tensor) -> Any:
     """Weight against return, along an episode, its distribution; where it is high; one seed against another."""
     last = known[-1]
     # Of many iterations the first and the last are enough to see.
@@ -270,7 +273,6 @@ def _draw_weights(known: list[Weights], transitions: TensorDict) -> Any:
     along.set(title="Along an episode", xlabel="share of the episode", ylabel="weight, over its episode's mean")
     along.ticklabel_format(useOffset=False)
     spread.set(title="Distribution", xlabel="weight", ylabel="transitions", yscale="log")
-    plane = principal(transitions["observation"])
     for panel, weights in zip(others, mapped, strict=False):
         cells = panel.hexbin(plane[:, 0], plane[:, 1], C=weights.mean, gridsize=40, mincnt=3, cmap="viridis")
         figure.colorbar(cells, ax=panel, label="mean weight")

@@ -45,8 +45,7 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
         for number, name in enumerate(dict.fromkeys(group.method for group in everything))
     }
     page = Page("Runs", output, "report")
-    if groups:
-        _compare(page, groups, looks, gap_to)
+    tables = _compare(page, groups, looks, gap_to) if groups else []
     if figure := _losses(logged, looks):
         page.heading("What was logged in training")
         page.picture(figure, "-training")
@@ -54,10 +53,8 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
     rows = [_listed(group, run) for group in everything for run in group.runs]
     page.table(Table(["run", "data", "method", "seed", "updates"], rows, 3))
     page.write()
-    if groups:
-        print(_results(groups, gap_to).markdown(), end="\n\n")
-        if across := _over_datasets(groups):
-            print(across.markdown(), end="\n\n")
+    for table in tables:
+        print(table.markdown(), end="\n\n")
     print(f"written: {', '.join(map(str, page.files))}")
 
 
@@ -82,7 +79,9 @@ def _judged(group: Group) -> list[Run]:
     return [run for run in group.runs if "eval/return" in run.curves]
 
 
-def _compare(page: Page, groups: list[Group], looks: Looks, gap_to: float | None) -> None:
+def _compare(page: Page, groups: list[Group], looks: Looks, gap_to: float | None) -> list[Table]:
+    """Writes tables and curves; returns the tables."""
+    tables = [_results(groups, gap_to)]
     page.heading("Results")
     page.paragraph(
         f"Last: the mean of a run's last {LAST} evaluations. Best: its best evaluation, chosen after the fact. Both "
@@ -90,11 +89,13 @@ def _compare(page: Page, groups: list[Group], looks: Looks, gap_to: float | None
         f"intervals (95 %) bootstrapped. Better than first: the chance that a run is better than one of the first "
         f"method on the same data."
     )
-    page.table(_results(groups, gap_to))
+    page.table(tables[0])
     if across := _over_datasets(groups):
         page.heading("Over all data")
         page.table(across)
+        tables.append(across)
     page.picture(_curves(groups, _weights(groups), looks))
+    return tables
 
 
 def _listed(group: Group, run: Run) -> list[str]:
