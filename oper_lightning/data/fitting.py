@@ -79,14 +79,19 @@ def _recorded_bounds(actions: Tensor) -> tuple[Tensor, Tensor]:
     return low, torch.where(high > low, high, low + 1)
 
 
+def outside(actions: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Which of actions ``[N, A]`` leave their bounds by more than float32 rounding, bool ``[N]``."""
+    slack = 1e-5 * (high - low)
+    return ((actions < low - slack) | (actions > high + slack)).flatten(1).any(1)
+
+
 def check_actions(source: Source, actions: Tensor, low: Tensor, high: Tensor, clip: bool) -> None:
     """Looks for actions ``[N, A]`` that lie outside their bounds by more than float32 rounding; clips if asked to.
 
     Raises:
         InputError: if there are any and they are not to be clipped.
     """
-    slack = 1e-5 * (high - low)
-    wrong = ((actions < low - slack) | (actions > high + slack)).flatten(1).any(1)
+    wrong = outside(actions, low, high)
     if not clip and (count := int(wrong.sum())):
         row = int(torch.nonzero(wrong)[0])
         raise InputError(

@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.data.fitting import outside
 from oper_lightning.data.transitions import episode_of, episode_returns
 
 FAR = 20  # interquartile ranges from the median: a value beyond them lies apart,
@@ -90,10 +91,9 @@ def _values(transitions: TensorDict, action: Tensor, low: Tensor, high: Tensor, 
     found += wild
     # What an episode ends with is often of another size.
     found += _apart("reward", reward, ~ends) + _apart("reward at the end of an episode", reward, ends)
-    outside = ((action < low - 1e-5 * (high - low)) | (action > high + 1e-5 * (high - low))).any(1)
-    if outside.any():
+    if (wrong := outside(action, low, high)).any():
         found.append(
-            f"{_share(outside)} of actions lie outside their bounds: data.clip_actions brings them to the border"
+            f"{_share(wrong)} of actions lie outside their bounds: data.clip_actions brings them to the border"
         )
     if (stuck := saturated > 0.95).any() and not wild:
         found.append(f"action columns that are nearly always at their bounds: {_numbers(stuck)}")
