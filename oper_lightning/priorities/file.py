@@ -68,6 +68,24 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
+def weights_for(path: str | Path, rows: int, data: str) -> Tensor:
+    """The weights ``[I, S, N]`` of a weights file that was made for ``rows`` transitions with the fingerprint ``data``.
+
+    Raises:
+        InputError: if it is no such file, or was made for other transitions.
+    """
+    tensors, metadata = load_weights(path)
+    weights = tensors["weights"]
+    if weights.shape[2] != rows:
+        raise InputError(f"{path}: weights for {weights.shape[2]:,} transitions, but the dataset has {rows:,}")
+    if metadata.get("fingerprint") != data:
+        raise InputError(
+            f"{path}: made for other data ({metadata.get('dataset')}): rows, order or values differ from this "
+            f"dataset; run stage 1 on it"
+        )
+    return weights
+
+
 def rescale_linear(weights: Tensor, std: float | None, floor: float, ceiling: float | None) -> Tensor:
     """``max(1 + std * z, floor)`` with the z-scores of weights ``[N]``, brought back to mean 1; float64.
 
@@ -172,15 +190,7 @@ class WeightsFile(Priority):
 
     def _read(self, path: str, rows: int, data: str) -> Tensor:
         """Weights ``[S, N]`` of the wanted iteration, checked against the dataset."""
-        tensors, metadata = load_weights(path)
-        weights = tensors["weights"]
-        if weights.shape[2] != rows:
-            raise InputError(f"{path}: weights for {weights.shape[2]:,} transitions, but the dataset has {rows:,}")
-        if metadata.get("fingerprint") != data:
-            raise InputError(
-                f"{path}: made for other data ({metadata.get('dataset')}): rows, order or values differ from this "
-                f"dataset; run stage 1 on it"
-            )
+        weights = weights_for(path, rows, data)
         iteration = len(weights) if self.iteration is None else self.iteration
         if not 1 <= iteration <= len(weights):
             raise InputError(f"{path}: no iteration {iteration}; the file has 1 to {len(weights)}")

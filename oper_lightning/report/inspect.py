@@ -20,7 +20,7 @@ from oper_lightning.data.sources.source import Source
 from oper_lightning.data.storage import fill
 from oper_lightning.data.transitions import episode_of, fingerprint, squeezed
 from oper_lightning.errors import InputError, nearest
-from oper_lightning.priorities.file import WeightsFile, load_weights
+from oper_lightning.priorities.file import WeightsFile, weights_for
 from oper_lightning.priorities.priority import mean_one, statistics
 from oper_lightning.priorities.returns import OperR
 from oper_lightning.report.describe import Facts, coverage, describe
@@ -138,16 +138,7 @@ def iterations(file: str, name: str, rows: int, data: str) -> list[Weights]:
         InputError: if it means none, or those of other data.
     """
     paths = [str(Path(file) / "weights.safetensors")] if Path(file).is_dir() else WeightsFile(file).paths()
-    parts = []
-    for path in paths:
-        tensors, metadata = load_weights(path)
-        weights = tensors["weights"]
-        if weights.shape[2] != rows or metadata.get("fingerprint") != data:
-            raise InputError(
-                f"{path}: made for other data ({metadata.get('dataset')}, {weights.shape[2]:,} transitions): not "
-                f"shown; run stage 1 on these"
-            )
-        parts.append(weights)
+    parts = [weights_for(path, rows, data) for path in paths]
     common = min(map(len, parts))
     seeds = torch.cat([weights[:common] for weights in parts], 1)
     return [Weights(f"{name}, iteration {k}", mean_one(part, file)) for k, part in enumerate(seeds, 1)]
@@ -224,13 +215,13 @@ def _draw_data(transitions: TensorDict, facts: Facts, low: Tensor, high: Tensor)
     returns.set(title="Return of an episode", xlabel="undiscounted return", ylabel="episodes")
     lengths.scatter(facts.lengths.numpy(), facts.returns.numpy(), s=8, alpha=0.5, color="C0", linewidths=0)
     lengths.set(title="Length and return", xlabel="transitions", ylabel="return")
-    scaled = ((transitions["action"] - low) / (high - low) * 2 - 1).flatten(1)[:: max(1, len(transitions) // 20_000)]
+    some = slice(None, None, max(1, len(transitions) // 20_000))  # more points than that hide each other
+    scaled = ((transitions["action"][some] - low) / (high - low) * 2 - 1).flatten(1)
     for column in range(min(scaled.shape[1], SHOWN)):
         actions.hist(scaled[:, column].numpy(), bins=60, histtype="step", density=True, label=str(column))
     actions.set(title="Actions, their bounds at ±1", xlabel="action", ylabel="density")
     actions.legend(title="dimension" if scaled.shape[1] <= SHOWN else f"the first {SHOWN}", fontsize="x-small", ncols=2)
-    plane = facts.plane[:: max(1, len(transitions) // 20_000)]
-    by_row = facts.returns[episode_of(transitions["next", "done"])][:: max(1, len(transitions) // 20_000)]
+    plane, by_row = facts.plane[some], facts.returns[episode_of(transitions["next", "done"])[some]]
     points = deviations.scatter(plane[:, 0], plane[:, 1], c=by_row, s=3, alpha=0.5, linewidths=0, cmap="viridis")
     figure.colorbar(points, ax=deviations, label="return of the episode")
     deviations.set(title="Observations", xlabel="first principal component", ylabel="second")

@@ -196,7 +196,7 @@ def test_broken_data_and_weights_of_other_data(
     assert "observation[4]: 3.00% (30) of values lie far from all others" in out
     assert "observation columns that never change, or by rounding only: 7" in out
     assert "all episodes return 25" in out
-    assert f"{file}: made for other data (small, 1,000 transitions): not shown" in out
+    assert f"{file}: made for other data (small): rows, order or values differ" in out
     assert "nowhere.safetensors: no such file" in out
     assert "2 of 2 weights files could not be shown" in err
     assert "every transition weighs the same" in err
