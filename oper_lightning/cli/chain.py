@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ FOLDER/chain.json: the same command again goes on where the last one was stopped
 
 A chain is a yaml with
   folder   where the links write; every `fit` link to FOLDER/<its name>
-  set      names with values; {name} stands for them in the links, for several words where it stands alone, {{name}}
-           for itself in braces; --NAME VALUE changes them
-  links    name: command, without `oper`; {name of an earlier link} stands for that link's folder
+  set      names with values; {name} stands for them below, for several words where it stands alone, {{name}} for
+           itself in braces; --NAME VALUE changes them. One of them may be a list, such as seed: [1, 2, 3] (changed by
+           --seed 1,2,3): links with {seed} in them are repeated, once for each value
+  links    name: command, without `oper`; {name of an earlier link} stands for that link's folder. Of a link that was
+           repeated it stands for all folders where it stands alone (report {policy}), else for that of the same value
+           (test --ckpt_path={policy}/last.ckpt), once for each
 """
 
 
@@ -79,29 +83,75 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     given = chain.get("set") or {}
     if not isinstance(given, dict):
         raise InputError(f"{path}: `set:` needs names with values")
-    values = {str(key): str(value) for key, value in given.items()}
-    folder = overrides.pop("folder", str(chain.get("folder") or f"runs/{Path(path).stem}"))
-    for key, value in overrides.items():
-        if key not in values:
-            raise InputError(f"{path}: no name {key!r} to set; {nearest(key, ['folder', *values])}")
-        values[key] = value
-    folder = _filled(folder, values, path)
-    values["folder"] = folder
+    given = {str(key): value for key, value in given.items()}
+    for key in overrides:
+        if key not in ("folder", *given):
+            raise InputError(f"{path}: no name {key!r} to set; {nearest(key, ['folder', *given])}")
+    lists = [key for key, value in given.items() if isinstance(value, list)]
+    if len(lists) > 1:
+        raise InputError(f"{path}: {' and '.join(lists)} are lists; one name of `set:` may be")
+    names = Names()
+    for key, value in given.items():
+        text = overrides.get(key)
+        if key in lists:
+            names.items = [str(item) for item in value] if text is None else [item for item in text.split(",") if item]
+            if not names.items:
+                raise InputError(f"{path}: {key} has no value")
+        else:
+            names.one[key] = _filled(str(value) if text is None else text, names.one, path)
+            names.several[key] = _split(names.one[key], f"{path}: {key}")
+    folder = overrides.get("folder", str(chain.get("folder") or f"runs/{Path(path).stem}"))
+    names.one["folder"] = folder = _filled(folder, names.one, path)
     links = {}
     for name, command in chain["links"].items():
         where = f"{path}: link {name!r}"
-        words = []
-        for word in _split(str(command or ""), where):
-            alone = re.fullmatch(r"\{(\w+)\}", word)
-            several = alone and alone.group(1) in given
-            words += _split(values[word[1:-1]], where) if several else [_filled(word, values, where)]
-        if not words:
-            raise InputError(f"{path}: link {name!r} has no command")
-        if words[0] == "fit":
-            words += [f"--output={folder}/{name}", "--ckpt_path=last"]
-        links[str(name)] = words
-        values[str(name)] = f"{folder}/{name}"
+        words = _split(str(command or ""), where)
+        repeated = bool(lists) and names.repeat(words, lists[0])
+        for item in names.items if repeated else [""]:
+            link = f"{name}_{item}" if repeated else str(name)
+            links[link] = (names.at(lists[0], item) if repeated else names).put_into(words, where)
+            if not links[link]:
+                raise InputError(f"{where} has no command")
+            if words[0] == "fit":
+                links[link] += [f"--output={folder}/{link}", "--ckpt_path=last"]
+        if repeated:
+            names.folders[str(name)] = {item: f"{folder}/{name}_{item}" for item in names.items}
+        else:
+            names.one[str(name)] = f"{folder}/{name}"
     return {"folder": folder, "links": links}
+
+
+@dataclass
+class Names:
+    """What names in braces stand for."""
+
+    one: dict[str, str] = field(default_factory=dict)
+    """within a word"""
+    several: dict[str, list[str]] = field(default_factory=dict)
+    """where they are a word of their own"""
+    items: list[str] = field(default_factory=list)
+    """values of the name that repeats links"""
+    folders: dict[str, dict[str, str]] = field(default_factory=dict)
+    """of the links that were repeated, by value"""
+
+    def at(self, name: str, item: str) -> Names:
+        """What they stand for in the repetition for one value."""
+        folders = {link: folder[item] for link, folder in self.folders.items()}
+        return Names({**self.one, name: item, **folders}, self.several)
+
+    def repeat(self, words: list[str], name: str) -> bool:
+        """Whether a command is to be repeated for each value of ``name``."""
+        found = {inner for word in words if word[1:-1] not in self.folders for inner in re.findall(r"\{(\w+)\}", word)}
+        return bool(found & {name, *self.folders})
+
+    def put_into(self, command: list[str], where: str) -> list[str]:
+        """The words of a command."""
+        several = {**self.several, **{link: list(folder.values()) for link, folder in self.folders.items()}}
+        words = []
+        for word in command:
+            alone = re.fullmatch(r"\{(\w+)\}", word)
+            words += several[word[1:-1]] if alone and alone[1] in several else [_filled(word, self.one, where)]
+        return words
 
 
 def _split(text: str, where: str) -> list[str]:

@@ -89,8 +89,8 @@ def family(name: str) -> Family | None:
 def family_of_environment(environment: str) -> Family | None:
     """Reference returns that D4RL has for the robot of a Gymnasium environment (``Hopper-v5``), None for others."""
     robot = re.sub(r"-v\d+$", "", environment.split("/")[-1]).lower()
-    adroit = re.fullmatch(r"adroithand(pen|hammer|relocate|door)", robot)
-    return FAMILIES.get(adroit.group(1) if adroit else robot)
+    robot = re.sub(r"^adroithand(?=(pen|hammer|relocate|door)$)|^franka(?=kitchen$)", "", robot)
+    return FAMILIES.get(robot)
 
 
 def environment_of(name: str) -> tuple[str, dict[str, Any]] | None:

@@ -325,6 +325,8 @@ def test_configurations(words: list[str], expected: list[str], small_file: Path,
         (["run", "missing.yaml"], ["missing.yaml"]),
         (["run", "chain.yaml", "--sede=1"], ["sede", "seed"]),
         (["run", "hole.yaml"], ["sead", "seed"]),
+        (["run", "lists.yaml"], ["lists.yaml", "seed and data are lists"]),
+        (["run", "list.yaml", "--seed="], ["list.yaml", "seed has no value"]),
         (["run", "empty.yaml"], ["empty.yaml", "'one'"]),
         (["run", "quote.yaml"], ["quote.yaml", "'one'"]),
         (["run", "chain.yaml", "--folder=/proc/chain"], ["/proc/chain"]),
@@ -342,6 +344,8 @@ def test_other_verbs(words: list[str], expected: list[str], refused: Callable[..
     write_hdf5(Path("rows.hdf5"), ROWS)
     Path("chain.yaml").write_text("set: {seed: 0}\nlinks: {one: 'fit --seed_everything={seed}'}")
     Path("hole.yaml").write_text("set: {seed: 0}\nlinks: {one: 'fit --seed_everything={sead}'}")
+    Path("lists.yaml").write_text("set: {seed: [0, 1], data: [a, b]}\nlinks: {one: 'fit {seed}'}")
+    Path("list.yaml").write_text("set: {seed: [0]}\nlinks: {one: 'fit {seed}'}")
     Path("empty.yaml").write_text("links: {one: }")
     Path("quote.yaml").write_text("links: {one: 'fit --output=\"here'}")
     line = refused(*words)

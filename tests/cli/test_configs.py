@@ -50,10 +50,16 @@ def test_every_link_of_a_chain_is_understood(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(CONFIGS.parent)
-    for words in load(str(path), {})["links"].values():
-        if words[0] == "fit":
-            words = [word for word in words if not word.startswith(("--ckpt_path", "--output"))]
-            with pytest.raises(SystemExit) as stop:
-                oper(*words, "--print_config")
-            assert stop.value.code == 0
-            assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_steps"] > 0
+    commands = [shlex.split(line[1:]) for line in path.read_text().splitlines() if line.startswith("#   oper run")]
+    assert commands
+    for command in commands:
+        assert command[2] == str(path.relative_to(CONFIGS.parent))
+        links = load(command[2], dict(zip([word[2:] for word in command[3::2]], command[4::2], strict=True)))["links"]
+        # Links that are repeated differ by their seed.
+        for words in {" ".join(words[:-2]).split("--seed_everything")[0]: words for words in links.values()}.values():
+            if words[0] == "fit":
+                words = [word for word in words if not word.startswith(("--ckpt_path", "--output"))]
+                with pytest.raises(SystemExit) as stop:
+                    oper(*words, "--print_config")
+                assert stop.value.code == 0
+                assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_steps"] > 0

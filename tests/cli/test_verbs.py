@@ -254,6 +254,37 @@ links:
     assert links["second"][2:] == ["the runs/first", "--data.source=D4RL", "--data.source.path=a file.hdf5"]
 
 
+def test_a_list_repeats_the_links_of_a_chain() -> None:
+    Path("chain.yaml").write_text("""
+folder: runs/{dataset}
+set: {dataset: hopper, data: "--data.source=D4RL --data.source.path={dataset}-{{dataset}}", seed: [1, 2]}
+links:
+  weights: fit {data}
+  policy: fit --seed_everything={seed} --data.priority.path={weights}/w
+  score: test --ckpt_path={policy}/last.ckpt
+  table: report {policy} --output={folder}
+""")
+    chain = load("chain.yaml", {"seed": "3,4,5", "dataset": "walker"})
+    links = chain["links"]
+    assert list(links) == [
+        "weights",
+        *(f"{name}_{seed}" for name in ("policy", "score") for seed in (3, 4, 5)),
+        "table",
+    ]
+    assert links["weights"][1:3] == ["--data.source=D4RL", "--data.source.path=walker-{dataset}"]
+    assert links["policy_4"] == [
+        "fit",
+        "--seed_everything=4",
+        "--data.priority.path=runs/walker/weights/w",
+        "--output=runs/walker/policy_4",
+        "--ckpt_path=last",
+    ]
+    assert links["score_5"] == ["test", "--ckpt_path=runs/walker/policy_5/last.ckpt"]
+    folders = [f"runs/walker/policy_{seed}" for seed in (3, 4, 5)]
+    assert links["table"] == ["report", *folders, "--output=runs/walker"]
+    assert list(load("chain.yaml", {})["links"]) == ["weights", "policy_1", "policy_2", "score_1", "score_2", "table"]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_is_no_success(number: int, code: int, small_file: Path) -> None:
     command = [sys.executable, "-m", "oper_lightning", "fit", "--model=BC", "--data.source=D4RL"]

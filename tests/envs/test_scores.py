@@ -31,6 +31,7 @@ def test_the_longest_family_counts() -> None:
 def test_robots_of_gymnasium() -> None:
     assert family_of_environment("Hopper-v5") == family("hopper-medium-v2")
     assert family_of_environment("AdroitHandPen-v1") == family("pen-human-v1")
+    assert family_of_environment("FrankaKitchen-v1") == family("kitchen-mixed-v0")
     assert family_of_environment("CartPole-v1") is None
 
 

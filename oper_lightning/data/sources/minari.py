@@ -58,7 +58,6 @@ class Minari(Source):
             action_low=getattr(space, "low", None),
             action_high=getattr(space, "high", None),
             reference=reference,
-            d4rl=str(self._metadata.get("dataset_id", "")).startswith("D4RL/"),
         )
 
     def __len__(self) -> int:

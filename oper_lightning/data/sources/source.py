@@ -31,7 +31,7 @@ class Origin:
     reference: tuple[float, float] | None = None
     """returns that score 0 and 100, where they are stored with the data"""
     d4rl: bool = False
-    """whether this is D4RL data"""
+    """whether these are D4RL's own recordings"""
 
 
 class Source(ABC):
