@@ -13,13 +13,14 @@ from lightning.pytorch import LightningModule
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.algorithms import guards
 from oper_lightning.algorithms.execution import Compile, executor
 from oper_lightning.envs.scores import normalised
-from oper_lightning.errors import InputError, TrainingError
+from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.optim import flushed_denormals, settle
 from oper_lightning.priorities.priority import statistics
-from oper_lightning.spec import Batch, DataSpec
+from oper_lightning.spec import ROLES, Batch, DataSpec, Role
 
 SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+BC and OPER
 
@@ -40,6 +41,8 @@ class OfflineAlgorithm(LightningModule, ABC):
     observation_std: Tensor
     action_centre: Tensor
     action_scale: Tensor
+    reads: tuple[Role, ...] = ROLES
+    """the roles that its loss terms have"""
 
     def __init__(self, normalise_observations: bool, compile: Compile = "none") -> None:
         super().__init__()
@@ -188,7 +191,7 @@ class OfflineAlgorithm(LightningModule, ABC):
             )
         else:
             self._take(spec)
-        self._compare_networks(checkpoint)
+        guards.same_networks(self, checkpoint)
         if self._trainer is not None and self._fits() and checkpoint["lengths"] != self.lengths():
             was, now = (", ".join(f"{part:,}" for part in parts) for parts in (checkpoint["lengths"], self.lengths()))
             raise InputError(
@@ -197,22 +200,11 @@ class OfflineAlgorithm(LightningModule, ABC):
             )
         self.seed = checkpoint["seed"]
 
-    def _compare_networks(self, checkpoint: dict[str, Any]) -> None:
-        stored = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-        here = {name: tuple(value.shape) for name, value in self.state_dict().items()}
-        if stored == here:
-            return
-        theirs, mine = checkpoint["hyper_parameters"], dict(self.hparams)
-        changed = [f"{key} {theirs.get(key)} there, {mine[key]} here" for key in mine if mine[key] != theirs.get(key)]
-        reason = ", ".join(changed) or f"differing: {sorted(set(stored.items()) ^ set(here.items()))[0][0]}"
-        raise InputError(f"the checkpoint's networks do not fit those at hand: {reason}")
-
     # Training ----------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
         """Refuses what cannot work."""
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise InputError(f"trainer.precision {self.trainer.precision} does not work; choose 32-true or bf16-mixed")
+        guards.possible(self)
         self._execute = executor(self.update, self.how, self.device)
 
     def on_fit_end(self) -> None:
@@ -238,7 +230,7 @@ class OfflineAlgorithm(LightningModule, ABC):
                 self.branch = self.prepare(number)
                 for name, value in self._execute(batch, self.branch).items():
                     results.setdefault(name, []).append((number, value.detach()))
-        self._check_finite(results)
+        guards.finite_losses(results)
         # Lightning counts steps of the optimisers that it wraps; ours are raw, so that K updates cost one count.
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
         steps.ready += len(batches)
@@ -261,29 +253,9 @@ class OfflineAlgorithm(LightningModule, ABC):
                 moment["action"] = (moment["action"] - self.action_centre) / self.action_scale
         return part
 
-    def _check_finite(self, results: dict[str, list[tuple[int, Tensor]]]) -> None:
-        """One look at all losses of a block: a single wait for the device, and before any checkpoint."""
-        rows = sorted((number, name, value) for name, row in results.items() for number, value in row)
-        values = torch.stack([value.float() for _, _, value in rows])
-        wrong = ranks.sum_over_ranks((~values.isfinite()).float())
-        if wrong.any():
-            number, name, value = rows[int(wrong.nonzero()[0])]
-            shown = "not finite on another rank" if value.isfinite() else value.item()
-            raise TrainingError(
-                f"{name} is {shown} at update {number + 1:,}: training stops; a checkpoint from before is good "
-                f"(look at the losses before it; a lower learning rate or reward scale may help)"
-            )
-
     def on_train_epoch_end(self) -> None:
         """Makes sure, before the checkpoint, that no network was poisoned by the epoch's last gradients."""
-        names, parameters = zip(*self.named_parameters(), strict=True)
-        wrong = torch.stack([~parameter.isfinite().all() for parameter in parameters])
-        if wrong.any():
-            name = names[int(wrong.nonzero()[0])]
-            raise TrainingError(
-                f"{name} is no longer finite at update {self.global_step:,}: training stops; a checkpoint from "
-                f"before is good (look at the losses before it; a lower learning rate or reward scale may help)"
-            )
+        guards.finite_parameters(self, self.global_step)
 
     def log_to_loggers(self, numbers: dict[str, float]) -> None:
         """Writes numbers to the loggers at the current gradient update."""

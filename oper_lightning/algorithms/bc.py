@@ -29,6 +29,8 @@ class BC(OfflineAlgorithm):
         normalise_observations: whether the policy sees observations with mean 0 and standard deviation 1.
     """
 
+    reads = ("improvement", "constraint")
+
     def __init__(
         self,
         policy: Literal["deterministic", "gaussian"] = "deterministic",

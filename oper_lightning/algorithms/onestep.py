@@ -77,6 +77,8 @@ class OnestepRL(OfflineAlgorithm):
         if len(phases) != 3 or min(phases) <= 0:
             raise InputError(f"OnestepRL: phases {list(phases)}: three shares, of behaviour, critic and policy")
         self.operator = operator
+        if operator == "easy_bcq":  # behaviour and critic are all that is trained
+            self.reads = ("evaluation",)
         self.evaluates_policy = critic.endswith("qpi")
         self.twins = 2 if critic.startswith("double") else 1
         self.baseline = baseline

@@ -19,9 +19,8 @@ from oper_lightning.data.loaders import Blocks, Episodes, InOrder
 from oper_lightning.data.sampler import WeightedSampler
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.transforms import LossWeight
-from oper_lightning.data.transitions import episode_returns, fingerprint, squeezed
+from oper_lightning.data.transitions import fingerprint, squeezed
 from oper_lightning.envs.evaluation import Evaluation, World
-from oper_lightning.envs.scores import family_of_environment
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.priorities.priority import Priority
@@ -123,7 +122,7 @@ class OfflineDataModule(LightningDataModule):
             self.world = fitting.make_world(self.source, self.evaluation)
         if self._spec is None or (stage == "fit" and self.priority is not None and self.weights is None):
             self._load(stage)
-        scaled = self._scaled()
+        scaled = fitting.scaled_rewards(self.source, self.transitions, self.reward_scale, self.reward_shift)
         following = {key: scaled["next", key] for key in ("observation", "reward", "terminated")}
         self.table = TensorDict(
             {"observation": scaled["observation"], "action": scaled["action"], "next": following},
@@ -157,25 +156,7 @@ class OfflineDataModule(LightningDataModule):
             self.set_weights(self.priority(self.transitions))
         low, high = fitting.action_bounds(self.transitions["action"], self.world, origin, self.trainer is not None)
         fitting.check_actions(self.source, self.transitions["action"], low, high, self.clip_actions)
-        environment = self.world.environment if self.world else origin.environment
-        known = family_of_environment(environment) if environment else None
-        mean, std = storage.observation_statistics(self.transitions["observation"])
-        self._spec = DataSpec(
-            observation_shape=tuple(self.transitions["observation"].shape[1:]),
-            action_shape=tuple(self.transitions["action"].shape[1:]),
-            action_low=low.cpu(),
-            action_high=high.cpu(),
-            observation_mean=mean.cpu(),
-            observation_std=std.cpu(),
-            rows=rows,
-            fingerprint=recorded,
-            dataset=origin.dataset,
-            environment=environment,
-            environment_options=origin.environment_options,
-            observation_keys=origin.observation_keys,
-            reference=origin.reference or ((known.low, known.high) if known else None),
-            d4rl=origin.d4rl,
-        )
+        self._spec = fitting.spec(self.transitions, origin, self.world, (low.cpu(), high.cpu()), recorded)
 
     def teardown(self, stage: str) -> None:
         """Closes the environments; :meth:`setup` makes them anew."""
@@ -195,24 +176,6 @@ class OfflineDataModule(LightningDataModule):
             under = self.trainer.default_root_dir if self.trainer is not None else tempfile.mkdtemp(prefix="oper-")
             self.memmap_folder = str(Path(under) / "memmap")
         return Path(self.memmap_folder) / "transitions"
-
-    def _scaled(self) -> TensorDict:
-        """The transitions with scaled and shifted rewards; everything else shared."""
-        if self.reward_scale == 1 and self.reward_shift == 0:
-            return self.transitions
-        following, scale = self.transitions["next"], self.reward_scale
-        if scale == "return_range":
-            returns = episode_returns(following["reward"], following["done"])
-            spread = float(returns.max() - returns.min())
-            if not spread:
-                raise InputError(
-                    f"{self.source}: all episodes return {float(returns[0]):g}: no data.reward_scale=return_range"
-                )
-            scale = 1000 / spread
-        scaled = self.transitions.clone(recurse=False)
-        scaled["next"] = scaled["next"].clone(recurse=False)
-        scaled["next", "reward"] = following["reward"] * scale + self.reward_shift
-        return scaled
 
     # Drawing -----------------------------------------------------------------------------------------------------
 

@@ -1,16 +1,20 @@
-"""Whether recorded transitions and an environment fit each other."""
+"""Whether recorded transitions and an environment fit each other, and what an algorithm is told of both."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.storage import observation_statistics
+from oper_lightning.data.transitions import episode_returns
 from oper_lightning.envs.evaluation import Evaluation, World, action_space
+from oper_lightning.envs.scores import family_of_environment
 from oper_lightning.errors import InputError, note
+from oper_lightning.spec import DataSpec
 
 
 def make_world(source: Source, evaluation: Evaluation) -> World | None:
@@ -101,3 +105,51 @@ def check_actions(source: Source, actions: Tensor, low: Tensor, high: Tensor, cl
         )
     if clip:
         torch.clamp(actions, low, high, out=actions)
+
+
+def scaled_rewards(
+    source: Source, transitions: TensorDict, scale: float | Literal["return_range"], shift: float
+) -> TensorDict:
+    """The transitions with scaled and shifted rewards; everything else shared.
+
+    Raises:
+        InputError: if rewards are to be scaled by the range of returns and there is none.
+    """
+    if scale == 1 and shift == 0:
+        return transitions
+    following = transitions["next"]
+    if scale == "return_range":
+        returns = episode_returns(following["reward"], following["done"])
+        spread = float(returns.max() - returns.min())
+        if not spread:
+            raise InputError(f"{source}: all episodes return {float(returns[0]):g}: no data.reward_scale=return_range")
+        scale = 1000 / spread
+    scaled = transitions.clone(recurse=False)
+    scaled["next"] = following.clone(recurse=False)
+    scaled["next", "reward"] = following["reward"] * scale + shift
+    return scaled
+
+
+def spec(
+    transitions: TensorDict, origin: Origin, world: World | None, bounds: tuple[Tensor, Tensor], recorded: str
+) -> DataSpec:
+    """What an algorithm needs to know of transitions ``[N]`` with bounds ``[A]`` and the fingerprint ``recorded``."""
+    environment = world.environment if world else origin.environment
+    known = family_of_environment(environment) if environment else None
+    mean, std = observation_statistics(transitions["observation"])
+    return DataSpec(
+        observation_shape=tuple(transitions["observation"].shape[1:]),
+        action_shape=tuple(transitions["action"].shape[1:]),
+        action_low=bounds[0],
+        action_high=bounds[1],
+        observation_mean=mean.cpu(),
+        observation_std=std.cpu(),
+        rows=len(transitions),
+        fingerprint=recorded,
+        dataset=origin.dataset,
+        environment=environment,
+        environment_options=origin.environment_options,
+        observation_keys=origin.observation_keys,
+        reference=origin.reference or ((known.low, known.high) if known else None),
+        d4rl=origin.d4rl,
+    )

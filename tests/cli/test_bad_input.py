@@ -291,6 +291,7 @@ ROWS_OF_D4RL = ["--source.qlearning_rows=true"]
         (["--data.prioritise=[evaluation,improvment]"], ["prioritise", "improvment", "improvement"]),
         (["--data.priority=OperR", "--data.prioritise=[]"], ["prioritise"]),
         (["--data.priority=OperR", "--data.prioritise=[improvement]"], ["prioritise"]),
+        (["--data.priority=OperR", "--data.prioritise=[evaluation]"], ["prioritise", "evaluation", "improvement, con"]),
         (["--data.evaluation.episodes=0"], ["episodes"]),
         (["--data.evaluation.environment=Reecher-v5"], ["Reecher-v5"]),
         (["--data.updates_per_epoch=7"], ["max_steps", "updates_per_epoch"]),
