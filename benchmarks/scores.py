@@ -47,8 +47,8 @@ class Run(NamedTuple):
 
     name: str
     words: list[str]
-    order: int = 0
-    """cheaper runs go first"""
+    order: tuple[bool, int, int] = (False, 0, 0)
+    """Reacher first, then a seed after the other, in each the cheaper algorithms first"""
 
 
 class Contender(NamedTuple):
@@ -64,6 +64,8 @@ class Contender(NamedTuple):
     """on the replay data; 3 on Reacher"""
     words: tuple[str, ...] = ()
     """what differs from the yaml, to fit the budget"""
+    on_reacher: tuple[str, ...] = ()
+    """what differs there"""
 
 
 SMALL_ONESTEP = ("--model.hidden_sizes=[256,256]", "--model.learning_rate=3e-4", "--data.batch_size=256")
@@ -71,15 +73,23 @@ SMALL_ONESTEP = ("--model.hidden_sizes=[256,256]", "--model.learning_rate=3e-4",
 PHASES = "--model.phases=[3,4,3]"
 ALGORITHMS = {
     "bc": Contender(30_000, 3_000, 4, 3),
-    "onestep": Contender(50_000, 5_000, 4, 2, (*SMALL_ONESTEP, PHASES)),
-    "iql": Contender(30_000, 3_000, 4, 2),
+    "onestep": Contender(30_000, 5_000, 4, 2, (*SMALL_ONESTEP, PHASES)),
+    # The paper scales rewards by the range of returns on locomotion only.
+    "iql": Contender(20_000, 3_000, 4, 2, (), ("--data.reward_scale=1.0",)),
     "td3_bc": Contender(50_000, 3_000, 5, 3),
-    "cql": Contender(10_000, 2_000, 5, 2, ("--model.sampled_actions=4",)),
+    "cql": Contender(6_000, 2_000, 5, 2, ("--model.sampled_actions=4",)),
 }
-# What ended below BC with the same priority, once more with three times the updates.
-LONGER = (("hopper-replay", "td3_bc", "oper_r"),)
+# What ended below BC with the same priority, and what to compare it with, once more with three times the updates.
+LONGER = (
+    ("hopper-replay", "td3_bc", "oper_r"),
+    ("hopper-replay", "td3_bc", "uniform"),
+    ("hopper-replay", "td3_bc", "oper_a"),
+    ("reacher", "td3_bc", "top10"),
+    ("reacher", "td3_bc", "aw"),
+    ("reacher", "onestep", "top10"),
+)
 TELLING = (("eval/score",), ("train/value",), ("train/lambda", "train/absolute_advantage", "train/difference"))
-ALPHAS = (0.25, 1.0, 5.0, 10.0)  # TD3+BC's own constraint, swept on uniform data; its default is 2.5
+ALPHAS = (1.0, 5.0, 10.0)  # TD3+BC's own constraint, swept on uniform data; its default is 2.5
 
 
 def stage_one(dataset: str) -> Run:
@@ -120,13 +130,17 @@ def policies(dataset: str) -> list[Run]:
             variants += [(f"uniform-alpha{alpha:g}", [f"--model.alpha={alpha:g}"]) for alpha in ALPHAS]
         updates = contender.reacher if dataset == "reacher" else contender.updates
         common = [f"--config=configs/{algorithm}.yaml", *DATASETS[dataset], *contender.words]
+        common += contender.on_reacher if dataset == "reacher" else ()
         for name, words in variants:
-            for seed in range(3 if dataset == "reacher" else 2 if "alpha" in name else contender.seeds):
+            few = "alpha" in name or name in ("top10", "aw")
+            seeds = 3 if dataset == "reacher" or algorithm == "bc" else 2 if few else contender.seeds
+            for seed in range(seeds):
                 given = [*common, f"--trainer.max_steps={updates}", f"--seed_everything={seed}", *words]
-                runs.append(Run(f"{dataset}-{algorithm}-{name}-{seed}", given, order + 10 * (dataset != "reacher")))
+                place = (dataset != "reacher", seed, order)
+                runs.append(Run(f"{dataset}-{algorithm}-{name}-{seed}", given, place))
             if (dataset, algorithm, name) in LONGER:
                 given = [*common, f"--trainer.max_steps={3 * updates}", "--seed_everything=0", *words]
-                runs.append(Run(f"{dataset}-{algorithm}-{name}-longer-0", given, 10))
+                runs.append(Run(f"{dataset}-{algorithm}-{name}-longer-0", given, (dataset != "reacher", 0, 10)))
     return runs
 
 
