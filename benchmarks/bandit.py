@@ -94,8 +94,12 @@ def measure() -> None:
             actions = samples(iterations, mode)
             record["policies"][name(iterations, mode)] = facts(actions)
             if mode == "resample":
-                panels[len(ITERATIONS) + place].scatter(*actions.T, s=2, alpha=0.4, color="black")
-                panels[len(ITERATIONS) + place].set(title=f"TD3+BC on {title}")
+                below = panels[len(ITERATIONS) + place]
+                below.scatter(*transitions["action"][::20].T, s=2, alpha=0.3, color="silver")
+                below.scatter(*actions.T, s=2, alpha=0.4, color="black")
+                below.set(title=f"TD3+BC on {title}", xlabel="first action")
+    for panel in panels[:: len(ITERATIONS)]:
+        panel.set_ylabel("second action")
     panels[0].legend(fontsize="xx-small", markerscale=3, loc="center")
     for panel in panels:
         panel.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")

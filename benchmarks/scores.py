@@ -1,9 +1,10 @@
-"""The grid of scores: trains every run through the command line, keeps what each one logged, prints the table.
+"""The grid of scores: trains every run through the command line and keeps what each one logged.
 
     python benchmarks/scores.py --data ../shared/data --jobs 2
 
 Runs that are finished are not run again; an interrupted one goes on from its last checkpoint. Checkpoints lie in
-runs/scores, the raw results (commands, evaluations, seconds) in benchmarks/raw/scores.
+runs/scores, the raw results (commands, evaluations, seconds) in benchmarks/raw/scores; benchmarks/score_table.py makes
+tables and pictures of what is there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -20,12 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 import oper_lightning
-from oper_lightning.report.curves import final, read_curves
-from oper_lightning.report.page import canvas, legend
+from oper_lightning.report.curves import read_curves
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "scores"
@@ -88,7 +86,6 @@ LONGER = (
     ("reacher", "td3_bc", "aw"),
     ("reacher", "onestep", "top10"),
 )
-TELLING = (("eval/score",), ("train/value",), ("train/lambda", "train/absolute_advantage", "train/difference"))
 ALPHAS = (1.0, 5.0, 10.0)  # TD3+BC's own constraint, swept on uniform data; its default is 2.5
 
 
@@ -177,86 +174,20 @@ def execute(run: Run, data: str) -> None:
     print(f"{run.name}: done in {record['seconds']} s", flush=True)
 
 
-def curves_of(name: str) -> dict[str, dict[str, list[float]]] | None:
-    """What a finished run logged."""
-    file = RAW / f"{name}.json"
-    return json.loads(file.read_text())["curves"] if file.is_file() else None
-
-
-def score_of(name: str) -> float | None:
-    """Mean of a run's last three normalised scores."""
-    curves = curves_of(name)
-    return final(curves["eval/score"]["values"]) if curves else None
-
-
-def table() -> str:
-    """The results as Markdown: mean over seeds, and each seed."""
-    lines = ["| dataset | algorithm | priority | score | seeds |", "|---|---|---|---|---|"]
-    for dataset in DATASETS:
-        groups: dict[str, list[float]] = {}
-        for run in policies(dataset):
-            if (score := score_of(run.name)) is not None:
-                groups.setdefault(run.name.removeprefix(f"{dataset}-").rsplit("-", 1)[0], []).append(score)
-        for group, scores in groups.items():
-            algorithm, name = group.split("-", 1)
-            spread = " ".join(f"{score:.1f}" for score in scores)
-            lines.append(f"| {dataset} | {algorithm} | {name} | {statistics.mean(scores):.1f} | {spread} |")
-    return "\n".join(lines)
-
-
-def draw() -> None:
-    """Learning curves of the whole grid: mean over seeds, and their range."""
-    figure, panels = canvas(len(ALGORITHMS), len(DATASETS), 3.2, 2.6, foot=PRIORITIES)
-    for row, dataset in enumerate(DATASETS):
-        for column, algorithm in enumerate(ALGORITHMS):
-            panel = panels[row * len(ALGORITHMS) + column]
-            for number, priority in enumerate(PRIORITIES):
-                runs = [curves_of(f"{dataset}-{algorithm}-{priority}-{seed}") for seed in range(3)]
-                curves = [curves["eval/score"] for curves in runs if curves]
-                if not curves:
-                    continue
-                values = np.array([curve["values"] for curve in curves])
-                updates, look = curves[0]["updates"], f"C{number}"
-                panel.plot(updates, values.mean(0), color=look, marker="o", markersize=2, label=priority)
-                panel.fill_between(updates, values.min(0), values.max(0), color=look, alpha=0.15, linewidth=0)
-            panel.set_title(f"{dataset}, {algorithm}", fontsize="small")
-            panel.tick_params(labelsize="x-small")
-    legend(figure, panels)
-    figure.savefig(ROOT / "benchmarks" / "scores.png", dpi=110)
-
-
-def draw_longer() -> None:
-    """Score beside what tells how the run fared: values, and how strongly they pull."""
-    figure, panels = canvas(len(TELLING), len(LONGER), 4, 2.8)
-    for row, (dataset, algorithm, priority) in enumerate(LONGER):
-        curves = curves_of(f"{dataset}-{algorithm}-{priority}-longer-0") or {}
-        found = [tag for tags in TELLING for tag in tags if tag in curves]
-        for panel, tag in zip(panels[row * len(TELLING) :], found, strict=False):
-            panel.plot(np.array(curves[tag]["updates"]) / 1000, curves[tag]["values"], linewidth=1)
-            panel.set(title=tag.split("/")[1].replace("_", " "), xlabel="gradient updates, thousands")
-        panels[row * len(TELLING)].set_ylabel(f"{dataset}, {algorithm}, {priority}", fontsize="x-small")
-    figure.savefig(ROOT / "benchmarks" / "longer.png", dpi=110)
-
-
 def main() -> None:
-    """Runs what is missing, then prints the table and draws the curves."""
+    """Runs what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data", help="folder of the .hdf5 files")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     parser.add_argument("--only", default="", help="run only runs whose name contains this")
     arguments = parser.parse_args()
-    if not arguments.table:
-        WORK.mkdir(parents=True, exist_ok=True)
-        first = [stage_one(dataset) for dataset in DATASETS]
-        second = [run for dataset in DATASETS for run in policies(dataset)]
-        queue = [*first, *sorted(second, key=lambda run: run.order)]
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            chosen = [run for run in queue if arguments.only in run.name]
-            list(pool.map(lambda run: execute(run, arguments.data), chosen))
-    draw()
-    draw_longer()
-    print(table())
+    WORK.mkdir(parents=True, exist_ok=True)
+    first = [stage_one(dataset) for dataset in DATASETS]
+    second = [run for dataset in DATASETS for run in policies(dataset)]
+    queue = [*first, *sorted(second, key=lambda run: run.order)]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        chosen = [run for run in queue if arguments.only in run.name]
+        list(pool.map(lambda run: execute(run, arguments.data), chosen))
 
 
 if __name__ == "__main__":

@@ -197,9 +197,8 @@ def _curves(groups: list[Group], weights: dict[tuple[str, str], EpisodeWeights],
         for group in groups:
             if group.data == dataset:
                 draw_curve(panel, group, name, looks[group.method])
-        panel.set(
-            title=f"What the policies earn: {plain(dataset)}", xlabel="gradient updates", ylabel=name.split("/")[1]
-        )
+        unit = "normalised score" if name.endswith("score") else "return"
+        panel.set(title=f"What the policies earn: {plain(dataset)}", xlabel="gradient updates", ylabel=unit)
         if weights:
             mine = {method: part for (where, method), part in weights.items() if where == dataset}
             draw_weights(panels[columns * place + 1], mine, looks)
@@ -224,7 +223,13 @@ def draw_weights(panel: Any, weights: dict[str, EpisodeWeights], looks: Looks) -
         step = max(1, len(returns) // 2000)
         panel.scatter(returns[::step], mean[::step], s=7, alpha=0.5, color=looks[name]["color"], linewidths=0)
     panel.axhline(1, color="grey", linewidth=1, linestyle="--")
-    panel.set(title="How much each recorded episode weighs", xlabel="its return", ylabel="mean weight per transition")
+    beside = panel.get_yaxis_transform()
+    panel.text(0.99, 1, "uniform", transform=beside, ha="right", va="bottom", color="grey", fontsize="small")
+    panel.set(
+        title="How much each recorded episode weighs",
+        xlabel="its return",
+        ylabel="mean weight of its transitions, as used",
+    )
 
 
 def _losses(groups: list[Group], looks: Looks) -> Any:

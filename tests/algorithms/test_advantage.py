@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from networks import ROWS, as_module, batch, ready
 from test_shared import Arrays, algorithm, data, fit, parameters
 
 from oper_lightning import InputError, OfflineDataModule, OperR, WeightsFile
@@ -66,11 +67,23 @@ def trained(folder: Path, updates: int = 40, **options: Any) -> tuple[AdvantageW
     return model, module
 
 
-def literal_advantage(model: AdvantageWeights, kind: str, n: int, bootstrap: bool) -> np.ndarray:
-    """Row by row, from the definition; ``[S, N]``."""
+def members(ensemble: Any, seed: int) -> list[torch.nn.Sequential]:
+    """The heads of one seed as plain networks."""
+    heads = ensemble.members[1]
+    return [as_module(ensemble.weights, ensemble.biases, seed * heads + head) for head in range(heads)]
+
+
+def lowest(ensemble: Any, observations: np.ndarray) -> np.ndarray:
+    """The lowest of each seed's heads for raw observations, head by head; ``[S, N]``."""
+    known = ARRAYS["observations"].astype(float)
+    seen = torch.from_numpy((observations - known.mean(0)) / (known.std(0) + 1e-3)).float()
     with torch.no_grad():
-        value = model.online_value(torch.from_numpy(ARRAYS["observations"])).double().numpy()
-        following = model.online_value(torch.from_numpy(ARRAYS["next_observations"])).double().numpy()
+        heads = [[head(seen)[:, 0].double().numpy() for head in members(ensemble, seed)] for seed in range(2)]
+    return np.array([np.min(values, 0) for values in heads])
+
+
+def literal(kind: str, n: int, bootstrap: bool, value: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Advantages over the values ``[S, N]`` of the rows, given those of what follows; row by row; ``[S, N]``."""
     rewards, terminal = ARRAYS["rewards"].astype(float), ARRAYS["terminals"]
     ends = terminal | ARRAYS["timeouts"]
     found = np.zeros_like(value)
@@ -108,9 +121,65 @@ def literal_advantage(model: AdvantageWeights, kind: str, n: int, bootstrap: boo
 def test_advantages_are_those_of_the_definition(kind: str, n: int, bootstrap: bool, tmp_path: Path) -> None:
     model, _ = trained(tmp_path, advantage=kind, n_step=n, bootstrap_truncated=bootstrap)
     value, advantage = model.evaluate()
-    np.testing.assert_allclose(advantage, literal_advantage(model, kind, n, bootstrap), rtol=1e-3, atol=1e-4)
+    online, following = (lowest(model.value, ARRAYS[key]) for key in ("observations", "next_observations"))
+    np.testing.assert_allclose(value, online, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(advantage, literal(kind, n, bootstrap, online, following), rtol=1e-3, atol=1e-4)
     assert model.advantages[-1].equal(advantage)
     assert model.values[-1].equal(value)
+
+
+@pytest.mark.parametrize(
+    ("target", "n", "bootstrap"), [("nstep", 1, True), ("nstep", 3, True), ("nstep", 3, False), ("mc", 3, True)]
+)
+def test_values_are_fitted_to_what_the_definition_says(target: str, n: int, bootstrap: bool) -> None:
+    model = AdvantageWeights(target=target, n_step=n, bootstrap_truncated=bootstrap, seeds=2, hidden_sizes=(8, 8))
+    module = OfflineDataModule(Arrays(ARRAYS), batch_size=8, evaluation=None)
+    module.setup()
+    model._build(module.spec)
+    for parameter in model.target_value.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    module.table.update(model.columns(module.transitions))
+    found = model.fitted_to(model._normalise(module.rows(torch.arange(25).expand(2, 25))))
+    following = lowest(model.target_value, ARRAYS["next_observations"])
+    expected = literal(target, n, bootstrap, np.zeros((2, 25)), following)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def built(critic: str, **options: Any) -> tuple[AdvantageWeights, Any]:
+    """A model whose targets are off the online networks, and a batch for each of its two seeds."""
+    model = AdvantageWeights(critic=critic, seeds=2, hidden_sizes=(8, 8), **options)
+    ready(model, "target_value", *(["target_q"] if critic == "vq" else []))
+    return model, torch.stack([batch(0), batch(1)])
+
+
+def test_vq_fits_q_to_the_target_value_and_the_value_to_the_lower_target_q() -> None:
+    model, rows = built("vq")
+    q_loss, value_loss = model.q_loss(rows), model.value_loss(rows)
+    for seed in range(2):
+        names = ("value", "target_value", "q", "target_q")
+        value, target_value, q, target_q = (members(getattr(model, name), seed) for name in names)
+        for number in range(ROWS):
+            row = rows[seed, number]
+            pair = torch.cat([row["observation"], row["action"]])
+            wanted = row["next", "reward"] + row["discount"] * target_value[0](row["next", "observation"])
+            expected = sum((head(pair) - wanted).item() ** 2 for head in q)
+            assert q_loss[seed, number].item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            lower = min(head(pair).item() for head in target_q)
+            expected = (value[0](row["observation"]).item() - lower) ** 2
+            assert value_loss[seed, number].item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("critic", ["doublev", "v", "vq"])
+def test_each_update_moves_all_targets_a_share_of_the_way(critic: str) -> None:
+    model, rows = built(critic, tau=0.3, learning_rate=1e-2)
+    before = parameters(model)
+    model.update(Batch(rows, rows, rows))
+    after = parameters(model)
+    targets = [name for name in after if name.startswith("target_")]
+    assert {name.split(".")[0] for name in targets} == {"target_value", *(["target_q"] if critic == "vq" else [])}
+    for name in targets:
+        torch.testing.assert_close(after[name], 0.7 * before[name] + 0.3 * after[name.removeprefix("target_")])
+        assert not after[name].isclose(before[name]).all()
 
 
 def test_one_step_targets_bootstrap_through_time_limits_even_in_the_published_form(tmp_path: Path) -> None:
@@ -161,22 +230,50 @@ def test_the_file_holds_what_the_run_used(tmp_path: Path) -> None:
     assert policy.roles == ("improvement", "constraint")
 
 
+def test_stretched_weights_have_their_deviation_and_the_next_iteration_draws_by_them(tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, block: Batch, *_: Any) -> None:
+            if trainer.global_step > 100:  # the second iteration
+                seen.append(block.evaluation["observation"])
+
+    model = AdvantageWeights(iterations=2, seeds=2, hidden_sizes=(8, 8), scale_std=1.5, scale_floor=0.3)
+    module = OfflineDataModule(Arrays(ARRAYS), batch_size=25, updates_per_epoch=100, evaluation=None)
+    fit(model, module, tmp_path, 200, callbacks=[Watch()])
+    for iteration, seed in np.ndindex(2, 2):
+        before = model.weights[iteration - 1][seed].double().numpy() if iteration else np.ones(25)
+        advantage = model.advantages[iteration][seed].double().numpy()
+        raw = before * (advantage - advantage.min())
+        weights = model.weights[iteration][seed].double().numpy()
+        assert weights.mean() == pytest.approx(1)
+        stretched = weights * 0.3 / weights.min()  # as they were before their mean was brought back to 1
+        above = stretched > 0.3 + 1e-4
+        line = np.polyfit(raw[above] / raw.mean(), stretched[above], 1)
+        everywhere = np.polyval(line, raw / raw.mean())  # as they were without a floor
+        np.testing.assert_allclose(everywhere[above], stretched[above], atol=1e-4)
+        assert (everywhere[~above] < 0.3 + 1e-3).all()
+        assert (everywhere.mean(), everywhere.std()) == pytest.approx((1, 1.5), rel=1e-3)
+    rows = torch.from_numpy(ARRAYS["observations"])
+    drawn = (torch.cat(seen).unsqueeze(-2) == rows).all(-1).float().mean((0, 2))  # the share of each row
+    np.testing.assert_allclose(drawn, model.weights[0] / 25, atol=0.03)
+    assert drawn[[0, 1], model.advantages[0].argmin(1)].min() > 0  # unstretched, its weight would be 0
+
+
 def test_each_iteration_starts_with_a_fresh_adam_and_the_full_learning_rate(tmp_path: Path) -> None:
-    seen: list[tuple[int, float, float]] = []
+    seen: list[tuple[list[float], list[float]]] = []
 
     class Watch(Callback):
         def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-            optimiser = pl_module.optimisers[0]
-            steps = next(iter(optimiser.state.values()))["step"].item()
-            seen.append((trainer.global_step, steps, optimiser.param_groups[0]["lr"]))
+            steps = [next(iter(part.state.values()))["step"].item() for part in pl_module.optimisers]
+            seen.append((steps, [part.param_groups[0]["lr"] for part in pl_module.optimisers]))
 
-    model = AdvantageWeights(iterations=2, seeds=1, hidden_sizes=(8,), learning_rate=1.0e-3)
+    model = AdvantageWeights(iterations=2, seeds=1, hidden_sizes=(8,), learning_rate=1.0e-3, critic="vq")
     module = OfflineDataModule(Arrays(ARRAYS), batch_size=8, updates_per_epoch=10, updates_per_block=1, evaluation=None)
     fit(model, module, tmp_path, 40, callbacks=[Watch()])
-    assert [steps for _, steps, _ in seen] == [*range(1, 21), *range(1, 21)]
-    rates = [rate for *_, rate in seen]
-    expected = [0.5e-3 * (1 + np.cos(np.pi * k / 20)) for k in range(20)]
-    np.testing.assert_allclose(rates, expected * 2)
+    assert [steps for steps, _ in seen] == [[k, k] for k in range(1, 21)] * 2
+    expected = [[0.5e-3 * (1 + np.cos(np.pi * k / 20))] * 2 for k in range(20)]
+    np.testing.assert_allclose([rates for _, rates in seen], expected * 2)
 
 
 def test_a_first_iteration_of_its_own_length(tmp_path: Path) -> None:

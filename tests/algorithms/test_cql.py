@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import columns, transitions
 from networks import ROWS, as_module, batch, moved_by_role, ready
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 from oper_lightning.algorithms.cql import CQL
 from oper_lightning.nn import ranks
+from oper_lightning.nn.networks import EnsembleMLP, SquashedPolicy
 from oper_lightning.spec import Batch
 
 
@@ -17,6 +19,16 @@ def built(**options: Any) -> CQL:
     model = CQL(**{"policy_hidden_sizes": (16, 16), "critic_hidden_sizes": (16, 16), **options})
     ready(model, "target_critics", "critics", "policy")
     return model
+
+
+def crossed(critics: EnsembleMLP) -> None:
+    """Makes now one critic the lower, now the other."""
+    critics.weights[-1].data *= 10
+    critics.biases[-1].data.zero_()
+
+
+def members(critics: EnsembleMLP) -> list[torch.nn.Sequential]:
+    return [as_module(critics.weights, critics.biases, member) for member in (0, 1)]
 
 
 class Recorded:
@@ -109,6 +121,46 @@ def test_densities_are_those_of_a_squashed_normal() -> None:
     given = rows["action"].clamp(-0.99, 0.99)
     torch.testing.assert_close(model.policy.log_density(rows["observation"], given), squashed.log_prob(given))
     assert isinstance(normal, Normal)
+    # Many samples for one observation are spread as it says.
+    spread = (model.policy.sample(rows["observation"], 4000)[0].atanh() - normal.mean.unsqueeze(1)) / normal.stddev[
+        :, None
+    ]
+    torch.testing.assert_close(spread.mean(1), torch.zeros(ROWS, 2), rtol=0, atol=0.1)
+    torch.testing.assert_close(spread.std(1), torch.ones(ROWS, 2), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "factor", "log_std"),
+    [(0, 1, -1), (2, 1, 1), (2, 0.5, 0), (2.9, 1, 1.9), (100, 1, 2), (-18.9, 1, -19.9), (-100, 1, -20)],
+)
+def test_the_log_deviation_is_scaled_shifted_and_bounded(raw: float, factor: float, log_std: float) -> None:
+    """Its factor begins at 1, its offset at -1."""
+    policy = SquashedPolicy(3, 2, (16,))
+    policy.body[-1].weight.data.zero_()
+    policy.body[-1].bias.data[2:] = raw
+    policy.factor.data *= factor
+    found = policy(batch()["observation"]).stddev.log()
+    torch.testing.assert_close(found, torch.full((ROWS, 2), float(log_std)))
+
+
+def test_it_acts_by_the_squashed_mean() -> None:
+    model, rows = built(), batch()
+    model.policy.body[-1].weight.data.zero_()
+    model.policy.body[-1].bias.data[:2] = torch.tensor([0.5, -2.0])
+    expected = torch.tensor([math.tanh(0.5), math.tanh(-2.0)]).expand(ROWS, 2)
+    torch.testing.assert_close(model.act(rows["observation"]), expected)
+
+
+def test_recorded_actions_are_kept_off_the_edge_of_the_box() -> None:
+    model, rows, inside = built(), batch(), batch()
+    rows["action"] = rows["action"].sign()
+    inside["action"] = 0.999 * rows["action"]
+    assert model.recorded_value(rows).equal(model.recorded_value(inside))
+    model.branch, found = True, []
+    for part in (rows, inside):
+        torch.manual_seed(1)
+        found.append(model.policy_loss(part)[0])
+    assert found[0].equal(found[1])
 
 
 @pytest.mark.parametrize("options", [{}, {"lagrange_gap": 1.0, "backup_entropy": True}, {"max_target_backup": True}])
@@ -137,22 +189,106 @@ def test_each_network_follows_its_own_loss_at_one_snapshot(
     torch.testing.assert_close(slope, results["entropy"] + 2)
 
 
-def test_the_target_bootstraps_from_a_sampled_action(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, rows = built(backup_entropy=True, max_target_backup=True, sampled_actions=4), batch()
+@pytest.mark.parametrize("entropy", [True, False])
+@pytest.mark.parametrize("count", [4, 1])
+def test_the_target_bootstraps_from_a_sampled_action(
+    entropy: bool, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the best of several, or from the only one."""
+    model, rows = built(backup_entropy=entropy, max_target_backup=count > 1, sampled_actions=4), batch()
+    crossed(model.target_critics)
+    model.log_temperature.data.fill_(math.log(0.3))
     recorded = Recorded(model, monkeypatch)
-    value = torch.zeros(2, ROWS)
-    found = model.bellman_error(rows, value)
+    found = model.bellman_error(rows, torch.tensor([[1.0], [-2.0]]).expand(2, ROWS))
     actions, densities = recorded.samples[0]
-    networks = [as_module(model.target_critics.weights, model.target_critics.biases, k) for k in (0, 1)]
+    assert actions.shape == (ROWS, count, 2)
+    networks, lowest = members(model.target_critics), set()
     for row in range(ROWS):
         best, density = -math.inf, 0.0
-        for k in range(4):
+        for k in range(count):
             pair = torch.cat([rows["next", "observation"][row], actions[row, k]])
-            lower = min(network(pair).item() for network in networks)
-            if lower > best:
-                best, density = lower, densities[row, k].item()
-        target = rows["next", "reward"][row].item() + rows["discount"][row].item() * (best - density)
-        assert found[row].item() == pytest.approx(2 * target**2, rel=1e-4, abs=1e-5)
+            values = [network(pair).item() for network in networks]
+            lowest.add(values[0] < values[1])
+            if min(values) > best:
+                best, density = min(values), densities[row, k].item()
+        value = best - 0.3 * density if entropy else best
+        target = rows["next", "reward"][row].item() + rows["discount"][row].item() * value
+        assert found[row].item() == pytest.approx((1 - target) ** 2 + (2 + target) ** 2, rel=1e-4, abs=1e-5)
+    assert lowest == {True, False}
+
+
+def test_the_actor_climbs_the_lower_of_two_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the entropy, with its temperature."""
+    model, rows = built(), batch()
+    crossed(model.critics)
+    model.log_temperature.data.fill_(math.log(0.3))
+    model.branch = False
+    recorded = Recorded(model, monkeypatch)
+    found, _ = model.policy_loss(rows)
+    assert recorded.seen[0].equal(rows["observation"])
+    [(actions, densities)] = recorded.samples
+    lowest = set()
+    for row in range(ROWS):
+        pair = torch.cat([rows["observation"][row], actions[row, 0]])
+        values = [network(pair).item() for network in members(model.critics)]
+        lowest.add(values[0] < values[1])
+        expected = 0.3 * densities[row].item() - min(values)
+        assert found[row].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert lowest == {True, False}
+
+
+@pytest.mark.parametrize(("network", "loss"), [("policy", "policy_loss"), ("critics", "critic_loss")])
+def test_gradients_are_the_slopes_of_the_losses(network: str, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finite differences with noise and targets held: no path to the parameters is cut."""
+    model, rows = built(tau=0.0), batch()
+    model.log_temperature.data.fill_(math.log(0.3))
+    model.critics.weights[-1].data *= 10
+    model.branch = False
+    monkeypatch.setattr(model, "minimise", lambda *_: None)
+
+    def value() -> torch.Tensor:
+        torch.manual_seed(1)
+        return model.update(Batch(rows, rows, rows))[loss]
+
+    parameters = list(getattr(model, network).parameters())
+    gradients = torch.autograd.grad(value(), parameters)
+    slope = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
+    ends = []
+    for step in (0.001, -0.002):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.data += step / slope * gradient
+        ends.append(value().item())
+    assert (ends[0] - ends[1]) / 0.002 == pytest.approx(slope, rel=0.02)
+
+
+def test_targets_follow_the_critics_with_every_update() -> None:
+    model, rows = built(tau=0.3, critic_learning_rate=0.1), batch()
+    model.branch = False
+    for _ in range(2):
+        before = [parameter.clone() for parameter in model.target_critics.parameters()]
+        model.update(Batch(rows, rows, rows))
+        online, targets = model.critics.parameters(), model.target_critics.parameters()
+        for old, new, target in zip(before, online, targets, strict=True):
+            torch.testing.assert_close(target, 0.7 * old + 0.3 * new)
+            assert (target - old).abs().max() > 0.01
+
+
+def test_each_optimiser_has_its_learning_rate() -> None:
+    """Adam's first step is as long as the learning rate wherever there is a gradient."""
+    model, rows = built(policy_learning_rate=1e-2, critic_learning_rate=1e-3, lagrange_gap=1.0), batch()
+    rates = {"policy": 1e-2, "log_temperature": 1e-2, "critics": 1e-3, "log_lagrange": 1e-3}
+    model.branch = False
+    before = {name: parameter.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    model.update(Batch(rows, rows, rows))
+    for name, old in before.items():
+        step = (model.get_parameter(name) - old).abs().max().item()
+        assert step == pytest.approx(rates[name.split(".")[0]], rel=1e-3), name
+
+
+def test_only_termination_ends_the_bootstrap() -> None:
+    """The first of two episodes terminates, the second is cut by time."""
+    found = CQL(discount=0.9).columns(transitions(columns([2, 3])))["discount"]
+    torch.testing.assert_close(found, torch.tensor([0.9, 0.0, 0.9, 0.9, 0.9]))
 
 
 def test_the_lagrange_multiplier_follows_the_gap() -> None:
@@ -166,15 +302,34 @@ def test_the_lagrange_multiplier_follows_the_gap() -> None:
         penalty = math.e * 5.0 * (2 * first["difference"].item() - 2 * gap)
         expected = first["bellman_error"].item() + penalty
         assert first["critic_loss"].item() == pytest.approx(expected, rel=1e-4)
+        # It climbs what it multiplies, averaged over the critics.
+        assert model.log_lagrange.grad.item() == pytest.approx(-penalty / 2, rel=1e-4)
+
+
+def test_the_lagrange_multiplier_is_bounded() -> None:
+    model, rows = built(lagrange_gap=1.0), batch()
+    model.log_lagrange.data.fill_(20.0)
+    model.branch = False
+    results = model.update(Batch(rows, rows, rows))
+    assert results["lagrange"].item() == 1e6
+    assert results["critic_loss"].item() == pytest.approx(1e6 * 5 * 2 * (results["difference"].item() - 1), rel=1e-4)
 
 
 def test_differences_are_clipped_transition_by_transition() -> None:
-    model, rows = built(difference_min=0.5, difference_max=0.6), batch()
-    wide = built().difference(rows, built().recorded_value(rows))
-    assert wide.min() < 0.5 or wide.max() > 0.6
-    found = model.difference(rows, model.recorded_value(rows))
-    assert found.min() >= 0.5
-    assert found.max() <= 0.6
+    """From below, from above, or both."""
+    rows = batch()
+
+    def found(**bounds: float) -> list[float]:
+        model = built(**bounds)
+        torch.manual_seed(1)
+        return model.difference(rows, model.recorded_value(rows)).flatten().tolist()
+
+    free = found()
+    low, high = sorted(free)[ROWS // 2], sorted(free)[ROWS]
+    assert low < high
+    assert found(difference_min=low) == [max(value, low) for value in free]
+    assert found(difference_max=high) == [min(value, high) for value in free]
+    assert found(difference_min=low, difference_max=high) == [min(max(value, low), high) for value in free]
 
 
 def test_the_temperature_keeps_the_entropy_near_its_target() -> None:
@@ -190,14 +345,17 @@ def test_the_temperature_keeps_the_entropy_near_its_target() -> None:
     assert fixed.log_temperature.exp().item() == pytest.approx(0.2)
 
 
-def test_the_policy_clones_while_it_warms_up() -> None:
-    model, rows = built(bc_updates=1, entropy_temperature=1e-9), batch()
+def test_the_policy_clones_while_it_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its entropy counts even then."""
+    model, rows = built(bc_updates=1, entropy_temperature=0.3), batch()
     rows["action"] = torch.full((ROWS, 2), 0.7)
+    recorded = Recorded(model, monkeypatch)
     for number in range(2):
         model.branch = model.prepare(number)
         loss, _ = model.policy_loss(rows)
         likelihood = model.policy.log_density(rows["observation"], rows["action"])
-        assert torch.allclose(loss, -likelihood, atol=1e-4) == (number == 0)
+        expected = 0.3 * recorded.samples[-1][1].squeeze(1) - likelihood
+        assert torch.allclose(loss, expected, atol=1e-4) == (number == 0)
 
 
 def test_each_loss_is_of_its_own_roles_data() -> None:
@@ -205,6 +363,9 @@ def test_each_loss_is_of_its_own_roles_data() -> None:
     model = built()
     model.branch = model.prepare(0)
     parts, others = [batch(1), batch(2), batch(3)], [batch(4), batch(5), batch(6)]
+    # Critics begin nearly flat, and hardly tell one role's data from another's.
+    model.critics.weights[-1].data *= 100
+    assert model.recorded_value(parts[0]).std() > 1
     assert moved_by_role(model, parts, others) == [
         {"critic_loss", "bellman_error", "value"},
         {"policy_loss", "entropy"},
@@ -222,6 +383,7 @@ def test_each_loss_is_of_its_own_roles_data() -> None:
         for other in (1, 2, 3):
             factor = 3 if other == role else 1
             torch.testing.assert_close(results[other][name], factor * results[0][name])
+    torch.testing.assert_close(results[2]["entropy"], results[0]["entropy"])
 
 
 def test_the_penalty_has_its_weight() -> None:
@@ -237,6 +399,7 @@ def test_the_penalty_has_its_weight() -> None:
 def test_networks_begin_as_flaxs_do() -> None:
     model = CQL(policy_hidden_sizes=(400, 400), critic_hidden_sizes=(400, 400))
     ready(model)
+    assert all(map(torch.equal, model.critics.parameters(), model.target_critics.parameters()))
     for weights, biases in (
         ([layer.weight for layer in model.policy.body[::2]], [layer.bias for layer in model.policy.body[::2]]),
         ([w[0].T for w in model.critics.weights], list(model.critics.biases)),
@@ -248,3 +411,16 @@ def test_networks_begin_as_flaxs_do() -> None:
             assert weight.abs().max() <= 2.28 * std
         assert weights[-1].abs().max() <= (0.03 / 400) ** 0.5
         assert weights[-1].std().item() == pytest.approx((0.01 / 400) ** 0.5, rel=0.1)
+
+
+def test_networks_may_begin_orthogonal_as_corls_do() -> None:
+    """Rows or columns of a weight, whichever are fewer, are orthogonal and as long as the gain."""
+    model = CQL(policy_hidden_sizes=(16, 8), critic_hidden_sizes=(16, 8), orthogonal_init=True)
+    ready(model)
+    assert all(map(torch.equal, model.critics.parameters(), model.target_critics.parameters()))
+    for layers in (model.policy.body[::2], *(network[::2] for network in members(model.critics))):
+        for layer, gain in zip(layers, (2**0.5, 2**0.5, 0.01), strict=True):
+            assert not layer.bias.any()
+            weight = layer.weight if layer.out_features < layer.in_features else layer.weight.T
+            torch.testing.assert_close(weight @ weight.T / gain**2, torch.eye(len(weight)), rtol=0, atol=1e-5)
+    assert not torch.equal(*model.critics.weights[0])

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import columns, transitions
 from networks import ROWS, Pair, as_module, batch, moved_by_role, ready
 from tensordict import TensorDict
-from test_shared import algorithm, data, fit, parameters
+from test_shared import algorithm, data, fit, parameters, same
 from torch import nn
 
 from oper_lightning import InputError, OperR
@@ -98,6 +99,66 @@ def test_the_priority_lies_inside_the_clip() -> None:
         torch.testing.assert_close(loss, expected.float(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_deterministic_policy_clones_by_advantage_and_priority() -> None:
+    model, rows = built(policy="deterministic", temperature=2.0), batch()
+    rows["weight"] = torch.linspace(0, 3, ROWS)
+    target = torch.linspace(-3, 3, ROWS)
+    loss, advantage = model.policy_loss(rows, target)
+    value = as_module(model.value.weights, model.value.biases, 0)
+    for row in range(ROWS):
+        seen = rows["observation"][row]
+        better = target[row].item() - value(seen).item()
+        weight = min(math.exp(2 * better) * rows["weight"][row].item(), 100)
+        prediction, action = torch.tanh(model.policy.body(seen)).tolist(), rows["action"][row].tolist()
+        error = sum((first - second) ** 2 for first, second in zip(prediction, action, strict=True))
+        assert advantage[row].item() == pytest.approx(better, abs=1e-5)
+        assert loss[row].item() == pytest.approx(weight * error, rel=1e-4)
+        assert model.act(seen).tolist() == pytest.approx(prediction)
+    assert loss.max() > 0.1
+
+
+def test_the_policys_spread_is_one_number_for_each_action_within_bounds() -> None:
+    model, rows = built(), batch()
+    assert model.policy.log_std.tolist() == [0, 0]
+    for given, first, second in (([-9.0, 9.0], -5, 2), ([0.5, -1.0], 0.5, -1)):
+        model.policy.log_std.data = torch.tensor(given)
+        loss, _ = model.policy_loss(rows, model.value.first(rows["observation"]))  # an advantage of 0
+        distance = rows["action"] - torch.tanh(model.policy.body(rows["observation"]))
+        log_std = torch.tensor([first, second])
+        expected = (distance / log_std.exp()).square() / 2 + log_std + math.log(2 * math.pi) / 2
+        torch.testing.assert_close(loss, expected.sum(1))
+
+
+def test_each_update_moves_the_target_critics_a_share_of_the_way() -> None:
+    model, rows = built(tau=0.3, learning_rate=1e-2), batch()
+    before = parameters(model.target_critics)
+    model.update(Batch(rows, rows, rows))
+    after = parameters(model.target_critics)
+    for name, online in parameters(model.critics).items():
+        torch.testing.assert_close(after[name], 0.7 * before[name] + 0.3 * online)
+        assert not after[name].isclose(before[name]).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "rewards", "discounts", "last"),
+    [
+        (1, [1, 2, 4, 8, 16], [0.5, 0.5, 0, 0.5, 0.5], [0, 1, 2, 3, 4]),
+        (2, [2, 4, 4, 16, 16], [0.25, 0, 0, 0.25, 0.5], [1, 2, 2, 4, 4]),
+        (3, [3, 4, 4, 16, 16], [0, 0, 0, 0.25, 0.5], [2, 2, 2, 4, 4]),
+    ],
+)
+def test_targets_bootstrap_past_a_cut_and_not_past_an_end(
+    n: int, rewards: list[float], discounts: list[float], last: list[int]
+) -> None:
+    table = transitions(columns([3, 2]))  # the first terminates, the second is cut
+    table["next", "reward"] = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
+    table["next", "row"] = torch.arange(5)
+    table.update(built(n_step=n, discount=0.5).columns(table))
+    assert table["discount"].tolist() == discounts
+    assert table["next", "reward"].tolist() == rewards
+    assert table["next", "row"].tolist() == last
+
+
 def test_values_move_first_then_policy_then_critics(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = built(), batch()
     order: list[str] = []
@@ -122,8 +183,13 @@ def test_values_move_first_then_policy_then_critics(monkeypatch: pytest.MonkeyPa
     assert seen["critic_loss"].equal(model.value.weights[0])
 
 
-def test_the_policys_learning_rate_falls_to_nothing(tmp_path: Path) -> None:
-    model = algorithm("IQL", learning_rate=1e-3)
+@pytest.mark.parametrize(
+    ("schedule", "factor"),
+    [("cosine", lambda k: math.cos(math.pi * k / 80) ** 2), ("linear", lambda k: (40 - k) / 40), ("none", lambda k: 1)],
+    ids=["cosine", "linear", "none"],
+)
+def test_the_policys_learning_rate_falls_to_nothing(schedule: str, factor: Any, tmp_path: Path) -> None:
+    model = algorithm("IQL", learning_rate=1e-3, schedule=schedule)
     rates: list[list[float]] = []
     update = model.update
 
@@ -135,9 +201,13 @@ def test_the_policys_learning_rate_falls_to_nothing(tmp_path: Path) -> None:
     fit(model, data(), tmp_path, 40)
     policy, value, critics = zip(*rates, strict=True)
     assert {*value, *critics} == {1e-3}
-    assert policy == pytest.approx([1e-3 * 0.5 * (1 + math.cos(math.pi * k / 40)) for k in range(40)])
+    assert policy == pytest.approx([1e-3 * factor(k) for k in range(40)])
+    longer = algorithm("IQL", learning_rate=1e-3, schedule=schedule)
+    if schedule == "none":  # nothing goes by the length of the run
+        assert fit(longer, data(), tmp_path, 80, ckpt_path=tmp_path / "last.ckpt").global_step == 80
+        return
     with pytest.raises(InputError, match="parts of 40 updates, this one of 80"):
-        fit(algorithm("IQL"), data(), tmp_path, 80, ckpt_path=tmp_path / "last.ckpt")
+        fit(longer, data(), tmp_path, 80, ckpt_path=tmp_path / "last.ckpt")
 
 
 def test_each_loss_is_of_its_own_roles_data() -> None:
@@ -166,6 +236,13 @@ def test_networks_begin_orthogonal() -> None:
             for matrix in weight if weight.dim() == 3 else [weight]:
                 small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
                 torch.testing.assert_close(small @ small.T, 2 * torch.eye(len(small)), rtol=1e-4, atol=1e-5)
+        assert not any(p.any() for name, p in network.named_parameters() if "bias" in name)
+    for network in (model.value, model.critics):
+        last = network.weights[-1].square().sum((1, 2))
+        torch.testing.assert_close(last, torch.full_like(last, 2))
+    fresh = IQL(hidden_sizes=(16, 16))
+    ready(fresh)
+    assert same(parameters(fresh.critics), parameters(fresh.target_critics))
 
 
 def test_dropout_is_for_training_only(tmp_path: Path) -> None:
@@ -184,6 +261,19 @@ def test_dropout_is_for_training_only(tmp_path: Path) -> None:
     for training in (True, False):
         loaded.train(training)
         assert loaded.act(observation).equal(loaded.act(observation))
+
+
+def test_dropout_is_in_the_policys_loss_alone() -> None:
+    plain, dropping, rows = built(), built(dropout=0.5), batch()
+    assert same(parameters(plain), parameters(dropping))
+    observation, target = rows["observation"], plain.target_value(rows)
+    assert dropping.target_value(rows).equal(target)
+    assert dropping.value_loss(rows, target).equal(plain.value_loss(rows, target))
+    assert dropping.critic_loss(rows).equal(plain.critic_loss(rows))
+    (loss, advantage), (dropped, same_advantage) = (model.policy_loss(rows, target) for model in (plain, dropping))
+    assert same_advantage.equal(advantage)
+    assert not dropped.isclose(loss).any()
+    assert dropping.act(observation).equal(torch.tanh(plain.policy.body(observation)))
 
 
 @pytest.mark.parametrize("mode", ["reweight", "resample"])

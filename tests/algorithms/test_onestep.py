@@ -28,12 +28,25 @@ def built(**options: Any) -> OnestepRL:
     return model
 
 
-def rows() -> Any:
-    table = batch()
-    generator = torch.Generator().manual_seed(1)
+def rows(seed: int = 0) -> Any:
+    table = batch(seed)
+    generator = torch.Generator().manual_seed(seed + 1)
     table["next", "action"] = torch.randn(ROWS, 2, generator=generator).tanh()
     table["cut"] = torch.arange(ROWS) % 4 == 1
     return table
+
+
+def lowest(ensemble: Any, *inputs: torch.Tensor) -> float:
+    """The lowest of the members' outputs for one row."""
+    networks = [as_module(ensemble.weights, ensemble.biases, member) for member in range(*ensemble.members)]
+    return min(network(torch.cat(inputs)).item() for network in networks)
+
+
+def log_density(policy: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """Of one action, from the formula of the normal distribution."""
+    mean, spread = policy.body(observation).tanh().split(2)
+    log_std = -5 + 2.5 * (spread + 1)
+    return (-((action - mean) ** 2) / (2 * (2 * log_std).exp()) - log_std - math.log(2 * math.pi) / 2).sum()
 
 
 @pytest.mark.parametrize(
@@ -50,6 +63,7 @@ def test_every_combination_trains(operator: str, critic: str, baseline: str, tmp
     assert action.shape == (6, 2)
     assert action.isfinite().all()
     assert model.act(torch.zeros(3)).equal(model.act(torch.zeros(1, 3))[0])
+    assert same(parameters(model.policy), parameters(model.behaviour)) == (operator == "easy_bcq")
 
 
 def test_phases_share_out_the_run(tmp_path: Path) -> None:
@@ -76,6 +90,35 @@ def test_phases_share_out_the_run(tmp_path: Path) -> None:
     # Critic updates in the first phase of 30: the target moves with every second.
     targets = [point["target_critics.weights.0"] for point in trail[20:50]]
     assert [not a.equal(b) for a, b in pairwise(targets)] == [False, True] * 14 + [False]
+
+
+def test_targets_move_after_so_many_critic_updates(tmp_path: Path) -> None:
+    model = algorithm("OnestepRL", baseline="td", target_freq=3, phases=(1, 2, 1))
+    trail: list[dict[str, torch.Tensor]] = []
+    update = model.update
+    model.update = lambda batch: (trail.append(parameters(model)), update(batch))[1]  # type: ignore[method-assign]
+    fit(model, data(), tmp_path, 40)
+    trail.append(parameters(model))
+    for name in ("target_critics.weights.0", "target_value.weights.0"):
+        moves = [number for number, (a, b) in enumerate(pairwise(trail)) if not a[name].equal(b[name])]
+        assert moves == [12, 15, 18, 21, 24, 27]
+
+
+@pytest.mark.parametrize("turn", [True, False])
+def test_targets_move_a_share_of_the_way_when_it_is_their_turn(turn: bool) -> None:
+    model, table = built(baseline="td", tau=0.3, learning_rate=1e-2), rows()
+    for parameter in model.target_value.parameters():
+        parameter.data += 0.1
+    before = parameters(model)
+    model.branch = ("critic", turn)
+    model.update(Batch(table, table, table))
+    after = parameters(model)
+    targets = [name for name in after if name.startswith("target_")]
+    assert {name.split(".")[0] for name in targets} == {"target_critics", "target_value"}
+    for name in targets:
+        if turn:
+            torch.testing.assert_close(after[name], 0.7 * before[name] + 0.3 * after[name.removeprefix("target_")])
+        assert after[name].equal(before[name]) != turn
 
 
 def test_a_policy_phase_begins_with_a_fresh_adam(tmp_path: Path) -> None:
@@ -220,16 +263,64 @@ def test_the_baselines_value_bootstraps_from_its_target() -> None:
     torch.testing.assert_close(model.value_loss(table), (value - target) ** 2)
 
 
-def test_each_phase_has_its_weights() -> None:
-    for branch, name in ((("behaviour", False), "behaviour_loss"), (("critic", False), "critic_loss")):
-        losses = []
-        for weight in (1.0, 3.0):
-            model, table = built(), rows()
-            table["weight"] = torch.full((ROWS,), weight)
-            model.branch = branch
-            torch.manual_seed(0)
-            losses.append(model.update(Batch(table, table, table))[name])
-        torch.testing.assert_close(losses[1], 3 * losses[0])
+def test_behaviour_critic_and_baseline_are_weighted_by_the_evaluations_priority() -> None:
+    model, table, other = built(baseline="td"), rows(), rows(3)
+    for parameter in model.target_value.parameters():
+        parameter.data += 0.1
+    table["weight"], table["cut"] = torch.linspace(0, 3, ROWS), torch.zeros(ROWS, dtype=torch.bool)
+    expected = {"behaviour_loss": 0.0, "critic_loss": 0.0, "value_loss": 0.0}
+    for row in table:
+        seen, action, following, share = row["observation"], row["action"], row["next"], row["weight"] / ROWS
+        expected["behaviour_loss"] -= share * log_density(model.policy, seen, action)
+        later = row["discount"] * lowest(model.target_critics, following["observation"], following["action"])
+        expected["critic_loss"] += share * (lowest(model.critics, seen, action) - following["reward"] - later) ** 2
+        later = row["discount"] * lowest(model.target_value, following["observation"])
+        expected["value_loss"] += share * (lowest(model.value, seen) - following["reward"] - later) ** 2
+    found = {}
+    for phase in ("critic", "behaviour"):
+        model.branch = (phase, False)
+        found.update(model.update(Batch(table, other, other)))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
+@pytest.mark.parametrize("critic", ["sarsa", "double_sarsa"])
+def test_exp_weight_clones_by_advantage_and_priority(critic: str) -> None:
+    model, table = built(critic=critic, baseline="td", temperature=2.0), rows()
+    table["weight"], table["action"][3] = torch.linspace(0, 3, ROWS), 1.0  # on the border, where it is clipped
+    expected = torch.zeros(())
+    for row in table:
+        seen, action = row["observation"], row["action"]
+        better = lowest(model.critics, seen, action) - lowest(model.value, seen)
+        likelihood = log_density(model.policy, seen, action.clamp(-0.9999, 0.9999))
+        expected = expected - row["weight"] * min(math.exp(2 * better), 100) * likelihood / ROWS
+    gradients = torch.autograd.grad(expected, list(model.policy.parameters()))
+    model.branch = ("policy", False)
+    torch.testing.assert_close(model.update(Batch(rows(3), table, table))["policy_loss"], expected)
+    for parameter, gradient in zip(model.policy.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("operator", ["reverse_kl", "il_reg", "greedy"])
+def test_each_term_of_the_policys_loss_has_its_own_data_and_priority(operator: str) -> None:
+    model, improvement, constraint = built(operator=operator, alpha=0.7, samples=4000), rows(1), rows(2)
+    improvement["weight"], constraint["weight"] = torch.linspace(0, 2, ROWS), torch.linspace(3, 0, ROWS)
+    model.policy.body[-1].bias.data[2:] = -20  # the least spread there is: values are those of the mean
+    expected = 0.0
+    for better, cloned in zip(improvement, constraint, strict=True):
+        action = model.policy.body(better["observation"])[:2].tanh()
+        expected -= better["weight"].item() * lowest(model.critics, better["observation"], action)
+        term = torch.zeros(())
+        if operator == "il_reg":
+            term = -log_density(model.policy, cloned["observation"], cloned["action"])
+        if operator == "reverse_kl":
+            policy, behaviour = (network(cloned["observation"]) for network in (model.policy, model.behaviour))
+            term = torch.distributions.kl_divergence(policy, behaviour).sum()
+        expected += 0.7 * cloned["weight"].item() * term.item()
+    model.branch = ("policy", False)
+    found = model.update(Batch(rows(3), improvement, constraint))["policy_loss"]
+    assert found.item() == pytest.approx(expected / ROWS, rel=0.01, abs=0.005)
 
 
 def test_next_actions_come_in_the_networks_units(tmp_path: Path) -> None:

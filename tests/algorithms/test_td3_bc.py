@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import columns
+from helpers import columns, transitions
 from networks import ROWS, Pair, as_module, batch, moved_by_role, ready
+from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from test_shared import DATA, algorithm, data, fit, parameters
 
@@ -55,15 +57,27 @@ def test_critic_loss_is_torchrls() -> None:
     assert not torch.isclose(model.critic_loss(rows).mean(), expected, rtol=1e-3)
 
 
-def test_target_actions_are_smoothed_within_the_box() -> None:
-    model, rows = built(policy_noise=50.0, noise_clip=0.3), batch()
-    seen = []
+def smoothed(rows: TensorDict, **options: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The actions that the target critics judge, and what noise made of the target actor's."""
+    model, seen = built(**options), []
     critics = model.target_critics.forward
     model.target_critics.forward = lambda pair: seen.append(pair[..., -2:]) or critics(pair)  # type: ignore[method-assign]
     model.critic_loss(rows)
-    difference = seen[0] - model.target_actor(rows["next", "observation"])
-    assert seen[0].abs().max() <= 1
-    assert 0.25 < difference.abs().max() <= 0.3 + 1e-6
+    return seen[0], seen[0] - model.target_actor(rows["next", "observation"])
+
+
+def test_target_actions_are_smoothed_within_the_box() -> None:
+    actions, noise = smoothed(batch(), policy_noise=50.0, noise_clip=0.3)
+    assert actions.abs().max() <= 1
+    assert 0.25 < noise.abs().max() <= 0.3 + 1e-6
+    actions, _ = smoothed(batch(), policy_noise=50.0, noise_clip=5.0)
+    assert (actions.min(), actions.max()) == (-1, 1)
+
+
+def test_the_smoothing_noise_has_its_deviation() -> None:
+    _, noise = smoothed(torch.cat([batch()] * 200), policy_noise=0.1, noise_clip=5.0)
+    torch.testing.assert_close(noise.mean(0), torch.zeros(2), rtol=0, atol=0.01)
+    torch.testing.assert_close(noise.std(0), torch.full((2,), 0.1), rtol=0.1, atol=0)
 
 
 def test_lambda_makes_the_value_term_scale_free() -> None:
@@ -80,6 +94,24 @@ def test_lambda_makes_the_value_term_scale_free() -> None:
     torch.testing.assert_close(model.improvement_loss(rows, action)[0], loss)
 
 
+def test_the_actor_climbs_the_first_critic_with_lambda_a_constant() -> None:
+    """At the critics as they are after their step; lambda is not weighted."""
+    model, rows = built(bc_coefficient=0.0, learning_rate=0.01), batch()
+    rows["weight"] = torch.linspace(0, 2, ROWS)
+    # With values of one sign a lambda that is no constant would leave nothing to climb.
+    model.critics.biases[-1].data += 5
+    before = copy.deepcopy(model.actor)
+    model.branch = True
+    model.update(Batch(rows, rows, rows))
+    critic = as_module(model.critics.weights, model.critics.biases, 0)
+    value = critic(torch.cat([rows["observation"], before(rows["observation"])], -1)).squeeze(-1)
+    assert (value > 0).all()
+    slopes = torch.autograd.grad((rows["weight"] * value).mean(), list(before.parameters()))
+    for parameter, slope in zip(model.actor.parameters(), slopes, strict=True):
+        torch.testing.assert_close(parameter.grad, -2.5 / value.mean().item() * slope, rtol=1e-3, atol=1e-6)
+    assert max(slope.abs().max() for slope in slopes) > 1e-3
+
+
 def test_without_alpha_the_actor_clones() -> None:
     model, rows = built(alpha=0.0), batch()
     action = model.actor(rows["observation"])
@@ -89,7 +121,7 @@ def test_without_alpha_the_actor_clones() -> None:
 
 
 def test_the_actor_moves_with_every_second_update() -> None:
-    model, rows = built(), batch()
+    model, rows = built(learning_rate=0.1), batch()
     before = parameters(model)
     model.branch = model.prepare(0)
     model.update(Batch(rows, rows, rows))
@@ -103,9 +135,27 @@ def test_the_actor_moves_with_every_second_update() -> None:
     for name in before:
         moved = name.startswith(("actor.", "target_", "critics"))
         assert first[name].equal(second[name]) != moved, name
-    # Polyak: 0.995 of the old target and 0.005 of the new online network.
-    expected = 0.995 * before["target_actor.body.0.weight"] + 0.005 * second["actor.body.0.weight"]
-    torch.testing.assert_close(second["target_actor.body.0.weight"], expected)
+    for name in (name for name in before if name.startswith("target_")):
+        # Polyak: 0.995 of the old target and 0.005 of the new online network.
+        expected = 0.995 * before[name] + 0.005 * second[name.removeprefix("target_")]
+        torch.testing.assert_close(second[name], expected, rtol=0, atol=1e-6)
+    # Adam's first step is as long as the learning rate.
+    for prefix, old, new in (("critics.", before, first), ("actor.", first, second)):
+        for name in (name for name in before if name.startswith(prefix)):
+            assert (new[name] - old[name]).abs().max().item() == pytest.approx(0.1, rel=1e-3), name
+
+
+def test_targets_move_by_tau_and_begin_as_copies() -> None:
+    model, rows = TD3BC(hidden_sizes=(16, 16), learning_rate=0.1, tau=0.3), batch()
+    ready(model)
+    before = parameters(model)
+    model.branch = True
+    model.update(Batch(rows, rows, rows))
+    after = parameters(model)
+    for name in (name for name in before if name.startswith("target_")):
+        online = name.removeprefix("target_")
+        assert before[name].equal(before[online])
+        torch.testing.assert_close(after[name], 0.7 * before[name] + 0.3 * after[online])
 
 
 def test_each_role_reads_its_own_batch() -> None:
@@ -161,6 +211,20 @@ def test_n_step_targets_reach_the_critic(tmp_path: Path) -> None:
     assert module.transitions["next", "reward"][row] == columns([25] * 8)["rewards"][row]
 
 
+def test_only_termination_ends_the_bootstrap() -> None:
+    """The first of two episodes terminates, the second is cut by time; windows of two steps end where they do."""
+    rows = transitions(columns([2, 3]))
+    rewards = rows["next", "reward"].tolist()
+    found = TD3BC(discount=0.9).columns(rows)
+    torch.testing.assert_close(found["discount"], torch.tensor([0.9, 0.0, 0.9, 0.9, 0.9]))
+    found = TD3BC(discount=0.9, n_step=2).columns(rows)
+    torch.testing.assert_close(found["discount"], torch.tensor([0.0, 0.0, 0.81, 0.81, 0.9]))
+    assert found["next", "row"].tolist() == [1, 1, 3, 4, 4]
+    for row, following in enumerate([1, None, 3, 4, None]):
+        expected = rewards[row] + (0.0 if following is None else 0.9 * rewards[following])
+        assert found["next", "reward"][row].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_small_priorities_may_be_clipped_in_the_constraint() -> None:
     rows = batch()
     rows["weight"] = torch.linspace(0, 3, ROWS)
@@ -172,6 +236,12 @@ def test_small_priorities_may_be_clipped_in_the_constraint() -> None:
     root = built(clip_constraint="root").constraint_weight(rows)
     torch.testing.assert_close(root.square()[low], rows["weight"][low])
     assert root[~low].equal(rows["weight"][~low])
+    rows["weight"] = torch.full((ROWS,), 0.25)
+    for clip, factor in (("none", 0.25), ("one", 1.0), ("root", 0.5)):
+        model = built(clip_constraint=clip)
+        plain = (model.actor(rows["observation"]) - rows["action"]).square().mean()
+        model.branch = True
+        torch.testing.assert_close(model.update(Batch(rows, rows, rows))["constraint_loss"], factor * plain)
 
 
 def test_the_behaviour_cloning_term_has_a_coefficient() -> None:
