@@ -43,14 +43,15 @@ def run(args: list[str]) -> int:
     links = _read(ledger)
     for name, words in chain["links"].items():
         command = " ".join(["oper", *map(shlex.quote, words)])
-        begun = links.get(name)
+        begun = links.get(name, {"command": command, "done": False})
+        changed = begun["command"] != command
         # A link that left nothing may be mended; what it left must not become part of something else.
-        if begun and begun["command"] != command and (begun["done"] or (folder / name / "last.ckpt").is_file()):
+        if changed and words[0] == "fit" and (begun["done"] or (folder / name / "last.ckpt").is_file()):
             raise InputError(
                 f"{ledger}: link {name!r} was another command ({_difference(begun['command'], command)}); "
                 f"name another --folder, or delete {folder / name} and what came after it"
             )
-        if begun and begun["done"]:
+        if begun["done"] and not changed:
             print(f"# {name}: done already", flush=True)
             continue
         links[name] = {"command": command, "done": False}
@@ -109,6 +110,8 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
         repeated = bool(lists) and names.repeat(words, lists[0])
         for item in names.items if repeated else [""]:
             link = f"{name}_{item}" if repeated else str(name)
+            if link in links:
+                raise InputError(f"{where}: there is another link {link!r}; rename one")
             links[link] = (names.at(lists[0], item) if repeated else names).put_into(words, where)
             if not links[link]:
                 raise InputError(f"{where} has no command")

@@ -327,6 +327,7 @@ def test_configurations(words: list[str], expected: list[str], small_file: Path,
         (["run", "chain.yaml", "--sede=1"], ["sede", "seed"]),
         (["run", "hole.yaml"], ["sead", "seed"]),
         (["run", "lists.yaml"], ["lists.yaml", "seed and data are lists"]),
+        (["run", "twice.yaml"], ["twice.yaml", "'one'", "'one_0'"]),
         (["run", "list.yaml", "--seed="], ["list.yaml", "seed has no value"]),
         (["run", "empty.yaml"], ["empty.yaml", "'one'"]),
         (["run", "quote.yaml"], ["quote.yaml", "'one'"]),
@@ -346,6 +347,7 @@ def test_other_verbs(words: list[str], expected: list[str], refused: Callable[..
     Path("chain.yaml").write_text("set: {seed: 0}\nlinks: {one: 'fit --seed_everything={seed}'}")
     Path("hole.yaml").write_text("set: {seed: 0}\nlinks: {one: 'fit --seed_everything={sead}'}")
     Path("lists.yaml").write_text("set: {seed: [0, 1], data: [a, b]}\nlinks: {one: 'fit {seed}'}")
+    Path("twice.yaml").write_text("set: {seed: [0]}\nlinks: {one_0: 'fit', one: 'fit {seed}'}")
     Path("list.yaml").write_text("set: {seed: [0]}\nlinks: {one: 'fit {seed}'}")
     Path("empty.yaml").write_text("links: {one: }")
     Path("quote.yaml").write_text("links: {one: 'fit --output=\"here'}")

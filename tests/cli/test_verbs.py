@@ -232,6 +232,11 @@ def test_a_chain_goes_on_where_it_stopped(small_file: Path, capfd: pytest.Captur
     assert "# weights: done already" in out
     assert "# policy: done already" in out
     assert re.search(r"return -?[\d.]+ ± [\d.]+ over 2 episodes", out)
+    # What only looks at the others may be asked something else.
+    text = Path("chain.yaml").read_text()
+    Path("chain.yaml").write_text(text.replace("score: validate", "score: test"))
+    assert oper("run", "chain.yaml") == 0
+    assert Path("chain/policy/test.json").is_file()
     assert oper("run", "chain.yaml", "--seed=1") == 1
     assert (
         "link 'weights' was another command (--seed_everything=0 became --seed_everything=1)" in capfd.readouterr().err
