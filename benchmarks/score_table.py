@@ -23,7 +23,7 @@ CALLED = {
     "uniform": "uniform", "oper_r": "OPER-R", "oper_r-decoupled": "OPER-R, decoupled", "oper_a": "OPER-A",
     "oper_a-coupled": "OPER-A, coupled", "top10": "top 10 %", "aw": "AW",
 }  # fmt: skip
-TELLING = ("eval/score", "train/value", "train/lambda", "train/absolute_advantage", "train/difference")
+TELLING = ("eval/score", "train/value", "train/lambda", "train/absolute_advantage", "train/entropy_temperature")
 
 
 def called(name: str) -> str:

@@ -85,6 +85,9 @@ LONGER = (
     ("reacher", "td3_bc", "top10"),
     ("reacher", "td3_bc", "aw"),
     ("reacher", "onestep", "top10"),
+    ("reacher", "iql", "oper_a"),
+    ("reacher", "cql", "uniform"),
+    ("reacher", "cql", "oper_a"),
 )
 ALPHAS = (1.0, 5.0, 10.0)  # TD3+BC's own constraint, swept on uniform data; its default is 2.5
 
