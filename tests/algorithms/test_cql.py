@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import columns, transitions
 from networks import ROWS, as_module, batch, moved_by_role, ready
+from tensordict import TensorDict
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 from oper_lightning.algorithms.cql import CQL
@@ -21,10 +22,10 @@ def built(**options: Any) -> CQL:
     return model
 
 
-def crossed(critics: EnsembleMLP) -> None:
-    """Makes now one critic the lower, now the other."""
-    critics.weights[-1].data *= 10
-    critics.biases[-1].data.zero_()
+def crossed(critics: EnsembleMLP, rows: TensorDict) -> None:
+    """Makes now one critic the lower, now the other: their mean values become equal."""
+    values = critics(torch.cat([rows["observation"], rows["action"]], -1))
+    critics.biases[-1].data -= values.mean(-1).detach()[:, None, None]
 
 
 def members(critics: EnsembleMLP) -> list[torch.nn.Sequential]:
@@ -122,11 +123,9 @@ def test_densities_are_those_of_a_squashed_normal() -> None:
     torch.testing.assert_close(model.policy.log_density(rows["observation"], given), squashed.log_prob(given))
     assert isinstance(normal, Normal)
     # Many samples for one observation are spread as it says.
-    spread = (model.policy.sample(rows["observation"], 4000)[0].atanh() - normal.mean.unsqueeze(1)) / normal.stddev[
-        :, None
-    ]
-    torch.testing.assert_close(spread.mean(1), torch.zeros(ROWS, 2), rtol=0, atol=0.1)
-    torch.testing.assert_close(spread.std(1), torch.ones(ROWS, 2), rtol=0, atol=0.1)
+    before = model.policy.sample(rows["observation"], 4000)[0].atanh()
+    torch.testing.assert_close(before.mean(1), normal.mean, rtol=0, atol=0.1)
+    torch.testing.assert_close(before.std(1), normal.stddev, rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +143,14 @@ def test_the_log_deviation_is_scaled_shifted_and_bounded(raw: float, factor: flo
 
 
 def test_it_acts_by_the_squashed_mean() -> None:
-    model, rows = built(), batch()
-    model.policy.body[-1].weight.data.zero_()
-    model.policy.body[-1].bias.data[:2] = torch.tensor([0.5, -2.0])
-    expected = torch.tensor([math.tanh(0.5), math.tanh(-2.0)]).expand(ROWS, 2)
-    torch.testing.assert_close(model.act(rows["observation"]), expected)
+    """Of raw observations, and in the environment's units."""
+    model, rows = built(normalise_observations=True), batch()
+    model.observation_mean.fill_(3.0)
+    model.observation_std.fill_(2.0)
+    model.action_scale.fill_(4.0)
+    model.action_centre.fill_(1.0)
+    expected = 1 + 4 * model.policy.body(rows["observation"])[:, :2].tanh()
+    torch.testing.assert_close(model.act(3 + 2 * rows["observation"]), expected.detach())
 
 
 def test_recorded_actions_are_kept_off_the_edge_of_the_box() -> None:
@@ -161,6 +163,8 @@ def test_recorded_actions_are_kept_off_the_edge_of_the_box() -> None:
         torch.manual_seed(1)
         found.append(model.policy_loss(part)[0])
     assert found[0].equal(found[1])
+    inside["action"] *= 0.999
+    assert not model.recorded_value(rows).equal(model.recorded_value(inside))
 
 
 @pytest.mark.parametrize("options", [{}, {"lagrange_gap": 1.0, "backup_entropy": True}, {"max_target_backup": True}])
@@ -196,11 +200,12 @@ def test_the_target_bootstraps_from_a_sampled_action(
 ) -> None:
     """From the best of several, or from the only one."""
     model, rows = built(backup_entropy=entropy, max_target_backup=count > 1, sampled_actions=4), batch()
-    crossed(model.target_critics)
+    crossed(model.target_critics, rows)
     model.log_temperature.data.fill_(math.log(0.3))
     recorded = Recorded(model, monkeypatch)
     found = model.bellman_error(rows, torch.tensor([[1.0], [-2.0]]).expand(2, ROWS))
     actions, densities = recorded.samples[0]
+    assert recorded.seen[0].equal(rows["next", "observation"])
     assert actions.shape == (ROWS, count, 2)
     networks, lowest = members(model.target_critics), set()
     for row in range(ROWS):
@@ -220,7 +225,7 @@ def test_the_target_bootstraps_from_a_sampled_action(
 def test_the_actor_climbs_the_lower_of_two_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the entropy, with its temperature."""
     model, rows = built(), batch()
-    crossed(model.critics)
+    crossed(model.critics, rows)
     model.log_temperature.data.fill_(math.log(0.3))
     model.branch = False
     recorded = Recorded(model, monkeypatch)

@@ -74,10 +74,10 @@ def test_target_actions_are_smoothed_within_the_box() -> None:
     assert (actions.min(), actions.max()) == (-1, 1)
 
 
-def test_the_smoothing_noise_has_its_deviation() -> None:
+def test_the_smoothing_noise_has_its_deviation_in_each_dimension() -> None:
     _, noise = smoothed(torch.cat([batch()] * 200), policy_noise=0.1, noise_clip=5.0)
     torch.testing.assert_close(noise.mean(0), torch.zeros(2), rtol=0, atol=0.01)
-    torch.testing.assert_close(noise.std(0), torch.full((2,), 0.1), rtol=0.1, atol=0)
+    torch.testing.assert_close(noise.T.cov(), 0.1**2 * torch.eye(2), rtol=0, atol=1e-3)
 
 
 def test_lambda_makes_the_value_term_scale_free() -> None:
@@ -274,6 +274,16 @@ def test_critics_hidden_layers_can_be_normalised() -> None:
         torch.testing.assert_close(found[member], hidden.squeeze(-1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.critics.first(pair), found[0], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(built().critics(pair), found)
+
+
+def test_it_acts_on_raw_observations_in_the_environments_units() -> None:
+    model, rows = built(), batch()
+    model.observation_mean.fill_(3.0)
+    model.observation_std.fill_(2.0)
+    model.action_scale.fill_(4.0)
+    model.action_centre.fill_(1.0)
+    expected = 1 + 4 * model.actor.body(rows["observation"]).tanh()
+    torch.testing.assert_close(model.act(3 + 2 * rows["observation"]), expected.detach())
 
 
 def test_a_gaussian_policy_trains_on_samples_and_acts_by_its_mean() -> None:
