@@ -163,8 +163,8 @@ class CQL(OfflineAlgorithm):
         return difference.clamp(self.difference_min, self.difference_max)
 
     def policy_loss(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
-        """Soft actor loss, ``[B]``, or while warming up minus the log density of the recorded action; and the policy's
-        log density ``[B]`` at its own actions."""
+        """Soft actor loss, ``[B]``, with the log density of the recorded action in place of the value while warming up;
+        and the policy's log density ``[B]`` at its own actions."""
         observation = batch["observation"]
         action, log_density = self.policy.sample(observation, 1)
         log_density = log_density.squeeze(1)

@@ -129,6 +129,15 @@ def test_the_policys_spread_is_one_number_for_each_action_within_bounds() -> Non
         torch.testing.assert_close(loss, expected.sum(1))
 
 
+@pytest.mark.parametrize("policy", ["gaussian", "deterministic"])
+def test_acting_normalises_what_it_sees(policy: str) -> None:
+    plain, normalising = built(policy=policy), built(policy=policy, normalise_observations=True)
+    normalising.observation_mean += 2
+    normalising.observation_std *= 3
+    observation = torch.randn(5, 3)
+    torch.testing.assert_close(normalising.act(3 * observation + 2), plain.act(observation))
+
+
 def test_each_update_moves_the_target_critics_a_share_of_the_way() -> None:
     model, rows = built(tau=0.3, learning_rate=1e-2), batch()
     before = parameters(model.target_critics)
@@ -220,10 +229,15 @@ def test_each_loss_is_of_its_own_roles_data() -> None:
     results = model.update(Batch(evaluation, cloned, cloned))
     torch.testing.assert_close(results["policy_loss"], loss.mean(), rtol=1e-3, atol=1e-4)
     heavy = evaluation.clone()
-    heavy["weight"] *= 3
+    heavy["weight"] = torch.linspace(0, 3, ROWS)
     weighed = model.update(Batch(heavy, cloned, cloned))
-    for name in ("value_loss", "critic_loss"):
-        torch.testing.assert_close(weighed[name], 3 * results[name])
+    rows = {
+        "value_loss": model.value_loss(evaluation, model.target_value(evaluation)).tolist(),
+        "critic_loss": model.critic_loss(evaluation).tolist(),
+    }
+    for name, losses in rows.items():
+        expected = sum(3 * row / (ROWS - 1) * losses[row] for row in range(ROWS)) / ROWS
+        assert weighed[name].item() == pytest.approx(expected, rel=1e-4)
     torch.testing.assert_close(weighed["policy_loss"], results["policy_loss"])
 
 

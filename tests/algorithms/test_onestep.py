@@ -350,6 +350,15 @@ def test_easy_bcq_acts_by_the_best_of_the_behaviours_actions() -> None:
         torch.testing.assert_close(found[row], actions[values.index(max(values))])
 
 
+@pytest.mark.parametrize("operator", ["exp_weight", "easy_bcq"])
+def test_acting_normalises_what_it_sees(operator: str) -> None:
+    plain, normalising = built(operator=operator), built(operator=operator, normalise_observations=True)
+    normalising.observation_mean += 2
+    normalising.observation_std *= 3
+    observation = torch.randn(5, 3)
+    torch.testing.assert_close(normalising.act(3 * observation + 2), plain.act(observation))
+
+
 def test_a_run_that_goes_on_keeps_its_phases(tmp_path: Path) -> None:
     fit(algorithm("OnestepRL"), data(), tmp_path, 40)
     with pytest.raises(InputError, match=r"parts of 16, 16, 8 updates, this one of 32, 32, 16: a run that goes on"):
