@@ -260,15 +260,18 @@ def test_scale_and_offset_of_observations_and_actions_do_not_matter(name: str, t
     plain = algorithm(name)
     fit(plain, data(), tmp_path / "plain")
     low, high = np.full(2, -2.0), np.full(2, 6.0)
-    arrays = {**DATA, "actions": DATA["actions"] * 4 + 2}
+    # The same up to the 0.001 that is added to standard deviations.
+    wide, far = (50, 20) if plain.normalises else (1, 0)
+    moved = {key: DATA[key] * wide + far for key in ("observations", "next_observations")}
+    arrays = {**DATA, **moved, "actions": DATA["actions"] * 4 + 2}
     module = OfflineDataModule(
         Arrays(arrays, Origin(action_low=low, action_high=high)),
         batch_size=32, updates_per_epoch=20, updates_per_block=5, evaluation=None,
     )  # fmt: skip
     scaled = algorithm(name)
     fit(scaled, module, tmp_path / "scaled")
-    observations = torch.from_numpy(DATA["observations"])
-    torch.testing.assert_close(scaled.act(observations), plain.act(observations) * 4 + 2, rtol=1e-3, atol=1e-3)
+    here, there = torch.from_numpy(DATA["observations"]), torch.from_numpy(arrays["observations"])
+    torch.testing.assert_close(scaled.act(there), plain.act(here) * 4 + 2, rtol=2e-3, atol=2e-2)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
