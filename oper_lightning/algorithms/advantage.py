@@ -51,6 +51,8 @@ class AdvantageWeights(OfflineAlgorithm):
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
     """
 
+    reads = ("evaluation",)
+
     def __init__(
         self,
         iterations: int = 5,
@@ -201,8 +203,10 @@ class AdvantageWeights(OfflineAlgorithm):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.priority is not None or data.mode != "resample":
-            raise InputError("AdvantageWeights makes the priority itself: leave data.priority and data.mode alone")
+        if data.priority is not None or data.mode != "resample" or "evaluation" not in data.roles:
+            raise InputError(
+                "AdvantageWeights makes the priority itself: leave data.priority, data.mode and data.prioritise alone"
+            )
         if data.evaluation is not None:
             raise InputError("AdvantageWeights fits values, not a policy: --data.evaluation=null")
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -104,6 +104,13 @@ def test_targets_move_after_so_many_critic_updates(tmp_path: Path) -> None:
         assert moves == [12, 15, 18, 21, 24, 27]
 
 
+def test_targets_begin_as_what_they_follow() -> None:
+    model = OnestepRL(baseline="td", hidden_sizes=(16, 16))
+    ready(model)
+    for target, online in ((model.target_critics, model.critics), (model.target_value, model.value)):
+        assert same(parameters(target), parameters(online))
+
+
 @pytest.mark.parametrize("turn", [True, False])
 def test_targets_move_a_share_of_the_way_when_it_is_their_turn(turn: bool) -> None:
     model, table = built(baseline="td", tau=0.3, learning_rate=1e-2), rows()
@@ -161,10 +168,10 @@ def test_sarsa_takes_the_recorded_action_or_where_there_is_none_the_behaviours(
 
 def test_columns_know_where_the_next_action_is_missing() -> None:
     table = transitions(columns([3, 4]))  # the first terminates, the second is cut
-    found = built().columns(table)
+    found = built(discount=0.5).columns(table)
     assert found["cut"].tolist() == [False] * 6 + [True]
     assert found["next", "action"][:2].equal(table["action"][1:3])
-    assert found["discount"].tolist() == pytest.approx([0.99, 0.99, 0, 0.99, 0.99, 0.99, 0.99])
+    assert found["discount"].tolist() == [0.5, 0.5, 0, 0.5, 0.5, 0.5, 0.5]
     assert "next" not in built(critic="qpi").columns(table)
 
 
@@ -217,6 +224,10 @@ def test_the_divergence_is_the_closed_form() -> None:
         model.policy(table["observation"]), model.behaviour(table["observation"])
     ).sum(-1)
     torch.testing.assert_close(found, expected, atol=0.03, rtol=0.05)
+    last = model.policy.body[-1].bias
+    slopes = [torch.autograd.grad(loss.mean(), last)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*slopes, atol=0.01, rtol=0.05)
+    assert slopes[1].abs().min() > 0.05
 
 
 @pytest.mark.parametrize("operator", ["reverse_kl", "il_reg", "greedy"])
