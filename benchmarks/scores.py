@@ -87,6 +87,8 @@ LONGER = (
     ("hopper-replay", "td3_bc", "oper_r"),
     ("hopper-replay", "td3_bc", "uniform"),
     ("hopper-replay", "td3_bc", "oper_a"),
+    ("hopper-replay", "iql", "oper_r"),
+    ("hopper-replay", "iql", "oper_a"),
     ("reacher", "td3_bc", "top10"),
     ("reacher", "td3_bc", "aw"),
     ("reacher", "onestep", "top10"),
