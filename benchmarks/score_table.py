@@ -104,25 +104,29 @@ def draw() -> None:
 
 def draw_longer() -> None:
     """Score beside what tells how runs of three times the length fared: values, and how strongly they pull."""
-    rows = list(dict.fromkeys((dataset, algorithm) for dataset, algorithm, _ in LONGER))
-    figure, panels = canvas(3, len(rows), 4.4, 2.9, foot=[called(name) for name in PRIORITIES])
+    known = {(where, who, name): curves_of(f"{where}-{who}-{name}-longer-0") for where, who, name in LONGER}
+    rows = list(dict.fromkeys(key[:2] for key, curves in known.items() if curves))
+    figure, panels = canvas(3, len(rows), 4.4, 2.6, foot=[called(name) for name in PRIORITIES])
     for row, (dataset, algorithm) in enumerate(rows):
         beside = panels[row * 3 : row * 3 + 3]
-        for priority in [name for *where, name in LONGER if tuple(where) == (dataset, algorithm)]:
-            curves = curves_of(f"{dataset}-{algorithm}-{priority}-longer-0") or {}
+        for (*where, priority), curves in known.items():
+            if tuple(where) != (dataset, algorithm) or not curves:
+                continue
             look = {"color": f"C{PRIORITIES.index(priority)}", "label": called(priority)}
             for panel, tag in zip(beside, [tag for tag in TELLING if tag in curves], strict=False):
                 panel.plot(np.array(curves[tag]["updates"]) / 1000, curves[tag]["values"], linewidth=1, **look)
-                panel.set_title(f"{CALLED[dataset]}, {CALLED[algorithm]}: {tag.split('/')[1]}", fontsize="small")
+                title = tag.split("/")[1].replace("_", " ")
+                panel.set_title(f"{CALLED[dataset]}, {CALLED[algorithm]}: {title}", fontsize="small")
                 if tag == "train/lambda":
                     panel.set_yscale("log")
-            clone = scores_of(dataset).get(("bc", priority))
-            if clone:
+            if clone := scores_of(dataset).get(("bc", priority)):
                 beside[0].axhline(statistics.mean(clone), color=look["color"], linewidth=1, linestyle=":")
         for panel in beside:
-            panel.set_xlabel("gradient updates, thousands", fontsize="x-small")
+            panel.tick_params(labelsize="x-small")
             if not panel.lines:
                 panel.axis("off")
+    for panel in panels[-3:]:
+        panel.set_xlabel("gradient updates, thousands", fontsize="x-small")
     legend(figure, panels)
     figure.savefig(ROOT / "benchmarks" / "longer.png", dpi=110)
 
