@@ -23,7 +23,14 @@ CALLED = {
     "uniform": "uniform", "oper_r": "OPER-R", "oper_r-decoupled": "OPER-R, decoupled", "oper_a": "OPER-A",
     "oper_a-coupled": "OPER-A, coupled", "top10": "top 10 %", "aw": "AW",
 }  # fmt: skip
-TELLING = ("eval/score", "train/value", "train/lambda", "train/absolute_advantage", "train/entropy_temperature")
+TELLING = (
+    "eval/score",
+    "train/value",
+    "train/lambda",
+    "train/absolute_advantage",
+    "train/entropy_temperature",
+    "train/critic_loss",
+)
 
 
 def called(name: str) -> str:
@@ -65,11 +72,12 @@ def matrix() -> str:
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * len(PRIORITIES)]
     for dataset in DATASETS:
         known = scores_of(dataset)
-        for algorithm in ALGORITHMS:
+        for algorithm in ALGORITHMS:  # a clone has one loss: coupled or not is the same
             cells = []
             for name in PRIORITIES:
                 scores = known.get((algorithm, name))
-                cells.append(f"{statistics.mean(scores):.0f} ({min(scores):.0f}–{max(scores):.0f})" if scores else "")
+                cell = f"{statistics.mean(scores):.0f} ({min(scores):.0f}–{max(scores):.0f})" if scores else ""
+                cells.append("–" if (algorithm, name) == ("bc", "oper_a-coupled") else cell)
             lines.append("| " + " | ".join([CALLED[dataset], CALLED[algorithm], *cells]) + " |")
     return "\n".join(lines)
 
