@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from functools import cache
 
 import numpy as np
 from scores import ALGORITHMS, DATASETS, LONGER, PRIORITIES, RAW, ROOT, policies
@@ -39,6 +40,7 @@ def called(name: str) -> str:
     return f"{CALLED[first]}, alpha {alpha}" if alpha else CALLED[first]
 
 
+@cache
 def curves_of(name: str) -> Curves | None:
     """What a finished run logged."""
     file = RAW / f"{name}.json"
@@ -116,7 +118,7 @@ def draw_longer() -> None:
     rows = list(dict.fromkeys(key[:2] for key, curves in known.items() if curves))
     figure, panels = canvas(3, len(rows), 4.4, 2.6, foot=[called(name) for name in PRIORITIES])
     for row, (dataset, algorithm) in enumerate(rows):
-        beside = panels[row * 3 : row * 3 + 3]
+        beside, scores = panels[row * 3 : row * 3 + 3], scores_of(dataset)
         for (*where, priority), curves in known.items():
             if tuple(where) != (dataset, algorithm) or not curves:
                 continue
@@ -127,7 +129,7 @@ def draw_longer() -> None:
                 panel.set_title(f"{CALLED[dataset]}, {CALLED[algorithm]}: {title}", fontsize="small")
                 if tag == "train/lambda":
                     panel.set_yscale("log")
-            if clone := scores_of(dataset).get(("bc", priority)):
+            if clone := scores.get(("bc", priority)):
                 beside[0].axhline(statistics.mean(clone), color=look["color"], linewidth=1, linestyle=":")
         for panel in beside:
             panel.tick_params(labelsize="x-small")

@@ -75,12 +75,18 @@ ALGORITHMS = {
     "bc": Contender(30_000, 3_000, 4, 3),
     # Published shares are 5, 20 and 1: here the last three evaluations are of the policy.
     "onestep": Contender(
-        50_000, 5_000, 4, 2, SMALL_ONESTEP, ("--model.phases=[3,4,3]",), ("--model.phases=[1,6,3]", "--model.tau=0.02")
+        50_000,
+        5_000,
+        4,
+        2,
+        words=SMALL_ONESTEP,
+        on_reacher=("--model.phases=[3,4,3]",),
+        on_replay=("--model.phases=[1,6,3]", "--model.tau=0.02"),
     ),
     # The paper scales rewards by the range of returns on locomotion only.
-    "iql": Contender(50_000, 3_000, 4, 2, (), ("--data.reward_scale=1.0",), ("--model.tau=0.02",)),
+    "iql": Contender(50_000, 3_000, 4, 2, on_reacher=("--data.reward_scale=1.0",), on_replay=("--model.tau=0.02",)),
     "td3_bc": Contender(50_000, 3_000, 5, 3),
-    "cql": Contender(6_000, 2_000, 5, 2, ("--model.sampled_actions=4",), (), ("--model.tau=0.05",)),
+    "cql": Contender(6_000, 2_000, 5, 2, words=("--model.sampled_actions=4",), on_replay=("--model.tau=0.05",)),
 }
 # What ended below BC with the same priority, and what to compare it with, once more with three times the updates.
 LONGER = (

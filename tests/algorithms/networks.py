@@ -78,6 +78,23 @@ def ready(model: OfflineAlgorithm, *targets: str) -> OfflineAlgorithm:
     return model
 
 
+def in_other_units(model: OfflineAlgorithm) -> OfflineAlgorithm:
+    """Raw observations are then ``3 + 2 o`` for the networks' ``o``, the environment's actions ``1 + 4 a``."""
+    model.observation_mean.fill_(3.0)
+    model.observation_std.fill_(2.0)
+    model.action_scale.fill_(4.0)
+    model.action_centre.fill_(1.0)
+    return model
+
+
+def assert_normalises(plain: OfflineAlgorithm, normalising: OfflineAlgorithm) -> None:
+    """The second, else the same as the first, acts on raw observations as that does on normalised ones."""
+    normalising.observation_mean += 2
+    normalising.observation_std *= 3
+    observation = torch.randn(5, 3)
+    torch.testing.assert_close(normalising.act(3 * observation + 2), plain.act(observation))
+
+
 def moved_by_role(model: OfflineAlgorithm, parts: list[TensorDict], others: list[TensorDict]) -> list[set[str]]:
     """Names of the losses that change with the data of each role: evaluation, improvement, constraint.
 

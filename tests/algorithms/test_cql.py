@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import columns, transitions
-from networks import ROWS, as_module, batch, moved_by_role, ready
+from networks import ROWS, as_module, batch, in_other_units, moved_by_role, ready
 from tensordict import TensorDict
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
@@ -144,11 +144,7 @@ def test_the_log_deviation_is_scaled_shifted_and_bounded(raw: float, factor: flo
 
 def test_it_acts_by_the_squashed_mean() -> None:
     """Of raw observations, and in the environment's units."""
-    model, rows = built(normalise_observations=True), batch()
-    model.observation_mean.fill_(3.0)
-    model.observation_std.fill_(2.0)
-    model.action_scale.fill_(4.0)
-    model.action_centre.fill_(1.0)
+    model, rows = in_other_units(built(normalise_observations=True)), batch()
     expected = 1 + 4 * model.policy.body(rows["observation"])[:, :2].tanh()
     torch.testing.assert_close(model.act(3 + 2 * rows["observation"]), expected.detach())
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import columns, transitions
-from networks import ROWS, Pair, as_module, batch, moved_by_role, ready
+from networks import ROWS, Pair, as_module, batch, in_other_units, moved_by_role, ready
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from test_shared import DATA, algorithm, data, fit, parameters
@@ -277,11 +277,7 @@ def test_critics_hidden_layers_can_be_normalised() -> None:
 
 
 def test_it_acts_on_raw_observations_in_the_environments_units() -> None:
-    model, rows = built(), batch()
-    model.observation_mean.fill_(3.0)
-    model.observation_std.fill_(2.0)
-    model.action_scale.fill_(4.0)
-    model.action_centre.fill_(1.0)
+    model, rows = in_other_units(built()), batch()
     expected = 1 + 4 * model.actor.body(rows["observation"]).tanh()
     torch.testing.assert_close(model.act(3 + 2 * rows["observation"]), expected.detach())
 
