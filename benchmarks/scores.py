@@ -45,8 +45,8 @@ class Run(NamedTuple):
 
     name: str
     words: list[str]
-    order: tuple[bool, int, int] = (False, 0, 0)
-    """Reacher first, then a seed after the other, in each the cheaper algorithms first"""
+    order: tuple[bool, int, bool, int] = (False, 0, False, 0)
+    """Reacher first, then a seed after the other, in further ones OPER before its rivals, cheaper algorithms first"""
 
 
 class Contender(NamedTuple):
@@ -93,6 +93,10 @@ LONGER = (
     ("hopper-replay", "td3_bc", "oper_r"),
     ("hopper-replay", "td3_bc", "uniform"),
     ("hopper-replay", "td3_bc", "oper_a"),
+    ("hopper-replay", "onestep", "oper_r"),
+    ("hopper-replay", "onestep", "aw"),
+    ("halfcheetah-replay", "onestep", "oper_a-coupled"),
+    ("halfcheetah-replay", "onestep", "top10"),
     ("reacher", "td3_bc", "top10"),
     ("reacher", "td3_bc", "aw"),
     ("reacher", "onestep", "top10"),
@@ -147,11 +151,11 @@ def policies(dataset: str) -> list[Run]:
             seeds = 3 if dataset == "reacher" or algorithm == "bc" else 2 if few else contender.seeds
             for seed in range(seeds):
                 given = [*common, f"--trainer.max_steps={updates}", f"--seed_everything={seed}", *words]
-                place = (dataset != "reacher", seed, order)
+                place = (dataset != "reacher", seed, few and seed > 0, order)
                 runs.append(Run(f"{dataset}-{algorithm}-{name}-{seed}", given, place))
             if (dataset, algorithm, name) in LONGER:
                 given = [*common, f"--trainer.max_steps={3 * updates}", "--seed_everything=0", *words]
-                runs.append(Run(f"{dataset}-{algorithm}-{name}-longer-0", given, (dataset != "reacher", 0, 10)))
+                runs.append(Run(f"{dataset}-{algorithm}-{name}-longer-0", given, (dataset != "reacher", 0, True, order)))
     return runs
 
 
