@@ -155,7 +155,8 @@ def policies(dataset: str) -> list[Run]:
                 runs.append(Run(f"{dataset}-{algorithm}-{name}-{seed}", given, place))
             if (dataset, algorithm, name) in LONGER:
                 given = [*common, f"--trainer.max_steps={3 * updates}", "--seed_everything=0", *words]
-                runs.append(Run(f"{dataset}-{algorithm}-{name}-longer-0", given, (dataset != "reacher", 0, True, order)))
+                place = (dataset != "reacher", 0, True, order)
+                runs.append(Run(f"{dataset}-{algorithm}-{name}-longer-0", given, place))
     return runs
 
 
