@@ -8,6 +8,7 @@ Draws benchmarks/scores.png and longer.png anew from the raw results in benchmar
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from functools import cache
 
@@ -36,8 +37,10 @@ TELLING = (
 
 def called(name: str) -> str:
     """As papers do."""
-    first, _, alpha = name.partition("-alpha")
-    return f"{CALLED[first]}, alpha {alpha}" if alpha else CALLED[first]
+    if name in CALLED:
+        return CALLED[name]
+    priority, setting, value = re.fullmatch(r"(\w+)-([a-z]+)([\d.]+)", name).groups()
+    return f"{CALLED[priority]}, {setting} {value}"
 
 
 @cache
@@ -77,8 +80,10 @@ def matrix() -> str:
         for algorithm in ALGORITHMS:  # a clone has one loss: coupled or not is the same
             cells = []
             for name in PRIORITIES:
-                scores = known.get((algorithm, name))
-                cell = f"{statistics.mean(scores):.0f} ({min(scores):.0f}–{max(scores):.0f})" if scores else ""
+                scores = known.get((algorithm, name), [])
+                cell = f"{statistics.mean(scores):.0f}" if scores else ""
+                if len(scores) > 1:
+                    cell += f" ({min(scores):.0f}–{max(scores):.0f})"
                 cells.append("–" if (algorithm, name) == ("bc", "oper_a-coupled") else cell)
             lines.append("| " + " | ".join([CALLED[dataset], CALLED[algorithm], *cells]) + " |")
     return "\n".join(lines)

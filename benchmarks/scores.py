@@ -95,8 +95,12 @@ LONGER = (
     ("hopper-replay", "td3_bc", "oper_a"),
     ("hopper-replay", "onestep", "oper_r"),
     ("hopper-replay", "onestep", "aw"),
+    ("hopper-replay", "iql", "top10"),
+    ("hopper-replay", "iql", "aw"),
     ("halfcheetah-replay", "onestep", "oper_a-coupled"),
     ("halfcheetah-replay", "onestep", "top10"),
+    ("halfcheetah-replay", "onestep", "aw"),
+    ("halfcheetah-replay", "iql", "oper_a"),
     ("reacher", "td3_bc", "top10"),
     ("reacher", "td3_bc", "aw"),
     ("reacher", "onestep", "top10"),
@@ -134,7 +138,7 @@ def priority(name: str, dataset: str, iteration: int) -> list[str]:
 
 
 def policies(dataset: str) -> list[Run]:
-    """Every algorithm under every priority; TD3+BC also at other constraints."""
+    """Every algorithm under every priority; TD3+BC also at other constraints, IQL as published with OPER-A."""
     runs = []
     for order, (algorithm, contender) in enumerate(ALGORITHMS.items()):
         # A clone has one loss: coupled or not is the same.
@@ -143,11 +147,14 @@ def policies(dataset: str) -> list[Run]:
         if algorithm == "td3_bc" and dataset != "reacher":
             variants.append(("oper_r-decoupled", priority("oper_r-decoupled", dataset, 0)))
             variants += [(f"uniform-alpha{alpha:g}", [f"--model.alpha={alpha:g}"]) for alpha in ALPHAS]
+        if algorithm == "iql" and dataset != "reacher":
+            words = [*priority("oper_a", dataset, contender.iteration), "--model.temperature=1"]
+            variants.append(("oper_a-temperature1", words))
         updates = contender.reacher if dataset == "reacher" else contender.updates
         common = [f"--config=configs/{algorithm}.yaml", *DATASETS[dataset], *contender.words]
         common += contender.on_reacher if dataset == "reacher" else contender.on_replay
         for name, words in variants:
-            few = "alpha" in name or name in ("top10", "aw")
+            few = name not in ("uniform", "oper_r", "oper_r-decoupled", "oper_a", "oper_a-coupled")
             seeds = 3 if dataset == "reacher" or algorithm == "bc" else 2 if few else contender.seeds
             for seed in range(seeds):
                 given = [*common, f"--trainer.max_steps={updates}", f"--seed_everything={seed}", *words]
