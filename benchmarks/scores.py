@@ -46,7 +46,7 @@ class Run(NamedTuple):
     name: str
     words: list[str]
     order: tuple[bool, int, bool, int] = (False, 0, False, 0)
-    """Reacher first, then a seed after the other, in further ones OPER before its rivals, cheaper algorithms first"""
+    """Reacher first, then a seed after the other, the grid before what is beside it, cheaper algorithms first"""
 
 
 class Contender(NamedTuple):
@@ -86,13 +86,19 @@ ALGORITHMS = {
     # The paper scales rewards by the range of returns on locomotion only.
     "iql": Contender(50_000, 3_000, 4, 2, on_reacher=("--data.reward_scale=1.0",), on_replay=("--model.tau=0.02",)),
     "td3_bc": Contender(50_000, 3_000, 5, 3),
-    "cql": Contender(6_000, 2_000, 5, 2, words=("--model.sampled_actions=4",), on_replay=("--model.tau=0.05",)),
+    "cql": Contender(
+        30_000,
+        2_000,
+        5,
+        2,
+        words=("--model.sampled_actions=4",),
+        on_replay=("--model.tau=0.02", "--data.updates_per_epoch=2500"),
+    ),
 }
 # What ended below BC with the same priority, and what to compare it with, once more with three times the updates.
 LONGER = (
     ("hopper-replay", "td3_bc", "oper_r"),
     ("hopper-replay", "td3_bc", "uniform"),
-    ("hopper-replay", "td3_bc", "oper_a"),
     ("hopper-replay", "onestep", "oper_r"),
     ("hopper-replay", "onestep", "aw"),
     ("hopper-replay", "iql", "top10"),
@@ -101,6 +107,7 @@ LONGER = (
     ("halfcheetah-replay", "onestep", "top10"),
     ("halfcheetah-replay", "onestep", "aw"),
     ("halfcheetah-replay", "iql", "oper_a"),
+    ("halfcheetah-replay", "td3_bc", "oper_a-coupled"),
     ("reacher", "td3_bc", "top10"),
     ("reacher", "td3_bc", "aw"),
     ("reacher", "onestep", "top10"),
@@ -143,22 +150,20 @@ def policies(dataset: str) -> list[Run]:
     for order, (algorithm, contender) in enumerate(ALGORITHMS.items()):
         # A clone has one loss: coupled or not is the same.
         names = [name for name in PRIORITIES if (algorithm, name) != ("bc", "oper_a-coupled")]
-        variants = [(name, priority(name, dataset, contender.iteration)) for name in names]
+        variants = [(name, priority(name, dataset, contender.iteration), contender.seeds) for name in names]
         if algorithm == "td3_bc" and dataset != "reacher":
-            variants.append(("oper_r-decoupled", priority("oper_r-decoupled", dataset, 0)))
-            variants += [(f"uniform-alpha{alpha:g}", [f"--model.alpha={alpha:g}"]) for alpha in ALPHAS]
+            variants.append(("oper_r-decoupled", priority("oper_r-decoupled", dataset, 0), contender.seeds))
+            variants += [(f"uniform-alpha{alpha:g}", [f"--model.alpha={alpha:g}"], 1) for alpha in ALPHAS]
         if algorithm == "iql" and dataset != "reacher":
             words = [*priority("oper_a", dataset, contender.iteration), "--model.temperature=1"]
-            variants.append(("oper_a-temperature1", words))
+            variants.append(("oper_a-temperature1", words, 1))
         updates = contender.reacher if dataset == "reacher" else contender.updates
         common = [f"--config=configs/{algorithm}.yaml", *DATASETS[dataset], *contender.words]
         common += contender.on_reacher if dataset == "reacher" else contender.on_replay
-        for name, words in variants:
-            few = name not in ("uniform", "oper_r", "oper_r-decoupled", "oper_a", "oper_a-coupled")
-            seeds = 3 if dataset == "reacher" or algorithm == "bc" else 2 if few else contender.seeds
-            for seed in range(seeds):
+        for name, words, seeds in variants:
+            for seed in range(3 if dataset == "reacher" else seeds):
                 given = [*common, f"--trainer.max_steps={updates}", f"--seed_everything={seed}", *words]
-                place = (dataset != "reacher", seed, few and seed > 0, order)
+                place = (dataset != "reacher", seed, name not in PRIORITIES, order)
                 runs.append(Run(f"{dataset}-{algorithm}-{name}-{seed}", given, place))
             if (dataset, algorithm, name) in LONGER:
                 given = [*common, f"--trainer.max_steps={3 * updates}", "--seed_everything=0", *words]

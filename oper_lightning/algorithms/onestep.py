@@ -153,8 +153,9 @@ class OnestepRL(OfflineAlgorithm):
         likelihood: Tensor = self.policy(batch["observation"]).log_prob(batch["action"]).sum(-1)
         return -likelihood
 
-    def critic_loss(self, batch: TensorDict) -> Tensor:
-        """Squared errors of evaluating the behaviour (section 4.2) or the policy, summed over critics, ``[B]``."""
+    def critic_loss(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
+        """Squared errors of evaluating the behaviour (section 4.2) or the policy, summed over critics, ``[B]``; and the
+        critics' values of the recorded actions ``[twins, B]``."""
         following = batch["next", "observation"]
         with torch.no_grad():
             if self.evaluates_policy:
@@ -165,7 +166,7 @@ class OnestepRL(OfflineAlgorithm):
             value = self.target_critics(torch.cat([following, action], -1)).amin(0)
             target = batch["next", "reward"] + batch["discount"] * value
         values = self.critics(torch.cat([batch["observation"], batch["action"]], -1))
-        return squared_error(values, target.expand_as(values)).sum(0)
+        return squared_error(values, target.expand_as(values)).sum(0), values
 
     def value_loss(self, batch: TensorDict) -> Tensor:
         """Squared TD(0) error of the baseline's value, ``[B]``."""
@@ -180,8 +181,9 @@ class OnestepRL(OfflineAlgorithm):
         lower: Tensor = self.critics(pairs.flatten(0, 1)).amin(0)
         return lower.view(actions.shape[:2])
 
-    def exponential_loss(self, batch: TensorDict) -> Tensor:
-        """Minus the log likelihood of recorded actions, weighted by their exponential advantage, ``[B]``."""
+    def exponential_loss(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
+        """Minus the log likelihood of recorded actions, weighted by their exponential advantage, ``[B]``; and that
+        advantage ``[B]``."""
         observation, action = batch["observation"], batch["action"]
         with torch.no_grad():
             value = self.values_of(observation, action.unsqueeze(1)).squeeze(1)
@@ -189,9 +191,10 @@ class OnestepRL(OfflineAlgorithm):
                 baseline = self.value.first(observation)
             else:
                 baseline = self.values_of(observation, sample(self.behaviour(observation), self.samples)).mean(1)
-            weight = (self.temperature * (value - baseline)).exp().clamp(max=LARGEST_WEIGHT)
+            advantage = value - baseline
+            weight = (self.temperature * advantage).exp().clamp(max=LARGEST_WEIGHT)
         likelihood = self.policy(observation).log_prob(action.clamp(-LARGEST_ACTION, LARGEST_ACTION)).sum(-1)
-        return -weight * likelihood
+        return -weight * likelihood, advantage
 
     def divergence(self, batch: TensorDict) -> Tensor:
         """Sampled divergence KL(policy, behaviour), ``[B]``."""
@@ -200,10 +203,12 @@ class OnestepRL(OfflineAlgorithm):
         difference: Tensor = (policy.log_prob(action) - behaviour.log_prob(action)).sum(-1)
         return difference.mean(0)
 
-    def policy_loss(self, improvement: TensorDict, constraint: TensorDict) -> Tensor:
-        """The operator's loss, 0-d."""
+    def policy_loss(self, improvement: TensorDict, constraint: TensorDict) -> dict[str, Tensor]:
+        """The operator's loss, 0-d, and what it rests on: the mean advantage's size or the mean value."""
         if self.operator == "exp_weight":
-            return (improvement["weight"] * self.exponential_loss(improvement)).mean()
+            loss, advantage = self.exponential_loss(improvement)
+            loss = (improvement["weight"] * loss).mean()
+            return {"policy_loss": loss, "absolute_advantage": advantage.abs().mean()}
         observation = improvement["observation"]
         value = self.values_of(observation, sample(self.policy(observation), 1)).squeeze(1)
         loss = -(improvement["weight"] * value).mean()
@@ -211,7 +216,7 @@ class OnestepRL(OfflineAlgorithm):
             loss = loss + self.alpha * (constraint["weight"] * self.divergence(constraint)).mean()
         if self.operator == "il_reg":
             loss = loss + self.alpha * (constraint["weight"] * self.cloning_loss(constraint)).mean()
-        return loss
+        return {"policy_loss": loss, "value": value.mean()}
 
     # Update ------------------------------------------------------------------------------------------------------
 
@@ -224,10 +229,11 @@ class OnestepRL(OfflineAlgorithm):
             self.minimise(loss, self.policy_optimiser)
             return {"behaviour_loss": loss}
         if phase == "policy":
-            loss = self.policy_loss(improvement, batch.constraint)
-            self.minimise(loss, self.policy_optimiser)
-            return {"policy_loss": loss}
-        results = {"critic_loss": (data["weight"] * self.critic_loss(data)).mean()}
+            results = self.policy_loss(improvement, batch.constraint)
+            self.minimise(results["policy_loss"], self.policy_optimiser)
+            return results
+        errors, values = self.critic_loss(data)
+        results = {"critic_loss": (data["weight"] * errors).mean(), "value": values.mean()}
         self.minimise(results["critic_loss"], self.critic_optimiser)
         if targets_move:
             polyak(self.target_critics, self.critics, self.tau)

@@ -152,7 +152,7 @@ def test_sarsa_takes_the_recorded_action_or_where_there_is_none_the_behaviours(
     drawn: list[torch.Tensor] = []
     sample = networks.sample
     monkeypatch.setattr("oper_lightning.algorithms.onestep.sample", lambda *a: drawn.append(sample(*a)) or drawn[-1])
-    found = model.critic_loss(table)
+    found, _ = model.critic_loss(table)
     online = as_module(model.critics.weights, model.critics.biases, 0)
     target = as_module(model.target_critics.weights, model.target_critics.biases, 0)
     for row in range(ROWS):
@@ -184,18 +184,20 @@ def test_twin_critics_take_the_lower_target() -> None:
     ).amin(0)
     wanted = table["next", "reward"] + table["discount"] * lower
     values = model.critics(torch.cat([table["observation"], table["action"]], -1))
-    torch.testing.assert_close(model.critic_loss(table), ((values - wanted) ** 2).sum(0))
+    torch.testing.assert_close(model.critic_loss(table), (((values - wanted) ** 2).sum(0), values))
 
 
 def test_exponential_weights_are_clipped_and_pass_no_gradient_to_the_critic() -> None:
     for temperature, largest in ((1.0, None), (1e4, 100.0)):
         model, table = built(temperature=temperature, baseline="td"), rows()
         model.value.biases[-1].data -= 1  # so that some advantages are positive
-        loss = model.exponential_loss(table)
+        loss, advantage = model.exponential_loss(table)
         likelihood = model.policy(table["observation"]).log_prob(table["action"].clamp(-0.9999, 0.9999)).sum(-1)
         weight = (-loss / likelihood).detach()
         value = model.critics.first(torch.cat([table["observation"], table["action"]], -1))
-        expected = (temperature * (value - model.value.first(table["observation"]))).exp().clamp(max=100)
+        difference = (value - model.value.first(table["observation"])).detach()
+        torch.testing.assert_close(advantage, difference)
+        expected = (temperature * difference).exp().clamp(max=100)
         torch.testing.assert_close(weight, expected, rtol=1e-3, atol=1e-5)
         assert largest is None or weight.max().item() == pytest.approx(largest)
         loss.mean().backward()
@@ -205,7 +207,7 @@ def test_exponential_weights_are_clipped_and_pass_no_gradient_to_the_critic() ->
 def test_the_baseline_is_the_mean_value_of_the_behaviours_actions() -> None:
     model, table = built(samples=4000), rows()
     torch.manual_seed(0)
-    loss = model.exponential_loss(table)
+    loss, _ = model.exponential_loss(table)
     likelihood = model.policy(table["observation"]).log_prob(table["action"].clamp(-0.9999, 0.9999)).sum(-1)
     found = (-loss / likelihood).log()
     normal = model.behaviour(table["observation"])
@@ -249,7 +251,8 @@ def test_operators_that_search(operator: str, monkeypatch: pytest.MonkeyPatch) -
         expected = expected + 0.7 * (constraint["weight"] * sum(terms) / 3).mean()
     if operator == "il_reg":
         expected = expected - 0.7 * (constraint["weight"] * policy.log_prob(constraint["action"]).sum(-1)).mean()
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found["policy_loss"], expected)
+    torch.testing.assert_close(found["value"], model.critics.first(pair).mean())
 
 
 def test_qpi_evaluates_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +294,7 @@ def test_behaviour_critic_and_baseline_are_weighted_by_the_evaluations_priority(
     for phase in ("critic", "behaviour"):
         model.branch = (phase, False)
         found.update(model.update(Batch(table, other, other)))
-    assert found.keys() == expected.keys()
+    assert found.keys() == {*expected, "value"}
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=name)
 
