@@ -124,11 +124,11 @@ def draw_longer() -> None:
     figure, panels = canvas(3, len(rows), 4.4, 2.6, foot=[called(name) for name in PRIORITIES])
     for row, (dataset, algorithm) in enumerate(rows):
         beside, scores = panels[row * 3 : row * 3 + 3], scores_of(dataset)
-        for (*where, priority), curves in known.items():
-            if tuple(where) != (dataset, algorithm) or not curves:
-                continue
+        runs = {key[2]: curves for key, curves in known.items() if curves and key[:2] == (dataset, algorithm)}
+        tags = [tag for tag in TELLING if all(tag in curves for curves in runs.values())]
+        for priority, curves in runs.items():
             look = {"color": f"C{PRIORITIES.index(priority)}", "label": called(priority)}
-            for panel, tag in zip(beside, [tag for tag in TELLING if tag in curves], strict=False):
+            for panel, tag in zip(beside, tags, strict=False):
                 panel.plot(np.array(curves[tag]["updates"]) / 1000, curves[tag]["values"], linewidth=1, **look)
                 title = tag.split("/")[1].replace("_", " ")
                 panel.set_title(f"{CALLED[dataset]}, {CALLED[algorithm]}: {title}", fontsize="small")

@@ -161,14 +161,13 @@ def policies(dataset: str) -> list[Run]:
         common = [f"--config=configs/{algorithm}.yaml", *DATASETS[dataset], *contender.words]
         common += contender.on_reacher if dataset == "reacher" else contender.on_replay
         for name, words, seeds in variants:
-            for seed in range(3 if dataset == "reacher" else seeds):
-                given = [*common, f"--trainer.max_steps={updates}", f"--seed_everything={seed}", *words]
-                place = (dataset != "reacher", seed, name not in PRIORITIES, order)
-                runs.append(Run(f"{dataset}-{algorithm}-{name}-{seed}", given, place))
+            lengths = [(name, seed, updates) for seed in range(3 if dataset == "reacher" else seeds)]
             if (dataset, algorithm, name) in LONGER:
-                given = [*common, f"--trainer.max_steps={3 * updates}", "--seed_everything=0", *words]
-                place = (dataset != "reacher", 0, True, order)
-                runs.append(Run(f"{dataset}-{algorithm}-{name}-longer-0", given, place))
+                lengths.append((f"{name}-longer", 0, 3 * updates))
+            for called, seed, length in lengths:
+                given = [*common, f"--trainer.max_steps={length}", f"--seed_everything={seed}", *words]
+                place = (dataset != "reacher", seed, called not in PRIORITIES, order)
+                runs.append(Run(f"{dataset}-{algorithm}-{called}-{seed}", given, place))
     return runs
 
 

@@ -282,19 +282,20 @@ def test_behaviour_critic_and_baseline_are_weighted_by_the_evaluations_priority(
     for parameter in model.target_value.parameters():
         parameter.data += 0.1
     table["weight"], table["cut"] = torch.linspace(0, 3, ROWS), torch.zeros(ROWS, dtype=torch.bool)
-    expected = {"behaviour_loss": 0.0, "critic_loss": 0.0, "value_loss": 0.0}
+    expected = {"behaviour_loss": 0.0, "critic_loss": 0.0, "value_loss": 0.0, "value": 0.0}
     for row in table:
         seen, action, following, share = row["observation"], row["action"], row["next"], row["weight"] / ROWS
         expected["behaviour_loss"] -= share * log_density(model.policy, seen, action)
         later = row["discount"] * lowest(model.target_critics, following["observation"], following["action"])
         expected["critic_loss"] += share * (lowest(model.critics, seen, action) - following["reward"] - later) ** 2
         later = row["discount"] * lowest(model.target_value, following["observation"])
+        expected["value"] += torch.tensor(lowest(model.critics, seen, action) / ROWS)  # unweighted: what is, no loss
         expected["value_loss"] += share * (lowest(model.value, seen) - following["reward"] - later) ** 2
     found = {}
     for phase in ("critic", "behaviour"):
         model.branch = (phase, False)
         found.update(model.update(Batch(table, other, other)))
-    assert found.keys() == {*expected, "value"}
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=name)
 
@@ -303,15 +304,17 @@ def test_behaviour_critic_and_baseline_are_weighted_by_the_evaluations_priority(
 def test_exp_weight_clones_by_advantage_and_priority(critic: str) -> None:
     model, table = built(critic=critic, baseline="td", temperature=2.0), rows()
     table["weight"], table["action"][3] = torch.linspace(0, 3, ROWS), 1.0  # on the border, where it is clipped
-    expected = torch.zeros(())
+    expected, size = torch.zeros(()), 0.0
     for row in table:
         seen, action = row["observation"], row["action"]
         better = lowest(model.critics, seen, action) - lowest(model.value, seen)
+        size += abs(better) / ROWS
         likelihood = log_density(model.policy, seen, action.clamp(-0.9999, 0.9999))
         expected = expected - row["weight"] * min(math.exp(2 * better), 100) * likelihood / ROWS
     gradients = torch.autograd.grad(expected, list(model.policy.parameters()))
     model.branch = ("policy", False)
-    torch.testing.assert_close(model.update(Batch(rows(3), table, table))["policy_loss"], expected)
+    found = model.update(Batch(rows(3), table, table))
+    torch.testing.assert_close(found, {"policy_loss": expected, "absolute_advantage": torch.tensor(size)})
     for parameter, gradient in zip(model.policy.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4)
 
