@@ -126,11 +126,16 @@ def stage_one(dataset: str) -> Run:
     return Run(f"{dataset}-oper_a", [*words, "--trainer.max_steps=150000", "--data.updates_per_epoch=10000"])
 
 
+def weights(dataset: str) -> str:
+    """Where stage 1 leaves them."""
+    return f"runs/scores/{stage_one(dataset).name}/weights.safetensors"
+
+
 def priority(name: str, dataset: str, iteration: int) -> list[str]:
     """Arguments of a priority by its name in the table."""
     file = [
         "--data.priority=WeightsFile",
-        f"--data.priority.path=runs/scores/{dataset}-oper_a/weights.safetensors",
+        f"--data.priority.path={weights(dataset)}",
         f"--data.priority.iteration={3 if dataset == 'reacher' else iteration}",
     ]
     return {
@@ -172,10 +177,7 @@ def policies(dataset: str) -> list[Run]:
 
 
 def execute(run: Run, data: str) -> None:
-    """Runs it unless its result is there; leaves the result as JSON."""
-    result = RAW / f"{run.name}.json"
-    if result.is_file():
-        return
+    """Runs it and leaves the result as JSON."""
     words = ["fit", *run.words, f"--output=runs/scores/{run.name}", "--ckpt_path=last"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
@@ -199,8 +201,9 @@ def execute(run: Run, data: str) -> None:
         "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
         "curves": kept,
     }
-    result.parent.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps(record) + "\n")
+    written = WORK / f"{run.name}.json"
+    written.write_text(json.dumps(record) + "\n")
+    written.replace(RAW / written.name)
     print(f"{run.name}: done in {record['seconds']} s", flush=True)
 
 
@@ -211,13 +214,25 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
     parser.add_argument("--only", default="", help="run only runs whose name contains this")
     arguments = parser.parse_args()
-    WORK.mkdir(parents=True, exist_ok=True)
-    first = [stage_one(dataset) for dataset in DATASETS]
-    second = [run for dataset in DATASETS for run in policies(dataset)]
-    queue = [*first, *sorted(second, key=lambda run: run.order)]
+    for folder in (WORK, RAW):
+        folder.mkdir(parents=True, exist_ok=True)
+    missing = [
+        run
+        for dataset in DATASETS
+        for run in (stage_one(dataset), *policies(dataset))
+        if arguments.only in run.name and not (RAW / f"{run.name}.json").is_file()
+    ]
+    read = {word for run in missing for word in run.words}
+    first = []
+    for dataset, run in zip(DATASETS, map(stage_one, DATASETS), strict=True):
+        # A fresh clone has the results of stage 1, but not the weights.
+        absent = not (ROOT / weights(dataset)).is_file() and f"--data.priority.path={weights(dataset)}" in read
+        if run in missing or absent:
+            first.append(run)
+    second = sorted((run for run in missing if run not in first), key=lambda run: run.order)
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        chosen = [run for run in queue if arguments.only in run.name]
-        list(pool.map(lambda run: execute(run, arguments.data), chosen))
+        for runs in (first, second):
+            list(pool.map(lambda run: execute(run, arguments.data), runs))
 
 
 if __name__ == "__main__":
