@@ -150,7 +150,8 @@ def priority(name: str, dataset: str, iteration: int) -> list[str]:
 
 
 def policies(dataset: str) -> list[Run]:
-    """Every algorithm under every priority; TD3+BC also at other constraints, IQL as published with OPER-A."""
+    """Every algorithm under every priority; TD3+BC also at other constraints, IQL as published with OPER-A, OnestepRL
+    with advantages that count less."""
     runs = []
     for order, (algorithm, contender) in enumerate(ALGORITHMS.items()):
         # A clone has one loss: coupled or not is the same.
@@ -159,6 +160,8 @@ def policies(dataset: str) -> list[Run]:
         if algorithm == "td3_bc" and dataset != "reacher":
             variants.append(("oper_r-decoupled", priority("oper_r-decoupled", dataset, 0), contender.seeds))
             variants += [(f"uniform-alpha{alpha:g}", [f"--model.alpha={alpha:g}"], 1) for alpha in ALPHAS]
+        if algorithm == "onestep" and dataset != "reacher":
+            variants.append(("aw-temperature0.1", [*priority("aw", dataset, 0), "--model.temperature=0.1"], 1))
         if algorithm == "iql" and dataset != "reacher":
             words = [*priority("oper_a", dataset, contender.iteration), "--model.temperature=1"]
             variants.append(("oper_a-temperature1", words, 1))
