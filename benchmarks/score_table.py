@@ -134,7 +134,7 @@ def draw_longer() -> None:
                 panel.set_title(f"{CALLED[dataset]}, {CALLED[algorithm]}: {title}", fontsize="small")
                 if tag == "train/lambda":
                     panel.set_yscale("log")
-            if clone := scores.get(("bc", priority)):
+            if clone := scores.get(("bc", priority.removesuffix("-coupled"))):  # one loss: it is the same
                 beside[0].axhline(statistics.mean(clone), color=look["color"], linewidth=1, linestyle=":")
         for panel in beside:
             panel.tick_params(labelsize="x-small")
