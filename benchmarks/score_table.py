@@ -8,12 +8,11 @@ Draws benchmarks/scores.png and longer.png anew from the raw results in benchmar
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from functools import cache
 
 import numpy as np
-from scores import ALGORITHMS, DATASETS, LONGER, PRIORITIES, RAW, ROOT, policies
+from scores import ALGORITHMS, DATASETS, LONGER, PRIORITIES, RAW, ROOT, policies, setting_of
 
 from oper_lightning.report.curves import final
 from oper_lightning.report.page import canvas, legend
@@ -37,10 +36,8 @@ TELLING = (
 
 def called(name: str) -> str:
     """As papers do."""
-    if name in CALLED:
-        return CALLED[name]
-    priority, setting, value = re.fullmatch(r"(\w+)-([a-z]+)([\d.]+)", name).groups()
-    return f"{CALLED[priority]}, {setting} {value}"
+    priority, setting, value = setting_of(name)
+    return f"{CALLED[priority]}, {setting} {value}" if setting else CALLED[name]
 
 
 @cache

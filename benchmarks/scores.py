@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import torch
 
 import oper_lightning
+from oper_lightning.files import whole
 from oper_lightning.report.curves import read_curves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +68,8 @@ class Contender(NamedTuple):
     """what differs there only"""
     on_replay: tuple[str, ...] = ()
     """what differs on the replay data only"""
+    beside: tuple[str, ...] = ()
+    """what is run there beside the grid: priorities, or one with a setting of the algorithm, such as uniform-alpha5"""
 
 
 SMALL_ONESTEP = ("--model.hidden_sizes=[256,256]", "--model.learning_rate=3e-4", "--data.batch_size=256")
@@ -82,10 +86,22 @@ ALGORITHMS = {
         words=SMALL_ONESTEP,
         on_reacher=("--model.phases=[3,4,3]",),
         on_replay=("--model.phases=[1,6,3]", "--model.tau=0.02"),
+        beside=("aw-temperature0.1",),
     ),
     # The paper scales rewards by the range of returns on locomotion only.
-    "iql": Contender(50_000, 3_000, 4, 2, on_reacher=("--data.reward_scale=1.0",), on_replay=("--model.tau=0.02",)),
-    "td3_bc": Contender(50_000, 3_000, 5, 3),
+    "iql": Contender(
+        50_000,
+        3_000,
+        4,
+        2,
+        on_reacher=("--data.reward_scale=1.0",),
+        on_replay=("--model.tau=0.02",),
+        beside=("oper_a-temperature1",),  # as published
+    ),
+    # Its own constraint swept on uniform data; the default is 2.5.
+    "td3_bc": Contender(
+        50_000, 3_000, 5, 3, beside=("oper_r-decoupled", "uniform-alpha1", "uniform-alpha5", "uniform-alpha10")
+    ),
     "cql": Contender(
         30_000,
         2_000,
@@ -118,7 +134,6 @@ LONGER = (
     ("reacher", "cql", "uniform"),
     ("reacher", "cql", "oper_a"),
 )
-ALPHAS = (1.0, 5.0, 10.0)  # TD3+BC's own constraint, swept on uniform data; its default is 2.5
 
 
 def stage_one(dataset: str) -> Run:
@@ -152,22 +167,23 @@ def priority(name: str, dataset: str, iteration: int) -> list[str]:
     }[name]
 
 
+def setting_of(name: str) -> tuple[str, str, str]:
+    """The priority, the setting and its value in a name such as uniform-alpha5; without a setting both are empty."""
+    found = re.fullmatch(r"(\w+)-([a-z]+)([\d.]+)", name)
+    return (found[1], found[2], found[3]) if found else (name, "", "")
+
+
 def policies(dataset: str) -> list[Run]:
-    """Every algorithm under every priority; TD3+BC also at other constraints, IQL as published with OPER-A, OnestepRL
-    with advantages that count less."""
+    """Every algorithm under every priority, and what is beside that; a setting is tried with one seed."""
     runs = []
     for order, (algorithm, contender) in enumerate(ALGORITHMS.items()):
         # A clone has one loss: coupled or not is the same.
         names = [name for name in PRIORITIES if (algorithm, name) != ("bc", "oper_a-coupled")]
-        variants = [(name, priority(name, dataset, contender.iteration), contender.seeds) for name in names]
-        if algorithm == "td3_bc" and dataset != "reacher":
-            variants.append(("oper_r-decoupled", priority("oper_r-decoupled", dataset, 0), contender.seeds))
-            variants += [(f"uniform-alpha{alpha:g}", [f"--model.alpha={alpha:g}"], 1) for alpha in ALPHAS]
-        if algorithm == "onestep" and dataset != "reacher":
-            variants.append(("aw-temperature0.1", [*priority("aw", dataset, 0), "--model.temperature=0.1"], 1))
-        if algorithm == "iql" and dataset != "reacher":
-            words = [*priority("oper_a", dataset, contender.iteration), "--model.temperature=1"]
-            variants.append(("oper_a-temperature1", words, 1))
+        variants = []
+        for name in (*names, *(contender.beside if dataset != "reacher" else ())):
+            base, setting, value = setting_of(name)
+            words = priority(base, dataset, contender.iteration) + ([f"--model.{setting}={value}"] if setting else [])
+            variants.append((name, words, 1 if setting else contender.seeds))
         updates = contender.reacher if dataset == "reacher" else contender.updates
         common = [f"--config=configs/{algorithm}.yaml", *DATASETS[dataset], *contender.words]
         common += contender.on_reacher if dataset == "reacher" else contender.on_replay
@@ -207,9 +223,8 @@ def execute(run: Run, data: str) -> None:
         "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
         "curves": kept,
     }
-    written = WORK / f"{run.name}.json"
-    written.write_text(json.dumps(record) + "\n")
-    written.replace(RAW / written.name)
+    with whole(RAW / f"{run.name}.json") as file:
+        file.write((json.dumps(record) + "\n").encode())
     print(f"{run.name}: done in {record['seconds']} s", flush=True)
 
 
@@ -220,8 +235,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
     parser.add_argument("--only", default="", help="run only runs whose name contains this")
     arguments = parser.parse_args()
-    for folder in (WORK, RAW):
-        folder.mkdir(parents=True, exist_ok=True)
+    WORK.mkdir(parents=True, exist_ok=True)
     missing = [
         run
         for dataset in DATASETS
