@@ -56,8 +56,8 @@ def main() -> None:
             Synthetic(arguments.rows),
             OperR(),
             updates_per_epoch=1000,
-            evaluation=None,
-            storage="memmap",
+            rollouts=None,
+            location="memmap",
             memmap_folder=str(folder),
         )
         watch, start = Watch(), time.perf_counter()

@@ -32,12 +32,12 @@ WORK = ROOT / "runs" / "scores"
 RAW = ROOT / "benchmarks" / "raw" / "scores"
 COUPLED = "--data.prioritise=[evaluation,improvement,constraint]"
 DECOUPLED = "--data.prioritise=[improvement,constraint]"
-REPLAY = ["--data.source=D4RL", "--data.evaluation.episodes=20", "--data.evaluation.parallel=20"]
+REPLAY = ["--data.source=D4RL", "--data.rollouts.episodes=20", "--data.rollouts.parallel=20"]
 REACHER = ["--data.source=Reacher", "--data.updates_per_epoch=500"]
 DATASETS = {
     "hopper-replay": [*REPLAY, "--data.source.path={data}/hopper-replay.hdf5"],
     "halfcheetah-replay": [*REPLAY, "--data.source.path={data}/halfcheetah-replay.hdf5"],
-    "reacher": [*REACHER, "--data.evaluation.episodes=50", "--data.evaluation.parallel=50"],
+    "reacher": [*REACHER, "--data.rollouts.episodes=50", "--data.rollouts.parallel=50"],
 }
 PRIORITIES = ("uniform", "oper_r", "oper_a", "oper_a-coupled", "top10", "aw")
 

@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oper_lightning import OfflineDataModule
-from oper_lightning.algorithms.advantage import AdvantageWeights
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.algorithms.bc import BC
 from oper_lightning.algorithms.execution import Compile
+from oper_lightning.algorithms.oper_a import OperA
 from oper_lightning.algorithms.td3_bc import TD3BC
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.transitions import transitions_from
@@ -325,7 +325,7 @@ def fit(model: OfflineAlgorithm, data: OfflineDataModule, updates: int, device: 
 
 
 def synthetic(rows: int, **options: Any) -> OfflineDataModule:
-    data = OfflineDataModule(Synthetic(rows), batch_size=BATCH, evaluation=None, **options)
+    data = OfflineDataModule(Synthetic(rows), batch_size=BATCH, rollouts=None, **options)
     data.setup()
     return data
 
@@ -411,7 +411,7 @@ def seeds() -> Contenders:
 
     def one(count: int) -> float:
         # The second iteration draws by the first one's weights.
-        return updates / fit(AdvantageWeights(iterations=2, first_updates=WARM, seeds=count), data, updates)
+        return updates / fit(OperA(iterations=2, first_updates=WARM, seeds=count), data, updates)
 
     return {f"{count} seed{'s' * (count > 1)}": lambda count=count: one(count) for count in (1, 3)}
 
@@ -430,17 +430,17 @@ def bf16() -> Contenders:
 
 def gpu() -> Contenders:
     updates = 10_000
-    data = OfflineDataModule(Synthetic(1_000_000), batch_size=BATCH, evaluation=None)
+    data = OfflineDataModule(Synthetic(1_000_000), batch_size=BATCH, rollouts=None)
     ways: tuple[Compile, ...] = ("cudagraphs", "none", "default")
     return {way: lambda way=way: updates / fit(TD3BC(compile=way), data, updates, "gpu") for way in ways}
 
 
 def gpu_seeds() -> Contenders:
     updates = 10_000
-    data = OfflineDataModule(Synthetic(1_000_000), batch_size=BATCH, evaluation=None)
+    data = OfflineDataModule(Synthetic(1_000_000), batch_size=BATCH, rollouts=None)
 
     def one(count: int) -> float:
-        model = AdvantageWeights(iterations=2, first_updates=WARM, seeds=count, compile="cudagraphs")
+        model = OperA(iterations=2, first_updates=WARM, seeds=count, compile="cudagraphs")
         return updates / fit(model, data, updates, "gpu")
 
     return {f"{count} seed{'s' * (count > 1)}": lambda count=count: one(count) for count in (1, 3)}

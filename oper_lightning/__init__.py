@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from oper_lightning.data.sources.source import Origin, Source
     from oper_lightning.data.transforms import LossWeight
     from oper_lightning.data.transitions import transitions_from
-    from oper_lightning.envs.evaluation import Evaluation
+    from oper_lightning.envs.rollouts import Rollouts
     from oper_lightning.errors import InputError
     from oper_lightning.priorities.file import WeightsFile
     from oper_lightning.priorities.priority import Priority
@@ -34,7 +34,7 @@ _PUBLIC = {
     "Minari": "data.sources.minari",
     "Npz": "data.sources.npz",
     "Reacher": "data.sources.reacher",
-    "Evaluation": "envs.evaluation",
+    "Rollouts": "envs.rollouts",
     "InputError": "errors",
     "Priority": "priorities.priority",
     "OperR": "priorities.returns",

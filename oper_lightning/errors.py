@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 log = logging.getLogger("oper_lightning")
 
@@ -34,6 +35,29 @@ def first_line(error: BaseException) -> str:
     """What another library's error says, on one line; its type if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+@contextmanager
+def reading(origin: object, what: str) -> Iterator[None]:
+    """Turns whatever goes wrong while ``origin`` is read into one line that names it.
+
+    A broken or hostile file makes the libraries that read it raise nearly anything; none of that helps a person.
+
+    Args:
+        origin: the file, as the person named it.
+        what: what was expected there, such as "a flat HDF5 file in D4RL's layout".
+
+    Raises:
+        InputError: in place of any other exception.
+    """
+    try:
+        yield
+    except (InputError, TrainingError, Stopped):
+        raise
+    except MemoryError:
+        raise InputError(f"{origin}: it needs more memory than there is") from None
+    except Exception as error:
+        raise InputError(f"{origin}: cannot read it as {what}: {first_line(error)}") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,14 +1,111 @@
-"""Files that are whole or absent."""
+"""Files that are written whole or not at all, and read within bounds."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from oper_lightning.errors import InputError
+from oper_lightning.errors import InputError, reading
+
+LARGEST_TEXT = 16 << 20  # bytes of a configuration or of a dataset's metadata
+LARGEST_YAML = 100_000  # entries, those behind aliases counted each time
+
+
+def place(path: str | Path) -> Path:
+    """A path as a person writes it: ``~`` is the home folder."""
+    return Path(path).expanduser()
+
+
+def existing(path: str | Path, what: str = "file") -> Path:
+    """The place of a file that must be there.
+
+    Raises:
+        InputError: if it is not; the line says where it was looked for.
+    """
+    found = place(path)
+    if not found.is_file():
+        where = "" if str(found.absolute()) == str(path) else f" (looked for at {found.absolute()})"
+        reason = "is a folder, not a file" if found.is_dir() else "is no regular file" if found.exists() else None
+        raise InputError(f"{path}: {reason or f'no such {what}'}{where}")
+    return found
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a small UTF-8 file.
+
+    Raises:
+        InputError: if it is missing, too large for what it should be, or not UTF-8.
+    """
+    file = existing(path)
+    with reading(path, "text in UTF-8"):
+        if (size := file.stat().st_size) > LARGEST_TEXT:
+            raise InputError(f"{path}: {size:,} bytes; such a file has at most {LARGEST_TEXT:,}")
+        return file.read_text(encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    text = read_text(path)
+    with reading(path, "JSON"):
+        return json.loads(text)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a yaml file holds; plain values only.
+
+    Raises:
+        InputError: if it cannot be read, or aliases make it larger than any configuration.
+    """
+    import yaml
+
+    text = read_text(path)
+    with reading(path, "yaml"):
+        root = yaml.compose(text, yaml.SafeLoader)
+        if root is not None and _entries(root, {}) > LARGEST_YAML:
+            raise InputError(f"{path}: more than {LARGEST_YAML:,} entries (aliases counted each time)")
+        return yaml.safe_load(text)
+
+
+def _entries(node: Any, counted: dict[int, int]) -> int:
+    """How many entries a yaml node stands for, in time that does not grow with the aliases in it."""
+    if id(node) in counted:
+        return counted[id(node)]
+    counted[id(node)] = LARGEST_YAML  # a node inside itself never ends
+    value = node.value if isinstance(node.value, list) else []
+    children = [child for entry in value for child in (entry if isinstance(entry, tuple) else (entry,))]
+    counted[id(node)] = 1 + sum(_entries(child, counted) for child in children)
+    return counted[id(node)]
+
+
+def free_memory() -> int:
+    """Bytes of main memory that can be taken without swapping; what the machine has where that is not known."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def fits_memory(size: int, origin: object, what: str) -> None:
+    """Refuses to take so many bytes where they are not free.
+
+    Raises:
+        InputError: if they are not; names ``origin`` and ``what`` needs them.
+    """
+    if size > (free := free_memory()):
+        raise InputError(
+            f"{origin}: {what} would take {size / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free"
+        )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ FLOORS = {
     "spec": 1,
     "nn": 1,
     "files": 1,
+    "renamed": 0,
     "data.transitions": 1,
     "envs": 2,
     "priorities": 2,

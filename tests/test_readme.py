@@ -27,7 +27,7 @@ def test_a_loop_of_ones_own(log: Path) -> None:
 
 def test_a_trained_policy(log: Path) -> None:
     words = ["--data.source=D4RL", f"--data.source.path={log}", "--data.updates_per_epoch=10", "--trainer.max_steps=10"]
-    assert oper("fit", "--model=TD3BC", *words, "--data.evaluation=null", "--output=runs/policy") == 0
+    assert oper("fit", "--model=TD3BC", *words, "--data.rollouts=null", "--output=runs/policy") == 0
     names: dict[str, torch.Tensor] = {}
     exec(USE, names)
     assert names["action"].shape == (2,)
@@ -51,5 +51,5 @@ def test_an_algorithm_of_ones_own(log: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "path", list(sys.path))
     importlib.invalidate_caches()
     words = ["--data.source=D4RL", f"--data.source.path={log}", "--data.updates_per_epoch=10", "--trainer.max_steps=10"]
-    assert oper("fit", "--model=linear.LinearBC", *words, "--data.evaluation.episodes=2", "--output=own") == 0
+    assert oper("fit", "--model=linear.LinearBC", *words, "--data.rollouts.episodes=2", "--output=own") == 0
     assert oper("validate", "--ckpt_path=own/last.ckpt") == 0

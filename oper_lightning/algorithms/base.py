@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning import renamed
 from oper_lightning.algorithms import guards
 from oper_lightning.algorithms.execution import Compile, executor
 from oper_lightning.envs.scores import normalised
@@ -176,7 +177,7 @@ class OfflineAlgorithm(LightningModule, ABC):
             InputError: if the checkpoint holds another algorithm, was made for data of other shapes, or is to go on
                 with other data.
         """
-        made_by = checkpoint.get("class_path")
+        made_by = renamed.class_path(checkpoint.get("class_path"))
         if made_by != class_path(type(self)):
             raise InputError(f"the checkpoint holds {made_by}, not {class_path(type(self))}")
         spec = DataSpec.from_dict(checkpoint["spec"])

@@ -40,12 +40,12 @@ class BC(OfflineAlgorithm):
         **options: Any,
     ) -> None:
         super().__init__(normalise_observations, **options)
-        self.kind = policy
+        self.policy_type = policy
         self.hidden_sizes = hidden_sizes
         self.learning_rate = learning_rate
 
     def build(self, spec: DataSpec) -> None:
-        network = DeterministicPolicy if self.kind == "deterministic" else GaussianPolicy
+        network = DeterministicPolicy if self.policy_type == "deterministic" else GaussianPolicy
         self.policy = network(spec.observation_size, spec.action_size, self.hidden_sizes)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:

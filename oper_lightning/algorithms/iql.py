@@ -67,7 +67,7 @@ class IQL(OfflineAlgorithm):
             raise InputError(f"IQL: dropout {dropout} is not in [0, 1)")
         self.expectile = expectile
         self.temperature = temperature
-        self.kind = policy
+        self.policy_type = policy
         self.dropout = dropout
         self.schedule: Schedule = schedule
         self.discount = discount
@@ -78,7 +78,7 @@ class IQL(OfflineAlgorithm):
 
     def build(self, spec: DataSpec) -> None:
         observations, actions = spec.observation_size, spec.action_size
-        network = FixedStdPolicy if self.kind == "gaussian" else DeterministicPolicy
+        network = FixedStdPolicy if self.policy_type == "gaussian" else DeterministicPolicy
         self.policy = network(observations, actions, self.hidden_sizes)
         self.value = EnsembleMLP((1,), [observations, *self.hidden_sizes])
         self.critics = EnsembleMLP((2,), [observations + actions, *self.hidden_sizes])

@@ -69,7 +69,7 @@ class TD3BC(OfflineAlgorithm):
         self.alpha = alpha
         self.bc_coefficient = bc_coefficient
         self.clip_constraint = clip_constraint
-        self.kind = policy
+        self.policy_type = policy
         self.discount = discount
         self.tau = tau
         self.policy_noise = policy_noise
@@ -82,7 +82,7 @@ class TD3BC(OfflineAlgorithm):
 
     def build(self, spec: DataSpec) -> None:
         observations, actions = spec.observation_size, spec.action_size
-        network = DeterministicPolicy if self.kind == "deterministic" else FixedStdPolicy
+        network = DeterministicPolicy if self.policy_type == "deterministic" else FixedStdPolicy
         self.actor = network(observations, actions, self.hidden_sizes)
         self.critics = EnsembleMLP((2,), [observations + actions, *self.hidden_sizes], self.layer_norm)
         self.target_actor = frozen_copy(self.actor)

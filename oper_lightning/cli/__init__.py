@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from oper_lightning import __version__
+from oper_lightning import __version__, renamed
 from oper_lightning.cli import folders
-from oper_lightning.errors import InputError, Stopped, TrainingError, first_line, nearest
+from oper_lightning.errors import InputError, Stopped, TrainingError, first_line, nearest, note
 
 VERBS = ("fit", "validate", "test", "predict", "run", "inspect", "report", "convert")
 HELP = f"""oper {__version__}: prioritised offline reinforcement learning
@@ -65,7 +65,7 @@ def _dispatch(args: list[str]) -> int:
     if args[0] == "--version":
         print(__version__)
         return 0
-    verb, rest = args[0], args[1:]
+    verb, rest = args[0], [_today(word) for word in args[1:]]
     if verb == "run":
         from oper_lightning.cli.chain import run
 
@@ -91,10 +91,18 @@ def _dispatch(args: list[str]) -> int:
         call(convert, rest)
     else:
         try:
-            OperCLI(args)
+            OperCLI([verb, *rest])
         except MisconfigurationException as error:  # Lightning's objections to the trainer's arguments
             raise InputError(first_line(error)) from None
     return 0
+
+
+def _today(word: str) -> str:
+    """A word of the command line by today's names."""
+    now = renamed.word(word)
+    if now != word:
+        note(f"{word} is {now} today")
+    return now
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from oper_lightning import renamed
 from oper_lightning.errors import InputError, first_line
 from oper_lightning.files import whole
 
@@ -31,6 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a whole checkpoint ({reason}); try best.ckpt or last.ckpt beside it") from None
     if not isinstance(checkpoint, dict) or not {"class_path", "spec", "hyper_parameters"} <= checkpoint.keys():
         raise InputError(f"{path}: not a checkpoint of oper-lightning (no class_path, spec and hyper_parameters)")
+    checkpoint["class_path"] = renamed.class_path(checkpoint["class_path"])
     return checkpoint
 
 

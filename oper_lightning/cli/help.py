@@ -11,7 +11,7 @@ from docstring_parser import parse
 
 from oper_lightning.cli.messages import known_classes, known_types
 from oper_lightning.data.datamodule import OfflineDataModule
-from oper_lightning.envs.evaluation import Evaluation
+from oper_lightning.envs.rollouts import Rollouts
 from oper_lightning.errors import InputError, nearest
 
 WIDTH = 110
@@ -114,9 +114,9 @@ def verb_help(verb: str, description: str) -> str:
         *_classes("priority"),
         "",
         "  --data.…",
-        *_arguments(OfflineDataModule, "data", {"source", "priority", "evaluation"}),
-        _entry("--data.evaluation null", "train without evaluation"),
-        *_arguments(Evaluation, "data.evaluation", set()),
+        *_arguments(OfflineDataModule, "data", {"source", "priority", "rollouts"}),
+        _entry("--data.rollouts null", "train without evaluation"),
+        *_arguments(Rollouts, "data.rollouts", set()),
         "",
         "  --trainer.…  (--help=all lists every argument of Lightning's Trainer)",
         *(_entry(f"--trainer.{name}", text) for name, text in TRAINER.items()),

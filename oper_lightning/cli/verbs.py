@@ -275,7 +275,7 @@ class OperCLI(LightningCLI):
             return
         metrics = self.trainer.callback_metrics
         if not metrics:
-            raise InputError("nothing to score: no environment is known; name one in data.evaluation.environment")
+            raise InputError("nothing to score: no environment is known; name one in data.rollouts.environment")
         numbers = {key.removeprefix(f"{stage}/"): float(value) for key, value in metrics.items()}
         spec = self.trainer.datamodule.spec  # type: ignore[attr-defined]
         line = f"return {numbers['return']:.2f} ± {numbers['return_std']:.2f} over {numbers['episodes']:.0f} episodes"

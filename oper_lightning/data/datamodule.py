@@ -14,13 +14,13 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import RandomSampler, TensorDictReplayBuffer, TensorStorage
 
-from oper_lightning.data import fitting, storage
+from oper_lightning.data import matching, storage
 from oper_lightning.data.loaders import Blocks, Episodes, InOrder
 from oper_lightning.data.sampler import WeightedSampler
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.transforms import LossWeight
 from oper_lightning.data.transitions import fingerprint, squeezed
-from oper_lightning.envs.evaluation import Evaluation, World
+from oper_lightning.envs.rollouts import Rollouts, World
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.priorities.priority import Priority
@@ -46,12 +46,12 @@ class OfflineDataModule(LightningDataModule):
         updates_per_epoch: gradient updates between evaluations and checkpoints.
         updates_per_block: gradient updates that pass through Lightning's loop together; by default the largest
             divisor of updates_per_epoch up to 50.
-        evaluation: how policies are judged; null to train without.
+        rollouts: how policies are scored in an environment; null to train without.
         reward_scale: rewards are multiplied by this before targets are built; OPER-R sees raw rewards. return_range:
             1000 over the distance between best and worst return (IQL on locomotion).
         reward_shift: added to the scaled reward (antmaze: -1).
         clip_actions: bring recorded actions that lie outside the action space to its border instead of refusing them.
-        storage: keep transitions on the training device, in main memory, or memory-mapped on disk.
+        location: keep transitions on the training device, in main memory, or memory-mapped on disk.
         memmap_folder: where memory-mapped transitions lie; memmap in the run's folder by default.
     """
 
@@ -64,11 +64,11 @@ class OfflineDataModule(LightningDataModule):
         batch_size: int = 256,
         updates_per_epoch: int = 5000,
         updates_per_block: int | None = None,
-        evaluation: Evaluation | None = Evaluation(),  # noqa: B008 (frozen)
+        rollouts: Rollouts | None = Rollouts(),  # noqa: B008 (frozen)
         reward_scale: float | Literal["return_range"] = 1.0,
         reward_shift: float = 0.0,
         clip_actions: bool = False,
-        storage: Literal["device", "memory", "memmap"] = "device",
+        location: Literal["device", "memory", "memmap"] = "device",
         memmap_folder: str | None = None,
     ) -> None:
         super().__init__()
@@ -80,11 +80,11 @@ class OfflineDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.updates_per_epoch = updates_per_epoch
         self.updates_per_block = updates_per_block
-        self.evaluation = evaluation
+        self.rollouts = rollouts
         self.reward_scale = reward_scale
         self.reward_shift = reward_shift
         self.clip_actions = clip_actions
-        self.kind = storage
+        self.location = location
         self.memmap_folder = memmap_folder
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         self.drawn = 0
@@ -106,7 +106,7 @@ class OfflineDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Downloads, makes or maps what is missing on disk; one process per machine."""
         self.source.prepare()
-        if self.kind == "memmap":
+        if self.location == "memmap":
             storage.map_new(self.source, self._map_folder())
 
     def setup(self, stage: str | None = None) -> None:
@@ -118,11 +118,11 @@ class OfflineDataModule(LightningDataModule):
         if self.trainer is not None and stage == "fit":
             self._epoch()  # refuses lengths that do not fit before anything slow is done
         judges = self.trainer is not None and stage in ("fit", "validate", "test")
-        if judges and self.evaluation is not None and self.world is None:
-            self.world = fitting.make_world(self.source, self.evaluation)
+        if judges and self.rollouts is not None and self.world is None:
+            self.world = matching.make_world(self.source, self.rollouts)
         if self._spec is None or (stage == "fit" and self.priority is not None and self.weights is None):
             self._load(stage)
-        scaled = fitting.scaled_rewards(self.source, self.transitions, self.reward_scale, self.reward_shift)
+        scaled = matching.scaled_rewards(self.source, self.transitions, self.reward_scale, self.reward_shift)
         following = {key: scaled["next", key] for key in ("observation", "reward", "terminated")}
         self.table = TensorDict(
             {"observation": scaled["observation"], "action": scaled["action"], "next": following},
@@ -137,11 +137,11 @@ class OfflineDataModule(LightningDataModule):
         if self.trainer is None:
             self.prepare_data()
         origin = self.source.origin()
-        if self.kind == "memmap":
+        if self.location == "memmap":
             self.storage = storage.load_mapped(self._map_folder())
         else:
             device = torch.device("cpu")
-            if self.kind == "device" and self.trainer is not None:
+            if self.location == "device" and self.trainer is not None:
                 device = self.trainer.strategy.root_device
             self.storage = storage.fill(self.source, device)
         self.transitions = squeezed(self.storage[:])
@@ -149,14 +149,14 @@ class OfflineDataModule(LightningDataModule):
         if rows < self.batch_size:
             raise InputError(f"data.batch_size {self.batch_size} is larger than the dataset ({rows:,} transitions)")
         if self.world is not None:
-            fitting.check_shapes(self.source, self.transitions, self.world)
+            matching.check_shapes(self.source, self.transitions, self.world)
         # Weights and fingerprint belong to the data as recorded, before actions are clipped. Judging needs no weights.
         recorded = fingerprint(self.transitions)
         if self.priority is not None and (self.trainer is None or stage == "fit"):
             self.set_weights(self.priority(self.transitions))
-        low, high = fitting.action_bounds(self.transitions["action"], self.world, origin, self.trainer is not None)
-        fitting.check_actions(self.source, self.transitions["action"], low, high, self.clip_actions)
-        self._spec = fitting.spec(self.transitions, origin, self.world, (low.cpu(), high.cpu()), recorded)
+        low, high = matching.action_bounds(self.transitions["action"], self.world, origin, self.trainer is not None)
+        matching.check_actions(self.source, self.transitions["action"], low, high, self.clip_actions)
+        self._spec = matching.spec(self.transitions, origin, self.world, (low.cpu(), high.cpu()), recorded)
 
     def teardown(self, stage: str) -> None:
         """Closes the environments; :meth:`setup` makes them anew."""
@@ -299,9 +299,9 @@ class OfflineDataModule(LightningDataModule):
         return self._episodes(test=True)
 
     def _episodes(self, test: bool) -> list[Episodes]:
-        if self.world is None or self.evaluation is None:
+        if self.world is None or self.rollouts is None:
             return []
-        seeds = self.evaluation.seeds(test)[ranks.rank() :: ranks.world_size()]
+        seeds = self.rollouts.seeds(test)[ranks.rank() :: ranks.world_size()]
         return [Episodes(self.world, seeds)]
 
     def predict_dataloader(self) -> InOrder:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.envs.evaluation import Act, World
+from oper_lightning.envs.rollouts import Act, World
 from oper_lightning.spec import Batch
 
 if TYPE_CHECKING:

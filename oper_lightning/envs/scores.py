@@ -76,8 +76,8 @@ ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def _longest(name: str, table: dict[str, Any]) -> str | None:
-    fitting = [key for key in table if name == key or name.startswith(key + "-")]
-    return max(fitting, key=len, default=None)
+    matching = [key for key in table if name == key or name.startswith(key + "-")]
+    return max(matching, key=len, default=None)
 
 
 def family(name: str) -> Family | None:

@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.fitting import outside
+from oper_lightning.data.matching import outside
 from oper_lightning.data.transitions import episode_of, episode_returns
 
 FAR = 20  # interquartile ranges from the median: a value beyond them lies apart,

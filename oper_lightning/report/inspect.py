@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data import fitting
+from oper_lightning.data import matching
 from oper_lightning.data.sources.bandit import Bandit
 from oper_lightning.data.sources.d4rl import D4RL, known_names
 from oper_lightning.data.sources.minari import Minari
@@ -65,7 +65,7 @@ def inspect(
     source.prepare()
     transitions = squeezed(fill(source, torch.device("cpu"))[:])
     origin = source.origin()
-    low, high = fitting.action_bounds(transitions["action"], None, origin, ask=True)
+    low, high = matching.action_bounds(transitions["action"], None, origin, ask=True)
     facts = describe(transitions, low, high)
     warnings, unusable = list(facts.warnings), []
     known = [Weights("OPER-R", OperR(p_base)(transitions)[None])]

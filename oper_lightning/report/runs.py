@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from oper_lightning import renamed
 from oper_lightning.errors import InputError
 from oper_lightning.report.curves import Curve, final, read_curves
 
@@ -22,10 +23,11 @@ NAMES = {
     "ReturnWeighting": "RW",
 }
 COUPLING = {("constraint", "evaluation", "improvement"): "coupled", ("constraint", "improvement"): "decoupled"}
-STAGE_ONE = "AdvantageWeights"
+STAGE_ONE = "OperA"
 SOURCE = "data.source"
 WEIGHTS = "data.priority.path"
-# What makes no other method: seed and place, the dataset (a column of its own), and how the run is carried out.
+# Keys in which runs of one method may differ: seed and place, the dataset (it has a column of its own), and how the
+# run is carried out.
 NOT_COMPARED = (
     "seed_everything",
     "output",
@@ -33,10 +35,10 @@ NOT_COMPARED = (
     "trainer.",
     SOURCE,
     WEIGHTS,
-    "data.evaluation.episodes",
-    "data.evaluation.parallel",
-    "data.evaluation.seed",
-    "data.storage",
+    "data.rollouts.episodes",
+    "data.rollouts.parallel",
+    "data.rollouts.seed",
+    "data.location",
     "data.memmap_folder",
     "data.updates_per_",
     "model.compile",
@@ -112,7 +114,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
         )
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
         raise InputError(f"{file}: not the configuration of a run of `oper fit`") from None
-    return dict(config)
+    return renamed.config(config)
 
 
 def read_run(folder: str) -> Run:

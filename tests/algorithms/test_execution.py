@@ -25,7 +25,7 @@ WAYS = ["default", pytest.param("cudagraphs", marks=GPU)]
 def run(name: str, way: str, device: str, folder: Path, *, weighted: bool, updates: int = 200, **options: Any) -> Any:
     torch._dynamo.reset()  # as in a process of its own
     counters.clear()
-    priority = {"priority": OperR(), "mode": "reweight"} if weighted and name != "AdvantageWeights" else {}
+    priority = {"priority": OperR(), "mode": "reweight"} if weighted and name != "OperA" else {}
     model = algorithm(name, compile=way)
     fit(model, data(**priority), folder, updates, accelerator=device, **options)
     return parameters(model.cpu())
@@ -63,7 +63,7 @@ def test_cuda_graphs_without_a_gpu_are_refused(tmp_path: Path) -> None:
 def test_the_terminal_of_a_compiled_run_and_without_a_compiler(tmp_path: Path) -> None:
     file = write_hdf5(tmp_path / "small.hdf5", columns([25] * 4))
     words = ["fit", "--model=BC", "--model.compile=default", "--data.source=D4RL", f"--data.source.path={file}"]
-    words += ["--data.evaluation=null", "--data.batch_size=32", "--trainer.max_steps=4", "--data.updates_per_epoch=4"]
+    words += ["--data.rollouts=null", "--data.batch_size=32", "--trainer.max_steps=4", "--data.updates_per_epoch=4"]
     ran = {}
     for compiler, cache in (("g++", {}), ("no-such-compiler", {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "empty")})):
         ran[compiler] = subprocess.run(

@@ -24,7 +24,7 @@ from oper_lightning.priorities.priority import Priority
 
 load_all()
 ALGORITHMS = known_types("model")
-POLICIES = {name: cls for name, cls in ALGORITHMS.items() if name != "AdvantageWeights"}
+POLICIES = {name: cls for name, cls in ALGORITHMS.items() if name != "OperA"}
 DATA = columns([25] * 8)
 SMALL: dict[str, Any] = {
     "hidden_sizes": (16, 16),
@@ -58,7 +58,7 @@ def no_bootstrapping(name: str) -> dict[str, float]:
 
 
 def data(arrays: dict[str, np.ndarray] = DATA, **options: Any) -> OfflineDataModule:
-    known: dict[str, Any] = {"batch_size": 32, "updates_per_epoch": 20, "updates_per_block": 5, "evaluation": None}
+    known: dict[str, Any] = {"batch_size": 32, "updates_per_epoch": 20, "updates_per_block": 5, "rollouts": None}
     return OfflineDataModule(Arrays(arrays), **{**known, **options})
 
 
@@ -121,7 +121,7 @@ class Weighted(Priority):
 
 
 def test_algorithms_are_found() -> None:
-    assert {"BC", "TD3BC", "AdvantageWeights"} <= ALGORITHMS.keys()
+    assert {"BC", "TD3BC", "OperA"} <= ALGORITHMS.keys()
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -190,7 +190,7 @@ def test_weights_of_one_in_the_batch_change_nothing(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_interrupted_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
-    priority = {} if name == "AdvantageWeights" else {"priority": OperR()}
+    priority = {} if name == "OperA" else {"priority": OperR()}
     whole = algorithm(name)
     fit(whole, data(**priority), tmp_path / "whole", 80)
 
@@ -238,7 +238,7 @@ def test_a_checkpoint_acts_alone(name: str, tmp_path: Path) -> None:
         Arrays(arrays, Origin(dataset="scaled", action_low=low, action_high=high)),
         batch_size=32,
         updates_per_epoch=100,
-        evaluation=None,
+        rollouts=None,
     )
     model = algorithm(name, **rates(name, 3e-3))
     fit(model, module, tmp_path, 400)
@@ -266,7 +266,7 @@ def test_scale_and_offset_of_observations_and_actions_do_not_matter(name: str, t
     arrays = {**DATA, **moved, "actions": DATA["actions"] * 4 + 2}
     module = OfflineDataModule(
         Arrays(arrays, Origin(action_low=low, action_high=high)),
-        batch_size=32, updates_per_epoch=20, updates_per_block=5, evaluation=None,
+        batch_size=32, updates_per_epoch=20, updates_per_block=5, rollouts=None,
     )  # fmt: skip
     scaled = algorithm(name)
     fit(scaled, module, tmp_path / "scaled")

@@ -93,7 +93,7 @@ FILES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "other observations": (
         changed(**{name: ROWS[name][:, :9] for name in ("observations", "next_observations")}),
-        ["bad.hdf5", "(9,)", "Reacher-v5", "(10,)", "data.evaluation"],
+        ["bad.hdf5", "(9,)", "Reacher-v5", "(10,)", "data.rollouts"],
     ),
     "other actions": (changed(actions=ROWS["actions"][:, :1]), ["bad.hdf5", "(1,)", "Reacher-v5", "(2,)"]),
 }
@@ -109,7 +109,7 @@ def test_files_with_faults(case: str, refused: Callable[..., str]) -> None:
 
 def test_actions_are_clipped_only_when_asked() -> None:
     path = write_hdf5(Path("wide.hdf5"), changed(actions=poisoned("actions", 7, 1.5)), env_id="Reacher-v5")
-    assert oper(*fit("D4RL", path, "--data.clip_actions=true", "--data.evaluation=null", "--output=clipped")) == 0
+    assert oper(*fit("D4RL", path, "--data.clip_actions=true", "--data.rollouts=null", "--output=clipped")) == 0
 
 
 def test_files_that_are_none(small_file: Path, refused: Callable[..., str]) -> None:
@@ -208,7 +208,7 @@ def test_weights_with_faults(
 
 
 PRIORITY = ["--data.priority=WeightsFile", "--data.priority.path=weights.safetensors"]
-NO_EVALUATION = ["--data.evaluation=null"]
+NO_EVALUATION = ["--data.rollouts=null"]
 
 
 def test_weights_of_another_dataset(own: str, small_file: Path, refused: Callable[..., str]) -> None:
@@ -250,8 +250,8 @@ def test_checkpoints_that_are_none(small_file: Path, refused: Callable[..., str]
             line = refused(*[verb, *fit("D4RL", small_file)[1:]], f"--ckpt_path={name}.ckpt")
             assert f"{name}.ckpt" in line
     assert not Path("sprung").exists()
-    line = refused("validate", "--ckpt_path=run/last.ckpt", "--data.evaluation=null")
-    assert "data.evaluation.environment" in line
+    line = refused("validate", "--ckpt_path=run/last.ckpt", "--data.rollouts=null")
+    assert "data.rollouts.environment" in line
     line = refused(*fit("D4RL", small_file, "--ckpt_path=run/last.ckpt", "--model=TD3BC", "--output=run"))
     assert "BC" in line
     line = refused(*fit("D4RL", small_file, "--ckpt_path=run/last.ckpt", "--model.hidden_sizes=[16]", "--output=run"))
@@ -281,7 +281,7 @@ ROWS_OF_D4RL = ["--source.qlearning_rows=true"]
         (["--model.learning_rate=-1"], ["learning_rate"]),
         (["--model.hiden_sizes=[8]"], ["model", "hiden_sizes", "hidden_sizes"]),
         (["--data.batchsize=32"], ["batchsize", "batch_size"]),
-        (["--data.evaluation.episods=3"], ["episods", "episodes"]),
+        (["--data.rollouts.episods=3"], ["episods", "episodes"]),
         (["--trainer.max_step=3"], ["max_step", "max_steps"]),
         (["--outptu=run"], ["outptu", "output"]),
         (["--data.batch_size=many"], ["batch_size", "many"]),
@@ -292,8 +292,8 @@ ROWS_OF_D4RL = ["--source.qlearning_rows=true"]
         (["--data.priority=OperR", "--data.prioritise=[]"], ["prioritise"]),
         (["--data.priority=OperR", "--data.prioritise=[improvement]"], ["prioritise"]),
         (["--data.priority=OperR", "--data.prioritise=[evaluation]"], ["prioritise", "evaluation", "improvement, con"]),
-        (["--data.evaluation.episodes=0"], ["episodes"]),
-        (["--data.evaluation.environment=Reecher-v5"], ["Reecher-v5"]),
+        (["--data.rollouts.episodes=0"], ["episodes"]),
+        (["--data.rollouts.environment=Reecher-v5"], ["Reecher-v5"]),
         (["--data.updates_per_epoch=7"], ["max_steps", "updates_per_epoch"]),
         (["--data.priority=TopFraction", "--data.priority.fraction=2"], ["fraction"]),
         (["--config=missing.yaml"], ["missing.yaml"]),
@@ -376,9 +376,9 @@ def test_a_folder_in_use(small_file: Path, refused: Callable[..., str]) -> None:
 
 def test_resuming_with_other_data(small_file: Path, refused: Callable[..., str]) -> None:
     write_hdf5(Path("other.hdf5"), columns([25] * 40, 10, 2, seed=1), env_id="Reacher-v5")
-    for model in ("BC", "AdvantageWeights"):
+    for model in ("BC", "OperA"):
         words = ["fit", f"--model={model}", "--data.source=D4RL", *QUICK, *NO_EVALUATION, f"--output={model}"]
-        words += ["--model.iterations=1"] if model == "AdvantageWeights" else []
+        words += ["--model.iterations=1"] if model == "OperA" else []
         assert oper(*words, f"--data.source.path={small_file}") == 0
         line = refused(*words, "--data.source.path=other.hdf5", "--ckpt_path=last")
         assert "other data (small)" in line
@@ -417,7 +417,7 @@ def test_training_that_turns_nan_stops(small_file: Path, capsys: pytest.CaptureF
 
 
 def test_weights_file_of_stage_one_survives_a_refused_run(small_file: Path, refused: Callable[..., str]) -> None:
-    stage = ["fit", "--model=AdvantageWeights", "--model.iterations=1", "--data.source=D4RL", *NO_EVALUATION, *QUICK]
+    stage = ["fit", "--model=OperA", "--model.iterations=1", "--data.source=D4RL", *NO_EVALUATION, *QUICK]
     assert oper(*stage, f"--data.source.path={small_file}", "--output=weights") == 0
     line = refused(*stage, f"--data.source.path={small_file}", "--output=weights")
     assert "holds another run" in line

@@ -33,7 +33,7 @@ def test_every_configuration_trains(path: Path, small_file: Path) -> None:
         f"--data.source.path={small_file}",
         "--data.updates_per_epoch=2",
         "--data.batch_size=32",
-        "--data.evaluation=null",
+        "--data.rollouts=null",
         "--trainer.max_steps=30",
         "--output=run",
     ]

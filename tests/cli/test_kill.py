@@ -21,8 +21,8 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["oper_lightning.cli.verbs", "helpers"])
 
 STAGES = {
-    "stage 1": ["--model=AdvantageWeights", "--model.iterations=3", "--data.evaluation=null"],
-    "stage 2": ["--model=TD3BC", "--data.priority=OperR", "--data.evaluation={episodes: 2, parallel: 2}"],
+    "stage 1": ["--model=OperA", "--model.iterations=3", "--data.rollouts=null"],
+    "stage 2": ["--model=TD3BC", "--data.priority=OperR", "--data.rollouts={episodes: 2, parallel: 2}"],
 }
 
 

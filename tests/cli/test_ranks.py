@@ -18,14 +18,14 @@ from oper_lightning.cli.messages import known_types
 
 load_all()
 BATCH = 32
-SEVEN = "--data.evaluation={episodes: 7, parallel: 3}"
+SEVEN = "--data.rollouts={episodes: 7, parallel: 3}"
 MODELS = known_types("model")
 PRIORITISED = ["--data.priority=OperR", SEVEN]
 RUNS = {
     **{name: (name, PRIORITISED) for name in MODELS},
-    "AdvantageWeights": ("AdvantageWeights", ["--model.iterations=2", "--data.evaluation=null"]),
+    "OperA": ("OperA", ["--model.iterations=2", "--data.rollouts=null"]),
     "reweighted": ("BC", ["--data.mode=reweight", *PRIORITISED]),
-    "mapped": ("TD3BC", ["--model.n_step=3", "--data.storage=memmap", *PRIORITISED]),
+    "mapped": ("TD3BC", ["--model.n_step=3", "--data.location=memmap", *PRIORITISED]),
     "decoupled": ("TD3BC", ["--data.prioritise=[constraint]", *PRIORITISED]),
     "dropout": ("IQL", ["--model.dropout=0.3", *PRIORITISED]),
     "lagrange": ("CQL", ["--model.lagrange_gap=2", *PRIORITISED]),

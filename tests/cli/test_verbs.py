@@ -22,7 +22,7 @@ from oper_lightning.cli.chain import load
 from oper_lightning.report.curves import read_curves
 
 SMALL = ["--data.batch_size=32", "--data.updates_per_epoch=20", "--trainer.max_steps=40", "--model.hidden_sizes=[16]"]
-EVALUATION = "--data.evaluation={episodes: 3, parallel: 2}"
+EVALUATION = "--data.rollouts={episodes: 3, parallel: 2}"
 
 
 def fit(file: Path, *words: str, model: str = "BC") -> int:
@@ -76,7 +76,7 @@ def test_a_checkpoint_is_judged_without_its_configuration_repeated(
 
 
 def test_predictions_are_in_row_order(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit(small_file, "--data.evaluation=null", "--output=run") == 0
+    assert fit(small_file, "--data.rollouts=null", "--output=run") == 0
     assert oper("predict", "--ckpt_path=run/last.ckpt") == 0
     assert "run/predictions.safetensors: action [1000, 2]" in capsys.readouterr().out
     actions = load_file("run/predictions.safetensors")["action"]
@@ -90,8 +90,8 @@ def test_predictions_are_in_row_order(small_file: Path, capsys: pytest.CaptureFi
 
 
 def test_advantages_are_predicted(small_file: Path) -> None:
-    stage = ["--model.iterations=1", "--data.evaluation=null", "--output=run"]
-    assert fit(small_file, *stage, model="AdvantageWeights") == 0
+    stage = ["--model.iterations=1", "--data.rollouts=null", "--output=run"]
+    assert fit(small_file, *stage, model="OperA") == 0
     assert oper("predict", "--ckpt_path=run/last.ckpt") == 0
     predicted, kept = load_file("run/predictions.safetensors"), load_file("run/weights.safetensors")
     for name in ("value", "advantage"):
@@ -99,8 +99,8 @@ def test_advantages_are_predicted(small_file: Path) -> None:
 
 
 def test_hyper_parameters_follow_the_checkpoint_unless_given(small_file: Path) -> None:
-    assert fit(small_file, "--data.evaluation=null", "--output=run", "--model.learning_rate=1e-3") == 0
-    base = ["fit", "--data.source=D4RL", f"--data.source.path={small_file}", "--data.evaluation=null"]
+    assert fit(small_file, "--data.rollouts=null", "--output=run", "--model.learning_rate=1e-3") == 0
+    base = ["fit", "--data.source=D4RL", f"--data.source.path={small_file}", "--data.rollouts=null"]
     base += ["--data.batch_size=32", "--data.updates_per_epoch=20", "--ckpt_path=run/last.ckpt"]
     assert oper(*base, "--trainer.max_steps=60") == 0
     kept = torch.load("run/last.ckpt", weights_only=True)
@@ -114,9 +114,9 @@ def test_hyper_parameters_follow_the_checkpoint_unless_given(small_file: Path) -
 
 
 def test_a_run_that_goes_on_tells_what_changed(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit(small_file, "--data.evaluation=null", "--output=run", "--data.priority=OperR") == 0
+    assert fit(small_file, "--data.rollouts=null", "--output=run", "--data.priority=OperR") == 0
     capsys.readouterr()
-    again = ["--data.evaluation=null", "--output=run", "--ckpt_path=last", "--trainer.max_steps=60"]
+    again = ["--data.rollouts=null", "--output=run", "--ckpt_path=last", "--trainer.max_steps=60"]
     assert fit(small_file, *again) == 0  # nothing else was said: the run's own configuration goes on
     assert " was " not in capsys.readouterr().err
     Path("plain.yaml").write_text("trainer:\n  max_steps: 80\n")
@@ -155,7 +155,7 @@ def test_the_best_checkpoint_stays_when_its_folder_moves(small_file: Path) -> No
 def test_runs_are_numbered_by_their_configurations(small_file: Path) -> None:
     Path("a.yaml").write_text("model: BC\n")
     Path("b.yaml").write_text("trainer:\n  max_steps: 20\n")
-    words = ["--data.source=D4RL", f"--data.source.path={small_file}", "--data.evaluation=null"]
+    words = ["--data.source=D4RL", f"--data.source.path={small_file}", "--data.rollouts=null"]
     words += ["--data.updates_per_epoch=20", "--model.hidden_sizes=[8]"]
     for _ in range(2):
         assert oper("fit", "--config=a.yaml", "--config=b.yaml", *words) == 0
@@ -208,10 +208,10 @@ folder: chain
 set: {seed: 0}
 links:
   weights: >-
-    fit --model=AdvantageWeights --data.source=D4RL "--data.source.path=small file.hdf5" --data.evaluation=null
+    fit --model=OperA --data.source=D4RL "--data.source.path=small file.hdf5" --data.rollouts=null
     --model.iterations=2 --data.updates_per_epoch=20 --trainer.max_steps=40 --seed_everything={seed}
   policy: >-
-    fit --model=BC --data.source=D4RL "--data.source.path=small file.hdf5" --data.evaluation={episodes: 2}
+    fit --model=BC --data.source=D4RL "--data.source.path=small file.hdf5" --data.rollouts={episodes: 2}
     --data.priority=WeightsFile --data.priority.path={weights}/weights.safetensors
     --data.updates_per_epoch=20 --trainer.max_steps=40
   score: validate --ckpt_path={policy}/last.ckpt
@@ -224,7 +224,7 @@ def test_a_chain_goes_on_where_it_stopped(small_file: Path, capfd: pytest.Captur
     Path("broken.yaml").write_text(Path("chain.yaml").read_text().replace("score: validate", "score: validata"))
     assert oper("run", "broken.yaml") != 0
     out = capfd.readouterr().out
-    assert "$ oper fit --model=AdvantageWeights" in out
+    assert "$ oper fit --model=OperA" in out
     assert "link 'score' stopped" in out
     # The links that are done are not done again; the one that failed may be mended.
     assert oper("run", "chain.yaml") == 0
@@ -294,7 +294,7 @@ links:
 def test_a_signal_is_no_success(number: int, code: int, small_file: Path) -> None:
     command = [sys.executable, "-m", "oper_lightning", "fit", "--model=BC", "--data.source=D4RL"]
     command += [f"--data.source.path={small_file}", *SMALL[:2], "--trainer.max_steps=2000000", "--output=run"]
-    command += ["--data.evaluation=null"]
+    command += ["--data.rollouts=null"]
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,

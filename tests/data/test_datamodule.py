@@ -171,7 +171,7 @@ def test_equal_weights_are_the_uniform_draw() -> None:
 
 
 def test_memory_mapped_data_is_the_same_data(tmp_path: Path) -> None:
-    mapped, plain = ready(storage="memmap", memmap_folder=str(tmp_path / "map")), ready()
+    mapped, plain = ready(location="memmap", memmap_folder=str(tmp_path / "map")), ready()
     assert mapped.spec.fingerprint == plain.spec.fingerprint
     assert mapped.draw(2).evaluation["observation"].equal(plain.draw(2).evaluation["observation"])
     assert any((tmp_path / "map").rglob("*.memmap"))

@@ -33,8 +33,8 @@ source = Arrays(arrays)
 model = TD3BC(hidden_sizes=(8,), n_step=3)
 trainer = Trainer(max_steps=400, accelerator="cpu", logger=False, enable_checkpointing=False,
     enable_progress_bar=False, enable_model_summary=False, callbacks=[Watch()])
-data = OfflineDataModule(source, OperR(), updates_per_epoch=400, updates_per_block=10, evaluation=None,
-    storage=sys.argv[2], memmap_folder="mapped")
+data = OfflineDataModule(source, OperR(), updates_per_epoch=400, updates_per_block=10, rollouts=None,
+    location=sys.argv[2], memmap_folder="mapped")
 before = own()
 trainer.fit(model, datamodule=data)
 print(json.dumps({"size": data.storage[:].bytes() / 2**20, "before": before, "kept": Watch.kept}))

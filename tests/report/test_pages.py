@@ -13,7 +13,7 @@ from oper_lightning.report.curves import Curve
 from oper_lightning.report.runs import Group, Run, grouped
 
 SMALL = ["--data.batch_size=32", "--data.updates_per_epoch=20", "--trainer.max_steps=40"]
-EVALUATION = "--data.evaluation={episodes: 3, parallel: 3}"
+EVALUATION = "--data.rollouts={episodes: 3, parallel: 3}"
 
 
 def fit(file: Path, output: str, *words: str, model: str = "BC") -> None:
@@ -22,8 +22,8 @@ def fit(file: Path, output: str, *words: str, model: str = "BC") -> None:
 
 
 def weights(file: Path, output: str) -> Path:
-    options = ["--data.evaluation=null", "--model.iterations=2", "--model.seeds=2"]
-    fit(file, output, *options, model="AdvantageWeights")
+    options = ["--data.rollouts=null", "--model.iterations=2", "--model.seeds=2"]
+    fit(file, output, *options, model="OperA")
     return Path(output) / "weights.safetensors"
 
 

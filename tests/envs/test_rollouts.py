@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from oper_lightning import D4RL, OfflineDataModule, OperR
 from oper_lightning.algorithms.bc import BC
-from oper_lightning.envs.evaluation import Evaluation, World, join_entries
+from oper_lightning.envs.rollouts import Rollouts, World, join_entries
 from oper_lightning.errors import InputError
 
 GAINS = torch.tensor([[0.5, -0.2]])
@@ -60,11 +60,11 @@ def test_actions_are_kept_within_the_space() -> None:
 
 
 def test_seeds_of_test_and_validation_differ() -> None:
-    evaluation = Evaluation(episodes=5)
-    assert len(evaluation.seeds()) == 5
-    assert not set(evaluation.seeds()) & set(evaluation.seeds(test=True))
+    rollouts = Rollouts(episodes=5)
+    assert len(rollouts.seeds()) == 5
+    assert not set(rollouts.seeds()) & set(rollouts.seeds(test=True))
     with pytest.raises(InputError, match="at least 1"):
-        Evaluation(episodes=0)
+        Rollouts(episodes=0)
 
 
 def test_a_trainer_of_ones_own_judges_after_training(small_file: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_trainer_of_ones_own_judges_after_training(small_file: Path) -> None:
         OperR(),
         batch_size=32,
         updates_per_epoch=10,
-        evaluation=Evaluation(episodes=3, parallel=2),
+        rollouts=Rollouts(episodes=3, parallel=2),
     )
     trainer = Trainer(
         max_steps=10, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False

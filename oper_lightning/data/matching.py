@@ -11,28 +11,28 @@ from torch import Tensor
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.storage import observation_statistics
 from oper_lightning.data.transitions import episode_returns
-from oper_lightning.envs.evaluation import Evaluation, World, action_space
+from oper_lightning.envs.rollouts import Rollouts, World, action_space
 from oper_lightning.envs.scores import family_of_environment
 from oper_lightning.errors import InputError, note
 from oper_lightning.spec import DataSpec
 
 
-def make_world(source: Source, evaluation: Evaluation) -> World | None:
+def make_world(source: Source, rollouts: Rollouts) -> World | None:
     """The environment to evaluate in; None, with a note, if the dataset has none that can be made here.
 
     Raises:
         InputError: if one that was named by hand cannot be made.
     """
     origin = source.origin()
-    name = evaluation.environment or origin.environment
+    name = rollouts.environment or origin.environment
     if name is None:
         note(f"{source}: no environment known: training without evaluation")
         return None
-    options = origin.environment_options if evaluation.environment is None else {}
+    options = origin.environment_options if rollouts.environment is None else {}
     try:
-        return World(name, options, origin.observation_keys, min(evaluation.parallel, evaluation.episodes))
+        return World(name, options, origin.observation_keys, min(rollouts.parallel, rollouts.episodes))
     except InputError as error:
-        if name in (evaluation.environment, getattr(source, "environment", None)):
+        if name in (rollouts.environment, getattr(source, "environment", None)):
             raise
         note(f"{error}: training without evaluation")
         return None
@@ -49,7 +49,7 @@ def check_shapes(source: Source, transitions: TensorDict, world: World) -> None:
         if recorded != shape:
             raise InputError(
                 f"{source}: {key}s of shape {recorded}, but environment {world.environment} has {shape}; "
-                f"name the right one in data.evaluation.environment, or set data.evaluation to null"
+                f"name the right one in data.rollouts.environment, or set data.rollouts to null"
             )
 
 

@@ -15,7 +15,7 @@ from networks import ROWS, as_module, batch, moved_by_role, ready
 from test_shared import Arrays, algorithm, data, fit, parameters, same
 
 from oper_lightning import InputError, OfflineDataModule, OperR, WeightsFile
-from oper_lightning.algorithms.advantage import AdvantageWeights
+from oper_lightning.algorithms.oper_a import OperA
 from oper_lightning.priorities.advantages import next_weights, stretch_std
 from oper_lightning.priorities.file import load_weights
 from oper_lightning.spec import Batch
@@ -60,9 +60,9 @@ def test_stretching_is_the_published_scale_option() -> None:
 ARRAYS = columns([7, 4, 9, 5])
 
 
-def trained(folder: Path, updates: int = 40, **options: Any) -> tuple[AdvantageWeights, OfflineDataModule]:
-    model = AdvantageWeights(**{"iterations": 2, "seeds": 2, "hidden_sizes": (8, 8), **options})
-    module = OfflineDataModule(Arrays(ARRAYS), batch_size=8, updates_per_epoch=10, evaluation=None)
+def trained(folder: Path, updates: int = 40, **options: Any) -> tuple[OperA, OfflineDataModule]:
+    model = OperA(**{"iterations": 2, "seeds": 2, "hidden_sizes": (8, 8), **options})
+    module = OfflineDataModule(Arrays(ARRAYS), batch_size=8, updates_per_epoch=10, rollouts=None)
     fit(model, module, folder, updates)
     return model, module
 
@@ -132,8 +132,8 @@ def test_advantages_are_those_of_the_definition(kind: str, n: int, bootstrap: bo
     ("target", "n", "bootstrap"), [("nstep", 1, True), ("nstep", 3, True), ("nstep", 3, False), ("mc", 3, True)]
 )
 def test_values_are_fitted_to_what_the_definition_says(target: str, n: int, bootstrap: bool) -> None:
-    model = AdvantageWeights(target=target, n_step=n, bootstrap_truncated=bootstrap, seeds=2, hidden_sizes=(8, 8))
-    module = OfflineDataModule(Arrays(ARRAYS), batch_size=8, evaluation=None)
+    model = OperA(target=target, n_step=n, bootstrap_truncated=bootstrap, seeds=2, hidden_sizes=(8, 8))
+    module = OfflineDataModule(Arrays(ARRAYS), batch_size=8, rollouts=None)
     module.setup()
     model._build(module.spec)
     for parameter in model.target_value.parameters():
@@ -145,9 +145,9 @@ def test_values_are_fitted_to_what_the_definition_says(target: str, n: int, boot
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def built(critic: str, **options: Any) -> tuple[AdvantageWeights, Any]:
+def built(critic: str, **options: Any) -> tuple[OperA, Any]:
     """A model whose targets are off the online networks, and a batch for each of its two seeds."""
-    model = AdvantageWeights(critic=critic, seeds=2, hidden_sizes=(8, 8), **options)
+    model = OperA(critic=critic, seeds=2, hidden_sizes=(8, 8), **options)
     ready(model, "target_value", *(["target_q"] if critic == "vq" else []))
     return model, torch.stack([batch(0), batch(1)])
 
@@ -170,7 +170,7 @@ def test_vq_fits_q_to_the_target_value_and_the_value_to_the_lower_target_q() -> 
 
 
 def test_targets_begin_as_what_they_follow() -> None:
-    model = AdvantageWeights(critic="vq", seeds=2, hidden_sizes=(8, 8))
+    model = OperA(critic="vq", seeds=2, hidden_sizes=(8, 8))
     ready(model)
     for target, online in ((model.target_value, model.value), (model.target_q, model.q)):
         assert same(parameters(target), parameters(online))
@@ -245,8 +245,8 @@ def test_stretched_weights_have_their_deviation_and_the_next_iteration_draws_by_
             if trainer.global_step > 100:  # the second iteration
                 seen.append(block.evaluation["observation"])
 
-    model = AdvantageWeights(iterations=2, seeds=2, hidden_sizes=(8, 8), scale_std=1.5, scale_floor=0.3)
-    module = OfflineDataModule(Arrays(ARRAYS), batch_size=25, updates_per_epoch=100, evaluation=None)
+    model = OperA(iterations=2, seeds=2, hidden_sizes=(8, 8), scale_std=1.5, scale_floor=0.3)
+    module = OfflineDataModule(Arrays(ARRAYS), batch_size=25, updates_per_epoch=100, rollouts=None)
     fit(model, module, tmp_path, 200, callbacks=[Watch()])
     for iteration, seed in np.ndindex(2, 2):
         before = model.weights[iteration - 1][seed].double().numpy() if iteration else np.ones(25)
@@ -275,8 +275,8 @@ def test_each_iteration_starts_with_a_fresh_adam_and_the_full_learning_rate(tmp_
             steps = [next(iter(part.state.values()))["step"].item() for part in pl_module.optimisers]
             seen.append((steps, [part.param_groups[0]["lr"] for part in pl_module.optimisers]))
 
-    model = AdvantageWeights(iterations=2, seeds=1, hidden_sizes=(8,), learning_rate=1.0e-3, critic="vq")
-    module = OfflineDataModule(Arrays(ARRAYS), batch_size=8, updates_per_epoch=10, updates_per_block=1, evaluation=None)
+    model = OperA(iterations=2, seeds=1, hidden_sizes=(8,), learning_rate=1.0e-3, critic="vq")
+    module = OfflineDataModule(Arrays(ARRAYS), batch_size=8, updates_per_epoch=10, updates_per_block=1, rollouts=None)
     fit(model, module, tmp_path, 40, callbacks=[Watch()])
     assert [steps for steps, _ in seen] == [[k, k] for k in range(1, 21)] * 2
     expected = [[0.5e-3 * (1 + np.cos(np.pi * k / 20))] * 2 for k in range(20)]
@@ -340,8 +340,8 @@ def test_values_converge_to_the_returns_of_a_known_chain(tmp_path: Path) -> None
     arrays["rewards"][:] = 1
     arrays["terminals"] |= arrays["timeouts"]
     arrays["timeouts"][:] = False
-    model = AdvantageWeights(iterations=1, seeds=2, hidden_sizes=(8,), discount=0.9, learning_rate=1e-2, tau=0.1)
-    module = OfflineDataModule(Arrays(arrays), batch_size=256, updates_per_epoch=600, evaluation=None)
+    model = OperA(iterations=1, seeds=2, hidden_sizes=(8,), discount=0.9, learning_rate=1e-2, tau=0.1)
+    module = OfflineDataModule(Arrays(arrays), batch_size=256, updates_per_epoch=600, rollouts=None)
     fit(model, module, tmp_path, 600)
     ended = arrays["terminals"].mean()
     np.testing.assert_allclose(model.values[0][:, 0], 1 / (1 - 0.9 * (1 - ended)), rtol=0.03)
@@ -356,12 +356,12 @@ def test_values_converge_to_the_returns_of_a_known_chain(tmp_path: Path) -> None
 )
 def test_lengths_that_do_not_fit(updates: int, options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        fit(algorithm("AdvantageWeights", **options), data(updates_per_epoch=20), tmp_path, updates)
+        fit(algorithm("OperA", **options), data(updates_per_epoch=20), tmp_path, updates)
 
 
 def test_a_priority_or_an_evaluation_makes_no_sense_here(tmp_path: Path) -> None:
     for number, options in enumerate([{"priority": OperR()}, {"mode": "reweight"}, {"prioritise": ["improvement"]}]):
         with pytest.raises(InputError, match="makes the priority itself"):
-            fit(algorithm("AdvantageWeights"), data(**options), tmp_path / str(number))
-    with pytest.raises(InputError, match=r"set data\.evaluation to null"):
-        algorithm("AdvantageWeights").act(torch.zeros(3))
+            fit(algorithm("OperA"), data(**options), tmp_path / str(number))
+    with pytest.raises(InputError, match=r"set data\.rollouts to null"):
+        algorithm("OperA").act(torch.zeros(3))

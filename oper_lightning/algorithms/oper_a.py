@@ -26,7 +26,7 @@ from oper_lightning.priorities.priority import statistics
 from oper_lightning.spec import Batch, DataSpec
 
 
-class AdvantageWeights(OfflineAlgorithm):
+class OperA(OfflineAlgorithm):
     """OPER-A's stage 1. Leaves weights.safetensors in the run's folder, written anew after every iteration.
 
     Args:
@@ -77,7 +77,7 @@ class AdvantageWeights(OfflineAlgorithm):
         super().__init__(normalise_observations, **options)
         for name, value in (("iterations", iterations), ("seeds", seeds)):
             if value < 1:
-                raise InputError(f"AdvantageWeights: {name} {value} must be at least 1")
+                raise InputError(f"OperA: {name} {value} must be at least 1")
         self.iterations = iterations
         self.first_updates = first_updates
         self.seeds = seeds
@@ -179,7 +179,7 @@ class AdvantageWeights(OfflineAlgorithm):
         return results
 
     def act(self, observation: Tensor) -> Tensor:
-        raise InputError("AdvantageWeights fits values, not a policy: set data.evaluation to null")
+        raise InputError("OperA fits values, not a policy: set data.rollouts to null")
 
     # Iterations --------------------------------------------------------------------------------------------------
 
@@ -205,10 +205,10 @@ class AdvantageWeights(OfflineAlgorithm):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data.priority is not None or data.mode != "resample" or "evaluation" not in data.roles:
             raise InputError(
-                "AdvantageWeights makes the priority itself: leave data.priority, data.mode and data.prioritise alone"
+                "OperA makes the priority itself: leave data.priority, data.mode and data.prioritise alone"
             )
-        if data.evaluation is not None:
-            raise InputError("AdvantageWeights fits values, not a policy: --data.evaluation=null")
+        if data.rollouts is not None:
+            raise InputError("OperA fits values, not a policy: --data.rollouts=null")
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         steps, epoch = self.trainer.max_steps, data.updates_per_epoch

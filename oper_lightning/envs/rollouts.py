@@ -19,7 +19,7 @@ Act = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Rollouts:
     """How a policy is judged.
 
     Args:
@@ -36,7 +36,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.parallel < 1:
-            raise InputError(f"evaluation: episodes {self.episodes} and parallel {self.parallel} must be at least 1")
+            raise InputError(f"rollouts: episodes {self.episodes} and parallel {self.parallel} must be at least 1")
 
     def seeds(self, test: bool = False) -> list[int]:
         """Seeds of the episodes. A test's lie a million further: no episode serves both."""

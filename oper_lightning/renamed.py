@@ -1,0 +1,38 @@
+"""Names that older configurations, checkpoints and commands use, and what is called so today."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CLASSES = {
+    "AdvantageWeights": "OperA",
+    "oper_lightning.algorithms.advantage.AdvantageWeights": "oper_lightning.algorithms.oper_a.OperA",
+}
+DATA = {"evaluation": "rollouts", "storage": "location"}
+
+
+def class_path(name: Any) -> Any:
+    """Today's name of a class; anything else comes back as it is."""
+    return CLASSES.get(name, name) if isinstance(name, str) else name
+
+
+def word(argument: str) -> str:
+    """One word of a command line: ``--data.evaluation.episodes=5`` becomes ``--data.rollouts.episodes=5``."""
+    for old, new in DATA.items():
+        if argument == f"--data.{old}" or argument.startswith((f"--data.{old}=", f"--data.{old}.")):
+            return f"--data.{new}" + argument.removeprefix(f"--data.{old}")
+    flag, equals, value = argument.partition("=")
+    return f"{flag}{equals}{class_path(value)}" if flag == "--model" else argument
+
+
+def config(tree: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration as it is read from config.yaml."""
+    tree = dict(tree)
+    for part in ("model", "data"):
+        entry = tree.get(part)
+        if isinstance(entry, dict):
+            tree[part] = {**entry, "class_path": class_path(entry.get("class_path"))}
+    data = tree.get("data")
+    if isinstance(data, dict) and isinstance(data.get("init_args"), dict):
+        tree["data"] = {**data, "init_args": {DATA.get(key, key): value for key, value in data["init_args"].items()}}
+    return tree
