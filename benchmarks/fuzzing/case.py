@@ -11,6 +11,9 @@ from random import Random
 from typing import Any
 
 
+LARGEST_FILE = 4 << 30  # bytes that a case may write into one file
+
+
 @dataclass
 class Told:
     """What is expected of a command on a mutated input."""
@@ -39,6 +42,8 @@ class Kind:
     commands: Callable[[Random], str]
     mutations: dict[str, Mutation] = field(default_factory=dict)
     bytes: bool = True
+    own: bool = False
+    """a person named it on the command line: it may hold code of their own"""
 
     def all(self) -> dict[str, Mutation]:
         """Mutations by name; those of bytes several times, as no two of them are alike."""
@@ -149,7 +154,7 @@ def _gone(path: Path, rng: Random) -> Told:
 
 
 def _enormous(path: Path, rng: Random) -> Told:
-    os.truncate(path, 1 << 40)  # takes no room on the disk
+    os.truncate(path, LARGEST_FILE)  # takes no room on the disk
     return EITHER
 
 
@@ -169,7 +174,7 @@ BYTES: dict[str, Callable[[Path, Random], Told]] = {
     "a device": _endless,
     "a link to itself": _loop,
     "gone": _gone,
-    "a terabyte of nothing": _enormous,
+    "gigabytes of nothing": _enormous,
 }
 
 # Nested values -------------------------------------------------------------------------------------------------------

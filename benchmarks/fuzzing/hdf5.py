@@ -239,7 +239,7 @@ def _open_elsewhere(rng: Random) -> Told:
 ODD = [
     *("", "x" * 9000, "trap_module:Env-v0", "trap_module", "\x00", "Pendulum-v1", "../../x", "NoSuchEnv-v3", "é"),
     *(b"\xff\xfe", 3, -1.0, float("nan"), float("inf"), np.zeros(3), np.zeros((0,)), h5py.Empty("f4"), h5py.Empty("S1")),
-    *("nan", "1e400", "-", True, np.complex64(1), np.array([b"a", b"b"])),
+    *("<script>trap()</script>", "$\\frac{$", "nan", "1e400", "-", True, np.complex64(1), np.array([b"a", b"b"])),
 ]  # fmt: skip
 
 

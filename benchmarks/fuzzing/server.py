@@ -20,12 +20,13 @@ from random import Random
 from typing import Any, NamedTuple
 
 from fuzzing import stock
-from fuzzing.case import Kind, Told
+from fuzzing.case import LARGEST_FILE, Kind, Told
+from fuzzing.events import EVENTS
 from fuzzing.hdf5 import HDF5
 from fuzzing.minari import MINARI
 from fuzzing.npz import NPZ
 from fuzzing.tensors import CHECKPOINTS, NPY, WEIGHTS
-from fuzzing.texts import CHAINS, CONFIG, EVENTS, LEDGERS, WORDS, YAML
+from fuzzing.texts import CHAINS, CONFIG, LEDGERS, WORDS, YAML
 
 KINDS = {
     "hdf5": HDF5,
@@ -41,9 +42,8 @@ KINDS = {
     "words": WORDS,
     "events": EVENTS,
 }
-SECONDS = 20
+SECONDS = 20  # of a case, on a machine that does nothing else
 MEMORY = 2 << 30
-FILES = 4 << 30  # bytes that a case may write into one file
 CUT = 160  # characters of a line that are kept
 
 
@@ -112,7 +112,7 @@ class Server:
                 ended, status, usage = os.wait4(pid, os.WNOHANG)
                 seconds = time.monotonic() - start
                 why = ""
-                if not ended and seconds > SECONDS:
+                if not ended and seconds > SECONDS * max(1, os.getloadavg()[0] / (os.cpu_count() or 1)):
                     why = "hang"
                 elif not ended and self._memory(pid) > MEMORY:
                     why = "memory"
@@ -168,7 +168,7 @@ class Server:
                 verdict, line = "crash", signal.Signals(-code).name
             elif "Traceback (most recent call last)" in err + out or "Fatal Python error" in err:
                 verdict = "traceback"
-            elif (work / "sprung").exists():
+            elif (work / "sprung").exists() and not KINDS[kind].own:
                 verdict = "trap"
             elif [file.name for file in place.iterdir()] != ["work"] or Path("/tmp/outside").exists():
                 verdict = "escaped"
@@ -218,7 +218,7 @@ def _become(work: Path) -> None:
         os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILES, FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     unreachable = "http://127.0.0.1:9"
     os.environ.update(
         HOME=str(work),
@@ -276,13 +276,15 @@ def _case(kind: str, mutation: str, rng: Random) -> int:
 
 
 def _poisoned(before: dict[Path, int]) -> str:
-    """Which of the files that a command has written holds numbers that are not finite."""
+    """What is wrong with the files that a command has written: numbers that are not finite, a script in a page."""
     import torch
     from safetensors.torch import load_file
 
     for file in Path().rglob("*"):
         if not file.is_file() or before.get(file) == file.stat().st_mtime_ns:
             continue
+        if file.suffix == ".html" and "<script>trap" in file.read_text():
+            return "script"
         if file.suffix == ".ckpt":
             tensors = torch.load(file, weights_only=True)["state_dict"]
         elif file.suffix in (".safetensors", ".st"):

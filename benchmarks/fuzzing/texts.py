@@ -223,6 +223,7 @@ YAML = Kind(
     (NAMED,),
     lambda rng: rng.choice([f"fit --config={NAMED} --output=out", f"fit --model=BC {QUICK} {DATA} --config={NAMED}"]),
     _config(NAMED, _lay_named, False),
+    own=True,
 )
 
 # Chains --------------------------------------------------------------------------------------------------------------
@@ -428,19 +429,5 @@ WORDS = Kind(
         "meaning: a nul byte": _fit("--output='a\x00b'", Told("refuse")),
     },
     bytes=False,
+    own=True,
 )  # fmt: skip
-
-# Finished runs -------------------------------------------------------------------------------------------------------
-
-
-def _lay_events(rng: Random) -> str:
-    lay_run(rng)
-    return str(next(Path("runs/case").glob("events.out.tfevents.*")))
-
-
-EVENTS = Kind(
-    _lay_events,
-    ("runs/case",),
-    lambda rng: rng.choice(["report runs/case --output=out", "report runs/BC2 runs/case --output=out"]),
-    {"structure: as it was": lambda rng: (_lay_events(rng), ACCEPT)[1]},
-)
