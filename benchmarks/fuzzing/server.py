@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import io
 import json
 import os
 import resource
@@ -121,10 +123,8 @@ class Server:
                     ended, status, usage = os.wait4(pid, 0)
                 if ended:
                     del running[pid]
-                    try:
+                    with contextlib.suppress(ProcessLookupError):
                         os.killpg(pid, signal.SIGKILL)  # what it left running
-                    except ProcessLookupError:
-                        pass
                     peak = usage.ru_maxrss * 1024 - self.base
                     yield self._judge(number, status, seconds, peak, why)
 
@@ -203,9 +203,12 @@ def _import_everything() -> None:
     import torch.utils.tensorboard
 
     from oper_lightning.algorithms import load_all
+    from oper_lightning.cli import main
 
     load_all()
     torch.set_num_threads(1)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(["fit", "--model=BC", "--data.source=Bandit", "--print_config"])  # fills the parser's caches
 
 
 def _become(work: Path) -> None:
