@@ -38,7 +38,10 @@ def table(results: list[list[Any]]) -> str:
     """Verdicts by kind, in Markdown."""
     found = [Result(*result) for result in results]
     verdicts = [*GOOD, *sorted({result.verdict for result in found} - {*GOOD})]
-    lines = [f"| kind | cases | {' | '.join(verdicts)} | slowest, s | most memory, MB |", "|---" * (len(verdicts) + 4) + "|"]
+    lines = [
+        f"| kind | cases | {' | '.join(verdicts)} | slowest, s | most memory, MB |",
+        "|---" * (len(verdicts) + 4) + "|",
+    ]
     for kind in [*KINDS, "all"]:
         mine = [result for result in found if kind in (result.kind, "all")]
         if mine:

@@ -113,7 +113,9 @@ STRUCTURE: dict[str, Callable[[Arrays, Random], Told]] = {
     "renamed": _rename,
     "one more": _extra,
     "nothing": lambda arrays, rng: (arrays.clear(), REFUSE)[1],
-    "zero columns": _shape(lambda a: a.reshape(ROWS, -1)[:, :0], ("observations", "actions", "next_observations"), REFUSE),
+    "zero columns": _shape(
+        lambda a: a.reshape(ROWS, -1)[:, :0], ("observations", "actions", "next_observations"), REFUSE
+    ),
     "zero columns everywhere": lambda arrays, rng: _all(lambda a: a[:, :0] if a.ndim > 1 else a, REFUSE)(arrays, rng),
     "a scalar": _shape(lambda a: np.float32(a.reshape(-1)[0]), EVERY, REFUSE),
     "no rows": _all(lambda a: a[:0], REFUSE),
@@ -162,6 +164,10 @@ MEANING: dict[str, Callable[[Arrays, Random], Told]] = {
     "one row": _all(lambda a: a[:1], EITHER),
     "two rows": _all(lambda a: a[:2], EITHER),
     "the last is unfinished": _all(lambda a: a[:-5], EITHER),
-    "no rows, by max_episode_steps=0": lambda arrays, rng: Told("refuse", words="--data.source.max_episode_steps=0", names=("max_episode_steps",)),
-    "max_episode_steps=-3": lambda arrays, rng: Told("refuse", words="--data.source.max_episode_steps=-3", names=("max_episode_steps",)),
-}  # fmt: skip
+    "no rows, by max_episode_steps=0": lambda arrays, rng: Told(
+        "refuse", words="--data.source.max_episode_steps=0", names=("max_episode_steps",)
+    ),
+    "max_episode_steps=-3": lambda arrays, rng: Told(
+        "refuse", words="--data.source.max_episode_steps=-3", names=("max_episode_steps",)
+    ),
+}

@@ -10,7 +10,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-
 LARGEST_FILE = 4 << 30  # bytes that a case may write into one file
 
 
@@ -113,7 +112,7 @@ def _noise(path: Path, rng: Random) -> Told:
 
 
 def _other_format(path: Path, rng: Random) -> Told:
-    others = ["data.hdf5", "data.npz", "published.npy", "runs/BC/last.ckpt", "runs/OperA/weights.safetensors"]
+    others = ["data.hdf5", "data.npz", "published.npy", "runs/BC/last.ckpt", "weights.safetensors"]
     others = [name for name in others if Path(name).suffix != path.suffix]
     shutil.copy(rng.choice(others), path)
     return REFUSE
@@ -181,11 +180,34 @@ BYTES: dict[str, Callable[[Path, Random], Told]] = {
 
 NASTY: list[Any] = [
     *(None, [], {}, "", "text", True, False, 0, -1, -8, 3.5, 1e308, float("inf"), float("nan"), 10**12, 10**30),
-    *("x" * 3000, "../../outside", "null", [[[[[]]]]], {"a": {"b": [1]}}, ["a", None], "\x07\u202e", "1e5", [1, "a", {}]),
-    *("trap_module.Trap", {"class_path": "trap_module.Trap"}, {"class_path": "os.system", "init_args": {"command": "touch sprung"}}),
-]  # fmt: skip
+    *(
+        "x" * 3000,
+        "../../outside",
+        "null",
+        [[[[[]]]]],
+        {"a": {"b": [1]}},
+        ["a", None],
+        "\x07\u202e",
+        "1e5",
+        [1, "a", {}],
+    ),
+    *(
+        "trap_module.Trap",
+        {"class_path": "trap_module.Trap"},
+        {"class_path": "os.system", "init_args": {"command": "touch sprung"}},
+    ),
+]
 # What a person asks for with these is to work long or on other machines, not to read something broken.
-LASTING = {"max_steps", "max_epochs", "min_steps", "min_epochs", "updates_per_epoch", "episodes", "parallel", "max_time"}
+LASTING = {
+    "max_steps",
+    "max_epochs",
+    "min_steps",
+    "min_epochs",
+    "updates_per_epoch",
+    "episodes",
+    "parallel",
+    "max_time",
+}
 ELSEWHERE = {"devices", "num_nodes", "strategy", "output", "folder"}
 
 
@@ -218,3 +240,7 @@ def spoil(tree: Any, rng: Random, values: list[Any] = NASTY, within: tuple[Any, 
 def nested(depth: int, opening: str, closing: str) -> str:
     """Brackets in brackets."""
     return opening * depth + closing * depth
+
+
+DEEP = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
+"""a pickle of lists in lists"""

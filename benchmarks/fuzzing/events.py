@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from fuzzing.case import ACCEPT, EITHER, Kind, Mutation, Told
-from fuzzing.tensors import lay_run
+from fuzzing.checkpoints import lay_run
 
 FOLDER = Path("runs/case")
 
@@ -78,7 +78,9 @@ EVENTS = Kind(
         "meaning: a tag of mathematics": _more(lambda rng: _scalars(["train/$\\frac{$"], [1, 2], 1.0)),
         "meaning: a tag of nothing": _more(lambda rng: _scalars([""], [1, 2], 1.0)),
         "meaning: a tag of control characters": _more(lambda rng: _scalars(["train/\x00\x07|\n"], [1, 2], 1.0)),
-        "meaning: an asset that climbs": _more(lambda rng: [_event(file_version="brain.Event:2"), _event(file_version="x")]),
+        "meaning: an asset that climbs": _more(
+            lambda rng: [_event(file_version="brain.Event:2"), _event(file_version="x")]
+        ),
         "structure: two files": lambda rng: (
             Path(_lay(rng) + ".1").write_bytes(rng.randbytes(100)),
             EITHER,

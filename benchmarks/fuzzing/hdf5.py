@@ -16,6 +16,7 @@ from fuzzing.arrays import ROWS
 from fuzzing.case import ACCEPT, EITHER, REFUSE, Kind, Mutation, Told
 
 FILE = "case.hdf5"
+DATA = "--data.source=D4RL --data.source.path=data.hdf5"
 QUICK = "--model.hidden_sizes=[8] --data.batch_size=16 --data.updates_per_epoch=4 --trainer.max_steps=4 --output=out"
 
 
@@ -55,7 +56,9 @@ def _of(change: Callable[[arrays.Arrays, Random], Told]) -> Mutation:
     return mutate
 
 
-def _column(change: Callable[[h5py.File, str, np.ndarray], None], told: Told, names: tuple[str, ...] = arrays.EVERY) -> Mutation:
+def _column(
+    change: Callable[[h5py.File, str, np.ndarray], None], told: Told, names: tuple[str, ...] = arrays.EVERY
+) -> Mutation:
     """Takes one column out of a good file and puts something else in its place."""
 
     def mutate(rng: Random) -> Told:
@@ -238,9 +241,19 @@ def _open_elsewhere(rng: Random) -> Told:
 
 ODD = [
     *("", "x" * 9000, "trap_module:Env-v0", "trap_module", "\x00", "Pendulum-v1", "../../x", "NoSuchEnv-v3", "é"),
-    *(b"\xff\xfe", 3, -1.0, float("nan"), float("inf"), np.zeros(3), np.zeros((0,)), h5py.Empty("f4"), h5py.Empty("S1")),
+    *(
+        b"\xff\xfe",
+        3,
+        -1.0,
+        float("nan"),
+        float("inf"),
+        np.zeros(3),
+        np.zeros((0,)),
+        h5py.Empty("f4"),
+        h5py.Empty("S1"),
+    ),
     *("<script>trap()</script>", "$\\frac{$", "nan", "1e400", "-", True, np.complex64(1), np.array([b"a", b"b"])),
-]  # fmt: skip
+]
 
 
 def _lay(rng: Random) -> str:

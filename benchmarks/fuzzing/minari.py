@@ -263,11 +263,14 @@ MINARI = Kind(
         "structure: a fifo": _file(_fifo, REFUSE),
         "structure: a link in the file system": _file(_links, EITHER),
         "structure: a file gone": _file(lambda path: path.unlink(), EITHER),
-        **{f"bytes: arrow cut {n}": _file(lambda p: os.truncate(p, p.stat().st_size // 2), EITHER, "arrow") for n in (1, 2)},
+        **{
+            f"bytes: arrow cut {n}": _file(lambda p: os.truncate(p, p.stat().st_size // 2), EITHER, "arrow")
+            for n in (1, 2)
+        },
         "meaning: id climbs": _id("../../mine/gone"),
         "meaning: id is empty": _id("''"),
         "meaning: id is a device": _id("/dev/zero"),
         "meaning: id of nothing": _id("mine/gone-v0"),
         "meaning: observation_keys": _keys("[a,b]"),
     },
-)  # fmt: skip
+)

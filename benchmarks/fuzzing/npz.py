@@ -240,7 +240,9 @@ NPZ = Kind(
         "structure: dtype of no size": _headed("{'descr': '|S0', 'fortran_order': False, 'shape': (96,)}"),
         "structure: dtype of a huge size": _headed("{'descr': '|V2000000000', 'fortran_order': False, 'shape': (9,)}"),
         "structure: dtype of nothing": _headed("{'descr': None, 'fortran_order': False, 'shape': (96,)}"),
-        "structure: dtype of deep records": _headed("{'descr': [('a', [('b', '<f4')])], 'fortran_order': False, 'shape': (9,)}"),
+        "structure: dtype of deep records": _headed(
+            "{'descr': [('a', [('b', '<f4')])], 'fortran_order': False, 'shape': (9,)}"
+        ),
         "structure: a bomb of observations": _bomb("observations"),
         "structure: a bomb of rewards": _written_bomb,
         "structure: NeoRL-2's names": _neorl,
@@ -250,4 +252,4 @@ NPZ = Kind(
         "meaning: names of numbers": _names('{"rewards": 3}'),
         "meaning: the same name twice": _names('{"rewards": "actions"}', EITHER),
     },
-)  # fmt: skip
+)

@@ -23,12 +23,16 @@ from typing import Any, NamedTuple
 
 from fuzzing import stock
 from fuzzing.case import LARGEST_FILE, Kind, Told
+from fuzzing.chains import CHAINS, LEDGERS
+from fuzzing.checkpoints import CHECKPOINTS
+from fuzzing.configs import CONFIG, YAML
 from fuzzing.events import EVENTS
 from fuzzing.hdf5 import HDF5
 from fuzzing.minari import MINARI
 from fuzzing.npz import NPZ
-from fuzzing.tensors import CHECKPOINTS, NPY, WEIGHTS
-from fuzzing.texts import CHAINS, CONFIG, LEDGERS, WORDS, YAML
+from fuzzing.published import NPY
+from fuzzing.weights import WEIGHTS
+from fuzzing.words import WORDS
 
 KINDS = {
     "hdf5": HDF5,
@@ -219,7 +223,8 @@ def _become(work: Path) -> None:
     os.dup2(nothing, 0)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)
+    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), line_buffering=True)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     unreachable = "http://127.0.0.1:9"

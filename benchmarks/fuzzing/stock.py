@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzzing import arrays, hdf5, tensors
+from fuzzing import arrays, checkpoints, hdf5, published
 from fuzzing.arrays import EPISODES, STEPS
 
 TRAP = """open("sprung", "w").close()
@@ -33,14 +33,22 @@ def make(run: Callable[[list[str]], int]) -> None:
     Path("trap_module.py").write_text(TRAP)
     hdf5.write("data.hdf5", arrays.good())
     np.savez("data.npz", **arrays.good())
-    tensors.publish("published.npy", tensors.iterated())
+    published.publish("published.npy", published.iterated())
     _minari()
-    for model in tensors.MODELS:
-        words = f"fit --model={model} {hdf5.QUICK} {tensors.DATA} --trainer.log_every_n_steps=1".replace("output=out", f"output=runs/{model}")
-        words += " --model.iterations=1 --data.rollouts=null" if model == "OperA" else ""
-        if code := run(shlex.split(words)):
-            raise SystemExit(f"a good run ended with exit code {code}: {words}")
+    for model in checkpoints.MODELS:
+        own = " --model.iterations=1 --data.rollouts=null" if model == "OperA" else ""
+        fit = f"fit --model={model}{own} {hdf5.DATA} {hdf5.QUICK} --trainer.log_every_n_steps=1"
+        # Half of a run, so that there is something to go on with.
+        _good(run, f"{fit} --output=runs/{model} --trainer.max_steps=8 --trainer.max_epochs=1")
+    _good(run, f"{fit} --output=whole")
+    shutil.move("whole/weights.safetensors", "weights.safetensors")
+    shutil.rmtree("whole")
     shutil.copytree("runs/BC", "runs/BC2")
+
+
+def _good(run: Callable[[list[str]], int], words: str) -> None:
+    if code := run(shlex.split(words)):
+        raise SystemExit(f"a good run ended with exit code {code}: {words}")
 
 
 def _minari() -> None:
