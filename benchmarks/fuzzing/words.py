@@ -131,10 +131,9 @@ def _verb(verb: str) -> Mutation:
 
 
 def _fit(words: str, told: Told = REFUSE) -> Mutation:
-    flag = words.split("=")[0].removeprefix("--").rsplit(".", 1)[-1]
-    return lambda rng: Told(
-        told.must, command=f"fit --model=BC {QUICK} {DATA} {words}", names=(flag, flag.replace("_", " "))
-    )
+    flags = [word.split("=")[0].rsplit(".", 1)[-1].removeprefix("--") for word in words.split(" --")]
+    names = (*flags, *(flag.replace("_", " ") for flag in flags))
+    return lambda rng: Told(told.must, command=f"fit --model=BC {QUICK} {DATA} {words}", names=names)
 
 
 WORDS = Kind(
