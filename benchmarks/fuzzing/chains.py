@@ -68,7 +68,7 @@ CHAINS = Kind(
             _lay_chain,
         ),
         "meaning: set": change_yaml(put("set", Values(NASTY)), CHAIN, _lay_chain),
-        "meaning: set that names itself": change_yaml(put("set.seed", "{seed}", REFUSE), CHAIN, _lay_chain),
+        "meaning: set that names itself": change_yaml(put("set.seed", "{seed}", EITHER), CHAIN, _lay_chain),
         "meaning: set that grows": change_yaml(
             lambda c, rng: (
                 c.update(set={f"a{n}": f"{{a{n - 1}}}" * 10 if n else "xxxxxxxxxx" for n in range(12)}),

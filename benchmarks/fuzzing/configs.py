@@ -239,7 +239,7 @@ def _lay_beside(rng: Random) -> str:
     return BESIDE
 
 
-CONFIG = Kind(_lay_beside, ("config.yaml",), _use_beside, _only_looked_at(_config(BESIDE, lay_run, True)))
+CONFIG = Kind(_lay_beside, ("runs/case",), _use_beside, _only_looked_at(_config(BESIDE, lay_run, True)))
 
 NAMED = "case.yaml"
 
