@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchrl.data.replay_buffers.samplers import Sampler
 
+from oper_lightning.data.rl import Sampler
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.priority import mean_one
 

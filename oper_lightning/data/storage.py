@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import TensorStorage
 
+from oper_lightning.data.rl import TensorStorage
 from oper_lightning.data.sources.source import Source
 from oper_lightning.errors import InputError
 
