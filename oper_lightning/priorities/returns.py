@@ -230,10 +230,11 @@ def doubts(priority: object, transitions: TensorDict, weights: Tensor) -> list[s
         )
     if priority.returns == "sum" and (long := _by_length(transitions)):
         shortest, longest, by_length, by_step = long
+        kind = "long" if by_length > 0 else "short"
         found.append(
             f"{name}: returns go with the length of trajectories ({shortest:,} to {longest:,} steps, correlation "
-            f"{by_length:.2f}), hardly with the reward per step ({by_step:.2f}): {'long' if by_length > 0 else 'short'} "
-            f"ones are preferred, not good ones; unless length is merit, set the priority's returns to per_step"
+            f"{by_length:.2f}), hardly with the reward per step ({by_step:.2f}): {kind} ones "
+            f"are preferred, not good ones; unless length is merit, set the priority's returns to per_step"
         )
     return found
 

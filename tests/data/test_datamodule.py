@@ -152,13 +152,13 @@ def test_draws_depend_on_seed_and_update_only() -> None:
 
 def test_seeds_that_train_together_get_rows_of_their_own() -> None:
     data = ready()
-    data.set_weights(torch.ones(3, 100))
+    data.set_weights_of_seeds(torch.ones(3, 100))
     block = data.draw(2).evaluation
     assert block.batch_size == torch.Size([2, 3, 10])
     assert not block["observation"][:, 0].equal(block["observation"][:, 1])
     weights = torch.zeros(3, 100)
     weights[torch.arange(3), torch.tensor([5, 6, 7])] = 1
-    data.set_weights(weights)
+    data.set_weights_of_seeds(weights)
     assert rows_of(data.draw(2).evaluation["observation"]).reshape(2, 3, 10)[1, :, 0].tolist() == [5, 6, 7]
 
 

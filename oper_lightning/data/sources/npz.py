@@ -58,7 +58,13 @@ class Npz(Source):
         self.box = action_box(action_low, action_high, path)
 
     def origin(self) -> Origin:
-        return Origin(dataset=Path(self.path).stem, environment=self.environment, reference=self.reference, **self.box)
+        return Origin(
+            dataset=Path(self.path).stem,
+            environment=self.environment,
+            action_low=self.box[0],
+            action_high=self.box[1],
+            reference=self.reference,
+        )
 
     def __str__(self) -> str:
         return self.path
