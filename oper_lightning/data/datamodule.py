@@ -18,7 +18,7 @@ from torch import Tensor
 from oper_lightning.data import matching, storage
 from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, shared_out
 from oper_lightning.data.mixture import Mixture, Mode
-from oper_lightning.data.rl import RandomSampler, TensorDictReplayBuffer, TensorStorage
+from oper_lightning.data.rl import RandomSampler, TensorDictReplayBuffer, TensorStorage, buffer, stored
 from oper_lightning.data.sampler import WeightedSampler
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.table import PART, Table
@@ -317,9 +317,9 @@ class OfflineDataModule(LightningDataModule):
         elif self._weights is not None:
             transform = LossWeight(self._weights)
             rows = kept[:].clone(recurse=False)
-            kept = TensorStorage(rows.set("index", torch.arange(len(rows), device=rows.device)))
+            kept = stored(rows.set("index", torch.arange(len(rows), device=rows.device)))
         size = batch_size or self.batch_size
-        return TensorDictReplayBuffer(storage=kept, sampler=sampler, transform=transform, batch_size=size)
+        return buffer(storage=kept, sampler=sampler, transform=transform, batch_size=size)
 
     def draw(self, updates: int) -> Batch:
         """The next block: transitions for ``updates`` updates, ``[K, B]``, or ``[K, S, B]`` under ``[S, N]`` weights.

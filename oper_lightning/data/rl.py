@@ -1,26 +1,48 @@
-"""The pieces of torchrl that the package uses, imported without what that does to the process.
+"""The pieces of torchrl that the package uses, without what they do to the process.
 
-Importing torchrl sets the process's way of starting others to "spawn". That is for the program to choose, not for a
-library in it; so whatever was chosen, or not yet chosen, before is put back.
+How a process starts others is for the program to choose, not for a library in it. Importing torchrl chooses "spawn",
+and its storages and buffers, which hold locks, settle the choice; so what was chosen before, or not yet, is put back.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-if "torchrl" not in sys.modules:
-    _chosen = multiprocessing.get_start_method(allow_none=True)
-    import torchrl as _torchrl  # noqa: F401
+from tensordict import TensorDictBase
 
-    if multiprocessing.get_start_method(allow_none=True) != _chosen:
-        multiprocessing.set_start_method(_chosen, force=True)
 
-from torchrl.data import RandomSampler, TensorDictReplayBuffer, TensorStorage
-from torchrl.data.replay_buffers.samplers import Sampler
-from torchrl.envs.transforms import Transform
+@contextmanager
+def spawning() -> Iterator[None]:
+    """For what makes objects of torchrl: their locks are then those of "spawn", which any process may be handed."""
+    chosen: Any = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(chosen, force=True)
 
-__all__ = ["RandomSampler", "Sampler", "TensorDictReplayBuffer", "TensorStorage", "Transform", "d4rl_addresses"]
+
+with spawning():
+    from torchrl.data import RandomSampler, TensorDictReplayBuffer, TensorStorage
+    from torchrl.data.replay_buffers.samplers import Sampler
+    from torchrl.envs.transforms import Transform
+
+__all__ = ["RandomSampler", "Sampler", "TensorDictReplayBuffer", "TensorStorage", "Transform", "buffer", "stored"]
+
+
+def stored(rows: TensorDictBase) -> TensorStorage:
+    """A storage that holds these rows, without a copy."""
+    with spawning():
+        return TensorStorage(rows)
+
+
+def buffer(**options: Any) -> TensorDictReplayBuffer:
+    """A replay buffer with torchrl's options."""
+    with spawning():
+        return TensorDictReplayBuffer(**options)
 
 
 def d4rl_addresses() -> dict[str, str]:

@@ -55,6 +55,17 @@ class WeightedSampler(Sampler):  # type: ignore[misc]
         self.cumulative = state_dict["cumulative"].to(self.cumulative.device)
         self.generator.set_state(state_dict["generator"])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along; the generator as bytes, for a passing tensor does not survive until a worker runs."""
+        state = self.generator.get_state().numpy().tobytes()
+        return {**self.__dict__, "generator": (self.generator.device, state)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        device, bits = state.pop("generator")
+        self.__dict__.update(state)
+        self.generator = torch.Generator(device)
+        self.generator.set_state(torch.frombuffer(bytearray(bits), dtype=torch.uint8))
+
     def dumps(self, path: str | Path) -> None:
         """Writes the state into a folder."""
         Path(path).mkdir(parents=True, exist_ok=True)

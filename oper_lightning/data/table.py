@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data import matching
-from oper_lightning.data.rl import TensorStorage
+from oper_lightning.data.rl import TensorStorage, stored
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.transitions import fingerprint, squeezed
 
@@ -78,10 +78,12 @@ class Table:
         return [int(end) for end in ends[first]]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: the storage; the rest shares its memory and is made from it again."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("transitions", "entries")}
+        """What a copy takes along: the rows, from whose memory all else is made again."""
+        made = ("storage", "transitions", "entries")
+        return {"rows": self.storage[:], **{key: v for key, v in self.__dict__.items() if key not in made}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self.storage = stored(state.pop("rows"))
         self.__dict__.update(state)
         self.transitions = squeezed(self.storage[:])
         self.arrange(*self.scaling)

@@ -252,18 +252,15 @@ class Stream(IterableDataset):  # type: ignore[type-arg]
             yield batch.evaluation["observation"]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_draw_what_the_process_itself_would(method: str) -> None:
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
+def test_workers_draw_what_the_process_itself_would(method: str, workers: int) -> None:
     data = ready(priority=OperR(), updates_per_epoch=3)
-    loader = DataLoader(Stream(data), batch_size=None, num_workers=2, multiprocessing_context=method)
+    loader = DataLoader(Stream(data), batch_size=None, num_workers=workers, multiprocessing_context=method)
     found = torch.stack(list(loader))
-    data.drawn = 0
-    first = data.draw(1).evaluation["observation"][0]
-    data.drawn = 10
-    second = data.draw(1).evaluation["observation"][0]
-    assert found.shape == (6, 10, 3)
-    assert found[0].equal(first)
-    assert found[1].equal(second)
+    assert found.shape == (3 * workers, 10, 3)
+    for worker in range(workers):
+        data.drawn = 10 * worker
+        assert found[worker].equal(data.draw(1).evaluation["observation"][0])
 
 
 # Somebody else's loop ------------------------------------------------------------------------------------------------
