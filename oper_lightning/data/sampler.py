@@ -56,7 +56,7 @@ class WeightedSampler(Sampler):  # type: ignore[misc]
         self.generator.set_state(state_dict["generator"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along; the generator as bytes, for a passing tensor does not survive until a worker runs."""
+        """What a copy takes along; the generator as bytes, as a tensor made here would be gone when a worker starts."""
         state = self.generator.get_state().numpy().tobytes()
         return {**self.__dict__, "generator": (self.generator.device, state)}
 

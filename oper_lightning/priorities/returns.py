@@ -248,9 +248,9 @@ def _squeezed(weights: Tensor) -> tuple[float, float, float] | None:
     first = int(width.argmin())
     if not 0 < width[first] <= ALIKE or ordered[-1] - ordered[0] <= ALIKE * ordered[-1]:
         return None
-    lowest = ordered[first]
-    inside = ordered[(ordered >= lowest) & (ordered <= lowest / (1 - ALIKE))]
-    return len(inside) / len(ordered), lowest.item(), inside[-1].item()
+    middle = ordered[first + most // 2]
+    inside = ordered[(ordered - middle).abs() <= ALIKE * middle]
+    return len(inside) / len(ordered), inside[0].item(), inside[-1].item()
 
 
 def _by_length(transitions: TensorDict) -> tuple[int, int, float, float] | None:
