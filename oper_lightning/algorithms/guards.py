@@ -80,7 +80,9 @@ class Hears:
         with torch.random.fork_rng(devices):
             copied = copy.deepcopy(self.model, apart)
             try:
-                results = copied.update(batch.map(lambda part: spoil(part) if id(part) in weighed else part))
+                # The class's own: what stands in an instance for its update may belong to the original.
+                spoilt = batch.map(lambda part: spoil(part) if id(part) in weighed else part)
+                results = type(copied).update(copied, spoilt)
             except Exception:  # an update that cannot be tried is nobody's fault: it will do, or fail for real
                 return False
         left = [*results.values(), *copied.parameters()]
