@@ -76,7 +76,8 @@ class Hears:
         """Whether an update of a copy goes wrong if the weighed transitions are spoilt."""
         weighed = {id(getattr(batch, role)) for role in self.roles}
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        apart = {id(self.model.__dict__[name]): None for name in ("_execute", "_hears")}
+        # What runs updates, graphs among it, is neither needed nor can it be copied: False stands in its place.
+        apart = {id(self.model.__dict__[name]): False for name in ("_execute", "_hears")}
         with torch.random.fork_rng(devices):
             copied = copy.deepcopy(self.model, apart)
             try:

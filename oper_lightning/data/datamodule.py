@@ -49,8 +49,8 @@ class OfflineDataModule(LightningDataModule):
         source: where the transitions come from.
         priority: how much each transition matters; all the same by default.
         mode: resample draws transitions in proportion to the priority, reweight draws uniformly and weighs losses.
-        prioritise: the loss terms that see the priority, of evaluation, improvement and constraint; by default those
-            of the priority's paper (OPER-A: improvement and constraint; OPER-R and the rest: all).
+        prioritise: the loss term or terms that see the priority, of evaluation, improvement and constraint; by default
+            those of the priority's paper (OPER-A: improvement and constraint; OPER-R and the rest: all).
         batch_size: transitions per update and process.
         updates_per_epoch: gradient updates between evaluations and checkpoints.
         updates_per_block: gradient updates that pass through Lightning's loop together; by default the largest
@@ -73,7 +73,7 @@ class OfflineDataModule(LightningDataModule):
         source: Source,
         priority: Priority | None = None,
         mode: Mode = "resample",
-        prioritise: list[Role] | None = None,
+        prioritise: Role | list[Role] | None = None,
         batch_size: int = 256,
         updates_per_epoch: int = 5000,
         updates_per_block: int | None = None,
@@ -113,7 +113,7 @@ class OfflineDataModule(LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"data.{name} is {value}; at least 1 is needed")
-        for role in prioritise or ():
+        for role in self.roles:
             if role not in ROLES:
                 raise InputError(f"data.prioritise has {role!r}; {nearest(role, ROLES)}")
         if priority is not None and not self.roles:
@@ -123,7 +123,9 @@ class OfflineDataModule(LightningDataModule):
     def roles(self) -> tuple[Role, ...]:
         """The loss terms that see the priority."""
         published: tuple[Role, ...] = getattr(self.priority, "roles", ROLES)
-        return published if self.prioritise is None else tuple(self.prioritise)
+        if self.prioritise is None:
+            return published
+        return (self.prioritise,) if isinstance(self.prioritise, str) else tuple(self.prioritise)
 
     # Loading -----------------------------------------------------------------------------------------------------
 
