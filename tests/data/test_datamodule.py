@@ -219,9 +219,7 @@ def test_unknown_bounds_come_from_the_data_with_a_note(caplog: pytest.LogCapture
     valve = {**DATA, "actions": np.abs(DATA["actions"]) * 0.8}
     data = OfflineDataModule(Arrays(valve), batch_size=10)
     data.setup()
-    assert re.search(
-        r"action bounds are not known; -1 to 1 is taken, as all actions lie within \(0.\d+ to 0", caplog.text
-    )
+    assert re.search(r"action bounds: not known; -1 to 1 is taken, as all actions lie within \(0.\d+ to 0", caplog.text)
 
 
 @pytest.mark.parametrize("kind", [D4RL, Npz])
