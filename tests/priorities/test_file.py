@@ -132,7 +132,6 @@ def _rows(weights: torch.Tensor, value: float) -> torch.Tensor:
         (lambda p: write(p, torch.zeros(1, 1, ROWS)), {}, "all weights are zero"),
         (lambda p: write(p, torch.zeros(1, 0, ROWS)), {}, r"w.safetensors: its weights are \[1, 0, 50\] torch.float32"),
         (
-            lambda p: write(p, torch.ones(1, 1, ROWS, dtype=torch.complex64)),
             {},
             "50. torch.complex64; .I, S, N. numbers",
         ),
