@@ -131,10 +131,6 @@ def _rows(weights: torch.Tensor, value: float) -> torch.Tensor:
         (lambda p: write(p, _rows(random_weights(1, 1), float("nan"))), {}, "weight nan at row 7"),
         (lambda p: write(p, torch.zeros(1, 1, ROWS)), {}, "all weights are zero"),
         (lambda p: write(p, torch.zeros(1, 0, ROWS)), {}, r"w.safetensors: its weights are \[1, 0, 50\] torch.float32"),
-        (
-            {},
-            "50. torch.complex64; .I, S, N. numbers",
-        ),
         (lambda p: write(p, random_weights(2, 1)), {"iteration": 3}, "no iteration 3; the file has 1 to 2"),
         (lambda p: write(p, random_weights(2, 1)), {"iteration": 0}, "no iteration 0"),
         (lambda p: write(p, random_weights(1, 1)), {"seeds": [1, 2]}, r"seeds \[1, 2\] but no \{seed\} in path"),
