@@ -32,9 +32,11 @@ def note(message: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, on one line; its type if it says nothing."""
+    """What another library's error says, on one line; with its type, if it says no more than a word."""
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0][:200] if " " in lines[0].strip() else f"{type(error).__name__}: {lines[0][:200]}"
 
 
 @contextmanager

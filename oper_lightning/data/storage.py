@@ -12,7 +12,9 @@ from torch import Tensor
 from torchrl.data import TensorStorage
 
 from oper_lightning.data.sources.source import Source
-from oper_lightning.errors import InputError
+from oper_lightning.data.transitions import missed_ends, squeezed
+from oper_lightning.errors import InputError, note
+from oper_lightning.files import fits_memory
 
 CHUNK = 1 << 14  # rows that are converted at a time
 KEYS = (
@@ -35,14 +37,15 @@ def fill(source: Source, device: torch.device, folder: Path | None = None) -> Te
         folder: keeps it memory-mapped in this folder instead.
 
     Raises:
-        InputError: if a value is not finite, episodes do not fit each other, or the last one has no end.
+        InputError: if a value is not finite, episodes do not fit each other, the last one has no end, or the storage
+            would take more memory than is free.
     """
     table: TensorDict | None = None
     rows, start = len(source), 0
     for episodes in source.episodes():
         stop = start + len(episodes)
         if table is None:
-            table = _allocate(episodes, rows, device, folder)
+            table = _allocate(source, episodes, rows, device, folder)
         if stop > rows:
             raise InputError(f"{source}: more than the {rows:,} transitions that the source announced")
         if not episodes["next", "done"][-1]:
@@ -54,13 +57,24 @@ def fill(source: Source, device: torch.device, folder: Path | None = None) -> Te
         start = stop
     if table is None or start != rows:
         raise InputError(f"{source}: {start:,} transitions came, but the source announced {rows:,}")
+    if len(missed := missed_ends(squeezed(table))):
+        first = ", ".join(f"{row:,}" for row in missed[:5].tolist()) + (", …" if len(missed) > 5 else "")
+        note(
+            f"{source}: ends of {len(missed):,} episodes seem to be unmarked: after rows {first} an observation is far "
+            f"from where the step before led to"
+        )
     return TensorStorage(table)
 
 
-def _allocate(example: TensorDict, rows: int, device: torch.device, folder: Path | None) -> TensorDict:
+def _allocate(
+    source: Source, example: TensorDict, rows: int, device: torch.device, folder: Path | None
+) -> TensorDict:
     empty = example[:1].expand(rows)
     if folder is not None:
         return empty.memmap_like(prefix=folder)
+    size = sum(empty[key].nbytes for key in KEYS)
+    if device.type == "cpu":
+        fits_memory(size, source, f"its {rows:,} transitions")
     tensors = {key: torch.empty(empty[key].shape, dtype=empty[key].dtype, device=device) for key in KEYS}
     return TensorDict(tensors, batch_size=[rows], device=device)
 

@@ -18,7 +18,7 @@ LENGTHS = st.lists(st.integers(1, 7), min_size=2, max_size=8)
 
 
 def read(arrays: dict[str, np.ndarray], **options: Any) -> Any:
-    return torch.cat(list(FlatEpisodes(arrays, "test", **options).episodes()))
+    return torch.cat(list(FlatEpisodes(arrays, "test", **options).episodes(arrays)))
 
 
 def without(arrays: dict[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
@@ -127,7 +127,7 @@ def test_long_data_comes_in_parts_of_whole_episodes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("oper_lightning.data.sources.flat.ROWS_AT_A_TIME", 10)
     arrays = columns([4] * 9 + [25])
     for options in ({}, {"qlearning_rows": True}):
-        parts = list(FlatEpisodes(arrays, "test", **options).episodes())
+        parts = list(FlatEpisodes(arrays, "test", **options).episodes(arrays))
         assert len(parts) > 3
         assert all(part["next", "done"][-1] for part in parts)
         monkeypatch.setattr("oper_lightning.data.sources.flat.ROWS_AT_A_TIME", 10**6)

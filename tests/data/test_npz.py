@@ -7,7 +7,8 @@ import pytest
 import torch
 from helpers import columns
 
-from oper_lightning.data.sources.npz import NEORL2, Npz
+from oper_lightning.data.sources.columns import NEORL2
+from oper_lightning.data.sources.npz import Npz
 from oper_lightning.errors import InputError
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from tensordict import TensorDict
 
-from oper_lightning.data.sources.source import Origin, Source, environment_named_by_data
+from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.recorded import environment_named_by_data
 from oper_lightning.data.transitions import transitions_from
 from oper_lightning.envs.rollouts import join_entries
 from oper_lightning.errors import InputError, first_line, note
