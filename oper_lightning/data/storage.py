@@ -66,9 +66,7 @@ def fill(source: Source, device: torch.device, folder: Path | None = None) -> Te
     return TensorStorage(table)
 
 
-def _allocate(
-    source: Source, example: TensorDict, rows: int, device: torch.device, folder: Path | None
-) -> TensorDict:
+def _allocate(source: Source, example: TensorDict, rows: int, device: torch.device, folder: Path | None) -> TensorDict:
     empty = example[:1].expand(rows)
     if folder is not None:
         return empty.memmap_like(prefix=folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oper_lightning.envs.observations import join
 from oper_lightning.errors import InputError, first_line, nearest
 
 Act = Callable[[Tensor], Tensor]
@@ -49,7 +51,7 @@ class World:
 
     Args:
         environment: Gymnasium id.
-        options: keyword arguments of the environment.
+        options: keyword arguments of the environment; under "wrappers", Gymnasium's own wrappers to put around it.
         observation_keys: for Dict observations, the entries to join, in this order.
         parallel: number of copies.
 
@@ -73,7 +75,8 @@ class World:
                     num_envs=parallel,
                     vectorization_mode="sync",
                     vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
-                    **options,
+                    wrappers=[functools.partial(wrapped, wrappers=options.get("wrappers", []))],
+                    **{name: value for name, value in options.items() if name != "wrappers"},
                 )
         except gymnasium.error.UnregisteredEnv:
             known = nearest(environment, gymnasium.registry)
@@ -96,16 +99,9 @@ class World:
         """Observations as one array; entries of a Dict are joined along the last dimension in the declared order.
 
         Raises:
-            InputError: if the observation is a Dict and no order was declared.
+            InputError: if the observation has entries and no order was declared.
         """
-        if not isinstance(observation, dict):
-            return np.asarray(observation)
-        if not self.keys:
-            raise InputError(
-                f"environment {self.environment!r} has Dict observations ({', '.join(observation)}): "
-                f"name the entries and their order in the source's observation_keys"
-            )
-        return join_entries(observation, self.keys, self.environment)
+        return join(observation, self.env.single_observation_space, self.keys, f"environment {self.environment!r}")
 
     @torch.no_grad()
     def rollouts(self, act: Act, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -153,26 +149,13 @@ def action_space(environment: str, options: dict[str, Any]) -> Any | None:
     return world.action_space
 
 
-def join_entries(entries: dict[str, Any], keys: Sequence[str], origin: str) -> np.ndarray:
-    """Joins entries of Dict observations ``[..., D_k]`` along the last dimension; ``a/b`` names entry b of entry a.
+def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:
+    """Puts Gymnasium's own wrappers, given as ``{"name": …, "kwargs": {…}}``, around an environment, in that order."""
+    import gymnasium
 
-    Raises:
-        InputError: if an entry is missing; names ``origin``.
-    """
-    parts = []
-    for key in keys:
-        value: Any = entries
-        for step in key.split("/"):
-            if not isinstance(value, dict) or step not in value:
-                raise InputError(f"{origin}: no observation entry {key!r}; {nearest(step, entries)}")
-            value = value[step]
-        if isinstance(value, dict):
-            raise InputError(f"{origin}: observation entry {key!r} is a Dict itself; name its entries as {key}/…")
-        parts.append(np.asarray(value))
-    if len({part.shape[:-1] for part in parts}) > 1 or any(part.ndim == 0 for part in parts):
-        shapes = ", ".join(f"{key} {part.shape}" for key, part in zip(keys, parts, strict=True))
-        raise InputError(f"{origin}: observation entries that cannot be joined into one vector: {shapes}")
-    return np.concatenate(parts, axis=-1)
+    for wrapper in wrappers:
+        environment = getattr(gymnasium.wrappers, wrapper["name"])(environment, **wrapper["kwargs"])
+    return environment
 
 
 def _register(environment: str) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from oper_lightning import D4RL, OfflineDataModule, OperR
 from oper_lightning.algorithms.bc import BC
-from oper_lightning.envs.rollouts import Rollouts, World, join_entries
+from oper_lightning.envs.rollouts import Rollouts, World
 from oper_lightning.errors import InputError
 
 GAINS = torch.tensor([[0.5, -0.2]])
@@ -98,10 +98,3 @@ def test_environments_that_cannot_be_made() -> None:
         World("Hoper-v5", {})
     with pytest.raises(InputError, match="cannot be made"):
         World("Hopper-v5", {"no_such_option": 1})
-
-
-def test_dict_observations_are_joined() -> None:
-    entries = {"a": np.ones((2, 3)), "b": {"c": np.zeros((2, 1))}}
-    assert join_entries(entries, ["b/c", "a"], "test").tolist() == [[0, 1, 1, 1]] * 2
-    with pytest.raises(InputError, match="no observation entry 'd'"):
-        join_entries(entries, ["d"], "test")

@@ -144,7 +144,9 @@ class FlatEpisodes:
             if flat and shape not in ((rows,), (rows, 1)):
                 raise InputError(f"{self.origin}: {name!r} has shape {shape}; one number per row is needed")
             if name == "actions" and len(shape) == 1 and column.dtype.kind in "iub":
-                raise InputError(f"{self.origin}: 'actions' are discrete ({column.dtype}); only continuous ones work yet")
+                raise InputError(
+                    f"{self.origin}: 'actions' are discrete ({column.dtype}); only continuous ones work yet"
+                )
             if not flat and (len(shape) < 2 or 0 in shape):
                 raise InputError(f"{self.origin}: {name!r} has shape {shape}; [rows, size] is needed")
         if "next_observations" in columns:
@@ -223,9 +225,7 @@ def _jumps(columns: Columns) -> np.ndarray:
 
 def _broken(column: Any) -> int:
     """How many rows of a column hold a value that is not finite."""
-    parts = (
-        np.asarray(column[start : start + ROWS_AT_A_TIME]) for start in range(0, column.shape[0], ROWS_AT_A_TIME)
-    )
+    parts = (np.asarray(column[start : start + ROWS_AT_A_TIME]) for start in range(0, column.shape[0], ROWS_AT_A_TIME))
     return sum(int((~np.isfinite(part)).reshape(len(part), -1).any(1).sum()) for part in parts)
 
 

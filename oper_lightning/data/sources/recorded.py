@@ -24,8 +24,15 @@ APPLIED = (
     "TimeAwareObservation",
 )
 # Those that change neither actions, rewards nor observations.
-IDLE = ("Autoreset", "HumanRendering", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo")
-IDLE += ("RenderCollection",)
+IDLE = (
+    "Autoreset",
+    "HumanRendering",
+    "OrderEnforcing",
+    "PassiveEnvChecker",
+    "RecordEpisodeStatistics",
+    "RecordVideo",
+    "RenderCollection",
+)
 SHOWING = ("render_mode", "render_fps", "human_rendering", "screen", "window")
 RESERVED = ("num_envs", "vectorization_mode", "vector_kwargs", "wrappers", "disable_env_checker")
 
