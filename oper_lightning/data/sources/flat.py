@@ -131,7 +131,7 @@ class FlatEpisodes:
         if rows == 0:
             raise InputError(f"{self.origin}: empty dataset: 'observations' has no rows")
         for name in (*REQUIRED, *OPTIONAL):
-            if name not in columns:
+            if name not in columns or (name == "masks" and not _has_masks(columns)):
                 continue
             column = columns[name]
             shape = column.shape
@@ -165,7 +165,7 @@ class FlatEpisodes:
     def _ends(self, columns: Columns, max_episode_steps: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows after which an episode ended by termination, and rows after which it was cut."""
         terminals = self._flag(columns, "terminals")
-        if "masks" in columns:
+        if _has_masks(columns):
             terminated = ~self._flag(columns, "masks")
             cut = terminals | self._flag(columns, "timeouts") if "timeouts" in columns else terminals
         elif "episode_terminals" in columns:
@@ -209,6 +209,11 @@ class FlatEpisodes:
             f"{self.origin}: no flag marks the end of an episode: all {rows:,} rows count as one episode; "
             f"say with max_episode_steps where episodes were cut"
         )
+
+
+def _has_masks(columns: Columns) -> bool:
+    """Whether there are masks that say which rows are terminal; others have another meaning."""
+    return "masks" in columns and columns["masks"].size == columns["observations"].shape[0]
 
 
 def _jumps(columns: Columns) -> np.ndarray:

@@ -123,7 +123,10 @@ class Hdf5:
                     raise InputError(f"{self.origin}: {name!r} is a link to itself")
                 whole = target if target.startswith("/") else f"{at.name}/{target}"
                 rest = "/".join([whole, *steps[number + 1 :]])
-                return Hdf5(at.file, self.origin, self.allow_external)._node(rest, followed + 1)
+                node = Hdf5(at.file, self.origin, self.allow_external)._node(rest, followed + 1)
+                if node is None:
+                    raise InputError(f"{self.origin}: {name!r} is a link to {target!r}, where nothing is")
+                return node
             if kind != h5l.TYPE_HARD and not self.allow_external:
                 target = "?"
                 if kind == h5l.TYPE_EXTERNAL:
