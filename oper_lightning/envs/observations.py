@@ -12,6 +12,7 @@ from oper_lightning.files import fits_memory
 
 Entry = tuple[tuple[str, ...], Any]
 """path of an entry in nested observations, and its space"""
+KINDS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 
 
 def entries(space: Any, keys: Sequence[str], origin: object) -> list[Entry]:
@@ -23,10 +24,11 @@ def entries(space: Any, keys: Sequence[str], origin: object) -> list[Entry]:
         origin: what to call the observations in messages.
 
     Raises:
-        InputError: if an entry is missing, or no keys are given where there are entries.
+        InputError: if an entry is missing or of no kind that can be columns, or if no keys are given where there are
+            entries.
     """
     if not _parts(space):
-        return [((), space)]
+        return [((), _usable(space, origin))]
     if not keys:
         raise InputError(
             f"{origin}: {type(space).__name__} observations; name the entries and their order in the source's "
@@ -42,19 +44,23 @@ def entries(space: Any, keys: Sequence[str], origin: object) -> list[Entry]:
         if _parts(at):
             kind = type(at).__name__
             raise InputError(f"{origin}: observation entry {key!r} is a {kind} itself; name its entries as {key}/…")
-        found.append((tuple(path), at))
+        found.append((tuple(path), _usable(at, f"{origin}: observation entry {key!r}")))
     return found
+
+
+def _usable(space: Any, origin: object) -> Any:
+    if type(space).__name__ not in KINDS:
+        raise InputError(f"{origin}: {space}; only {', '.join(KINDS)} can be columns")
+    return space
 
 
 def columns(values: Any, space: Any, origin: object) -> np.ndarray:
     """Values ``[..., *shape]`` of one entry as columns ``[..., D]``; Discrete and MultiDiscrete become one-hot.
 
     Raises:
-        InputError: if the values do not fit the space, or it is none of Box, Discrete, MultiDiscrete, MultiBinary.
+        InputError: if the values do not fit the space.
     """
     kind, array = type(space).__name__, np.asarray(values)
-    if kind not in ("Box", "Discrete", "MultiDiscrete", "MultiBinary"):
-        raise InputError(f"{origin}: {space}; only Box, Discrete, MultiDiscrete and MultiBinary can be columns")
     lead = array.shape[: array.ndim - len(space.shape)]
     if array.shape[len(lead) :] != space.shape or array.dtype.kind not in "fiub":
         raise InputError(f"{origin}: {array.dtype} of shape {array.shape}, but the declared space is {space}")

@@ -107,7 +107,7 @@ def environment_of_spec(spec: Any, origin: object) -> tuple[str | None, dict[str
 def _wrapper(wrapper: Any) -> tuple[str, str, Any]:
     """Name, module and arguments of a wrapper's spec."""
     if not isinstance(wrapper, dict):
-        return _short(wrapper), "", None
+        return str(wrapper), "", None
     module, _, name = str(wrapper.get("entry_point", "")).partition(":")
     return name or str(wrapper.get("name")), module, wrapper.get("kwargs")
 
