@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from oper_lightning.algorithms import load_all
 from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
-from oper_lightning.cli import folders
+from oper_lightning.cli import folders, signals
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
 from oper_lightning.cli.help import class_help, describe, verb_help
@@ -23,7 +22,7 @@ from oper_lightning.cli.messages import unwrap, wrap
 from oper_lightning.cli.words import FLAGS, flat, listed, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources import bandit, d4rl, minari, npz, reacher
-from oper_lightning.errors import InputError, Stopped, first_line, note
+from oper_lightning.errors import InputError, first_line, note
 from oper_lightning.files import whole
 from oper_lightning.priorities import advantages, file, returns
 
@@ -190,6 +189,8 @@ class OperCLI(LightningCLI):
         if self.subcommand == "fit" and not trainer.fast_dev_run:
             folder = folders.claim(self.folder, self.resume) if self.folder else folders.claim_next(self.family)
             self.folder = folder
+            last = folder / "last.ckpt"
+            signals.on_stop(lambda: f"; --ckpt_path={last} goes on" if last.is_file() else "")
             self._note_changes(folder / "config.yaml")
             self.config.fit.output = str(folder)
         if self.folder is not None:
@@ -234,41 +235,34 @@ class OperCLI(LightningCLI):
                 callbacks.append(PredictionWriter(self.folder / "predictions.safetensors"))
         plugins = [*listed(given.plugins), AtomicCheckpointIO()]
         try:
-            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+            trainer = super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
         except ValueError as error:
             raise InputError(f"trainer: {first_line(error)}") from None
+        signals.attach(trainer)
+        return trainer
 
     def fit(self, **arguments: Any) -> None:
         """Says where the run lies."""
-        self._interruptible(self.trainer.fit, **arguments)
+        self.trainer.fit(**arguments)
         if self.folder is not None and self.trainer.is_global_zero:
             files = [
                 name for name in ("last.ckpt", "best.ckpt", "weights.safetensors") if (self.folder / name).is_file()
             ]
             print(f"{self.folder}: update {self.trainer.global_step:,}; {', '.join(files)}")
 
-    def _interruptible(self, function: Callable[..., Any], **arguments: Any) -> None:
-        """Says so where a signal ended it; Lightning would end in silence, or as if all was done."""
-        try:
-            function(**arguments)
-        except SystemExit:
-            code = 128 + (signal.SIGTERM if self.trainer.received_sigterm else signal.SIGINT)
-            last = self.folder / "last.ckpt" if self.subcommand == "fit" and self.folder else None
-            raise Stopped(code, f"; --ckpt_path={last} goes on" if last and last.is_file() else "") from None
-
     def validate(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
-        self._interruptible(self.trainer.validate, **{**arguments, "verbose": False})
+        self.trainer.validate(**{**arguments, "verbose": False})
         self._print("eval")
 
     def test(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
-        self._interruptible(self.trainer.test, **{**arguments, "verbose": False})
+        self.trainer.test(**{**arguments, "verbose": False})
         self._print("test")
 
     def predict(self, **arguments: Any) -> None:
         """Keeps nothing in memory but what is written."""
-        self._interruptible(self.trainer.predict, **{**arguments, "return_predictions": False})
+        self.trainer.predict(**{**arguments, "return_predictions": False})
 
     def _print(self, stage: str) -> None:
         if not self.trainer.is_global_zero:
