@@ -92,8 +92,8 @@ def run(command: Callable[[], int], last: bool) -> int:
             now.raising = False
     except Stopped:
         now.code = now.told
-        if _may_speak():
-            print(stopped(), file=sys.stderr)
+        if _may_speak() and now.said.acquire(blocking=False):
+            print(stopped(), file=sys.stderr, flush=True)
     finally:
         now.over.set()
         _end_ranks(now, wait=5.0 if now.code == 0 else 0.0)
@@ -159,7 +159,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
         return  # on its way already
     _now.told = CODES[signal.Signals(number)]
     if folders.rank() or not _now.raising or _importing(frame):
-        leave(_now.told, stopped() if _may_speak(_now) else "")
+        leave(_now.told, stopped() if _may_speak() else "")
     if not _now.held:
         raise Stopped
 
