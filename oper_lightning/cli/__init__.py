@@ -50,6 +50,10 @@ def _guarded(args: list[str]) -> int:
     """One guard around everything: no error reaches the terminal as a traceback, unless OPER_TRACEBACK asks for it."""
     # The matrices are small: on a busy machine more threads are slower, on an idle one little faster.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # A rank that is killed leaves semaphores, which Python takes away, but not without a warning.
+    quiet = "ignore:resource_tracker:UserWarning"
+    if quiet not in (filters := os.environ.get("PYTHONWARNINGS", "")):
+        os.environ["PYTHONWARNINGS"] = f"{filters},{quiet}".strip(",")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # algorithms and sources of one's own are found where one stands
     try:
