@@ -84,7 +84,7 @@ def case(chance: random.Random, ranks: int, longest: float) -> dict[str, object]
                 stdout=terminal,
                 stderr=terminal,
                 start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
             after = chance.uniform(0, longest)
             time.sleep(after)

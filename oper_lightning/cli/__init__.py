@@ -112,12 +112,18 @@ def _dispatch(args: list[str]) -> int:
         print(__version__)
         return 0
     verb, rest = args[0], [_today(word) for word in args[1:]]
+    if verb not in VERBS:
+        raise InputError(f"no verb {verb!r}; {nearest(verb, VERBS)}")
     if verb == "run":
         from oper_lightning.cli.chain import run
 
         return run(rest)
-    if verb not in VERBS:
-        raise InputError(f"no verb {verb!r}; {nearest(verb, VERBS)}")
+    if (text := _help(verb, rest)) is not None:
+        print(text)
+        return 0
+    from oper_lightning.cli.early import check
+
+    check(verb, rest)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from oper_lightning.cli.verbs import OperCLI, call
@@ -141,6 +147,20 @@ def _dispatch(args: list[str]) -> int:
         except MisconfigurationException as error:  # Lightning's objections to the trainer's arguments
             raise InputError(first_line(error)) from None
     return 0
+
+
+def _help(verb: str, words: list[str]) -> str | None:
+    """The help that was asked for, if any was; made without importing Lightning."""
+    from oper_lightning.cli.help import class_help, verb_help
+    from oper_lightning.cli.words import value_of
+
+    if {"-h", "--help"} & {*words}:
+        return verb_help(verb)
+    for flag in ("model", "data.source", "data.priority", "source"):
+        # Classes of one's own, by dotted names, are jsonargparse's to explain.
+        if (name := value_of(words, f"--{flag}.help")) and "." not in name:
+            return class_help(flag, name)
+    return None
 
 
 def _today(word: str) -> str:

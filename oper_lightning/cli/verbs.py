@@ -17,7 +17,7 @@ from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
 from oper_lightning.cli import folders, signals
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
-from oper_lightning.cli.help import class_help, describe, verb_help
+from oper_lightning.cli.help import LIGHTNING
 from oper_lightning.cli.messages import unwrap, wrap
 from oper_lightning.cli.words import FLAGS, flat, listed, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
@@ -28,14 +28,6 @@ from oper_lightning.priorities import advantages, file, returns
 
 # Imported so that a configuration can name their classes in short.
 SHORT_NAMES = (bandit, d4rl, minari, npz, reacher, advantages, file, returns)
-
-VERBS = {
-    "fit": "Train an algorithm on recorded data. Leaves last.ckpt, best.ckpt, config.yaml and TensorBoard events (and, "
-    "from OPER-A's stage 1, weights.safetensors) in the run's folder.",
-    "validate": "Score a checkpoint in the environment.",
-    "test": "Score a checkpoint on other episode seeds than validate's.",
-    "predict": "Write what a checkpoint makes of every transition of a dataset: actions, or values and advantages.",
-}
 
 # Where this package's runs differ from Lightning's defaults.
 TRAINER = {
@@ -60,12 +52,12 @@ class Parser(LightningArgumentParser):
 
 def call(function: Callable[..., None], words: list[str]) -> None:
     """Calls a function with arguments from the command line: its first parameter by position, the others by name."""
-    parser = Parser(prog=f"oper {function.__name__}", description=(function.__doc__ or "").split("\n")[0])
+    parser = Parser(prog=f"oper {function.__name__}")
     first = next(iter(inspect.signature(function).parameters.values()))
     if first.default is inspect.Parameter.empty:
-        parser.add_argument(first.name, nargs="+", help=describe(function)[first.name])
+        parser.add_argument(first.name, nargs="+")
     else:
-        parser.add_argument(first.name, nargs="*", default=[], help=describe(function)[first.name])
+        parser.add_argument(first.name, nargs="*", default=[])
     parser.add_function_arguments(function, skip={first.name})
     try:
         arguments = parser.instantiate(parser.parse_args(words))
@@ -80,21 +72,13 @@ class OperCLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         load_all()
         self.folder: Path | None = None
-        if {"-h", "--help"} & {*args}:
-            print(verb_help(args[0], VERBS[args[0]]))
-            return
-        for flag in ("model", "data.source", "data.priority"):
-            # Classes of one's own, by dotted names, are jsonargparse's to explain.
-            if (name := value_of(args, f"--{flag}.help")) and "." not in name:
-                print(class_help(flag, name))
-                return
         super().__init__(
             OfflineAlgorithm,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             parser_class=Parser,
-            parser_kwargs={verb: {"description": text} for verb, text in VERBS.items()},
+            parser_kwargs={verb: {"description": text} for verb, text in LIGHTNING.items()},
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             trainer_defaults=TRAINER,
