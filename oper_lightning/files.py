@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Iterator
@@ -30,8 +31,19 @@ def existing(path: str | Path, what: str = "file") -> Path:
     if not found.is_file():
         where = "" if str(found.absolute()) == str(path) else f" (looked for at {found.absolute()})"
         reason = "is a folder, not a file" if found.is_dir() else "is no regular file" if found.exists() else None
-        raise InputError(f"{path}: {reason or f'no such {what}'}{where}")
+        raise InputError(f"{path}: {reason or f'no such {what}'}{where}{'' if reason else _like(found)}")
     return found
+
+
+def _like(missing: Path) -> str:
+    """A phrase that names what lies in the folder under a name like the missing one, if anything does."""
+    try:
+        names = sorted(os.listdir(missing.parent))
+    except OSError:
+        return f"; there is no folder {missing.parent}{_like(missing.parent)}" if missing.parent.name else ""
+    close = [name for name in names if name.lower() == missing.name.lower()]
+    close = close or difflib.get_close_matches(missing.name, names, n=2, cutoff=0.6)
+    return "; did you mean " + " or ".join(repr(name) for name in close) + "?" if close else ""
 
 
 def read_text(path: str | Path) -> str:

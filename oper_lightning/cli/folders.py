@@ -87,7 +87,7 @@ def claim_next(parent: Path) -> Path:
     """
     if TAKEN in os.environ:
         return Path(os.environ[TAKEN])
-    if _rank() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if rank() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("several processes cannot agree on a numbered folder: name it with --output")
     number = max(_numbers(parent), default=-1) + 1
     while True:
@@ -108,7 +108,7 @@ def claim(folder: Path, resume: bool) -> Path:
     Raises:
         InputError: if it holds another run, is in use, or cannot be written.
     """
-    if TAKEN in os.environ or _rank():
+    if TAKEN in os.environ or rank():
         return folder
     writable(folder)
     _hold(folder)
@@ -120,11 +120,12 @@ def claim(folder: Path, resume: bool) -> Path:
     return folder
 
 
-def _rank() -> int:
-    """Number of this process where something else than Lightning started several."""
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-    return int(getattr(rank_zero_only, "rank", 0) or 0)
+def rank() -> int:
+    """Number of this process among those that run the same command, from 0, as whoever started it says."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return 0
 
 
 def _unwritable(folder: Path, error: OSError) -> InputError:
