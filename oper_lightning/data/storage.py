@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import TensorStorage
 
+from oper_lightning.data.rl import TensorStorage, stored
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.transitions import missed_ends, squeezed
 from oper_lightning.errors import InputError, note
@@ -63,7 +63,7 @@ def fill(source: Source, device: torch.device, folder: Path | None = None) -> Te
             f"{source}: ends of {len(missed):,} episodes seem to be unmarked: after rows {first} an observation is far "
             f"from where the step before led to"
         )
-    return TensorStorage(table)
+    return stored(table)
 
 
 def _allocate(source: Source, example: TensorDict, rows: int, device: torch.device, folder: Path | None) -> TensorDict:
@@ -108,7 +108,7 @@ def map_new(source: Source, folder: Path) -> None:
 
 def load_mapped(folder: Path) -> TensorStorage:
     """Opens what :func:`fill` left memory-mapped in ``folder``."""
-    return TensorStorage(TensorDict.load_memmap(folder))
+    return stored(TensorDict.load_memmap(folder))
 
 
 def observation_statistics(observations: Tensor) -> tuple[Tensor, Tensor]:
