@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,18 +30,6 @@ def possible(model: OfflineAlgorithm) -> None:
             f"data.prioritise has {', '.join(data.roles)}: of those {type(model).__name__} has no loss term here, so "
             f"that the priority would change nothing; it has {', '.join(model.reads)}"
         )
-
-
-def same_networks(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
-    """Refuses a checkpoint whose networks have other shapes, and names the hyper-parameters that differ."""
-    stored = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-    here = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    if stored == here:
-        return
-    theirs, mine = checkpoint["hyper_parameters"], dict(model.hparams)
-    changed = [f"{key} {theirs.get(key)} there, {mine[key]} here" for key in mine if mine[key] != theirs.get(key)]
-    reason = ", ".join(changed) or f"differing: {sorted(set(stored.items()) ^ set(here.items()))[0][0]}"
-    raise InputError(f"the checkpoint's networks do not fit those at hand: {reason}")
 
 
 def finite_losses(results: dict[str, list[tuple[int, Tensor]]]) -> None:

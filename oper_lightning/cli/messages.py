@@ -11,13 +11,10 @@ import inspect
 import re
 from typing import Any
 
-from oper_lightning.algorithms.base import OfflineAlgorithm
-from oper_lightning.data.sources.source import Source
 from oper_lightning.errors import first_line, nearest
-from oper_lightning.priorities.priority import Priority
+from oper_lightning.trust import KINDS, descendants
 
 OPEN, BETWEEN, CLOSE = "\x01", "\x02", "\x03"
-KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority}
 
 
 def wrap(message: str, parser: Any) -> str:
@@ -104,14 +101,6 @@ def known_classes(key: str) -> list[str]:
 def known_types(key: str) -> dict[str, type]:
     """The same classes by name."""
     bases = [KINDS[key]] if key in KINDS else list(KINDS.values())
-    found = [cls for base in bases for cls in _descendants(base)]
+    found = [cls for base in bases for cls in descendants(base)]
     ours = [cls for cls in found if not inspect.isabstract(cls) and cls.__module__.startswith("oper_lightning.")]
     return {cls.__name__: cls for cls in ours}
-
-
-def _descendants(cls: type) -> list[type]:
-    found: list[type] = []
-    children: list[type] = cls.__subclasses__()
-    for child in children:
-        found += [child, *_descendants(child)]
-    return found

@@ -149,7 +149,7 @@ def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated
     if n > 1:
         rewards = transitions["next", "reward"].double()
         total = torch.zeros_like(rewards)
-        for step in range(n):
+        for step in range(int((end - row).max()) + 1):  # no window is longer, whatever n is
             ahead = row + step
             total += discount**step * rewards[ahead.clamp(max=len(row) - 1)].masked_fill(ahead > end, 0)
         columns["next"] = {"reward": total.float(), "row": end}
