@@ -22,7 +22,6 @@ from oper_lightning.priorities.priority import Priority
 
 KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority}
 """what can stand at a key of a configuration"""
-FLAGS = {"model": "--model", "source": "--data.source", "priority": "--data.priority"}
 
 
 def load_all() -> None:
@@ -74,8 +73,9 @@ def trusted(tree: Any, origin: object, key: str = "") -> Any:
         name = renamed.class_path(tree["class_path"])
         cls = existing(name, kinds[last]) if last in kinds and isinstance(name, str) else None
         if cls is None:
-            flag = FLAGS.get(last)
-            remedy = f"if you trust it, name it on the command line: {flag}={name}" if flag else "it is not used"
+            remedy = "no class belongs there"
+            if last in KINDS:
+                remedy = f"if you trust it, name it on the command line: --{key}={name}"
             raise InputError(f"{origin}: {key} names {name!r}, no class that is known here; {remedy}")
         package, _, short = name.rpartition(".")
         at_hand = getattr(sys.modules.get(package), short, None) is cls

@@ -55,7 +55,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         self.spec: DataSpec | None = None
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         self.how: Compile = compile
-        self._goes_on_from: tuple[str, list[Any]] | None = None  # a checkpoint and its optimisers' states
+        self._goes_on_from: dict[str, Any] | None = None  # a checkpoint, until its optimisers were looked at
         self.branch: Hashable = None
         """what :meth:`prepare` returned for the update at hand"""
 
@@ -183,10 +183,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         made_by = renamed.class_path(checkpoint["class_path"])
         if made_by != class_path(type(self)):
             raise InputError(f"{name} holds {made_by}, not {class_path(type(self))}")
-        try:
-            spec = DataSpec.from_dict(checkpoint["spec"])
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+        spec = DataSpec.from_dict(checkpoint["spec"])
         if self.spec is None:
             self._build(spec)
         elif different := spec.difference(self.spec):
@@ -213,7 +210,7 @@ class OfflineAlgorithm(LightningModule, ABC):
                 f"{name}: its run has parts of {was} updates, this one of {now}: a run that goes on keeps "
                 f"trainer.max_steps and what shares it out"
             )
-        self._goes_on_from = name, checkpoint["optimizer_states"]
+        self._goes_on_from = checkpoint
 
     # Training ----------------------------------------------------------------------------------------------------
 
@@ -221,8 +218,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         """Refuses what cannot work."""
         guards.possible(self)
         if self._goes_on_from is not None:
-            name, states = self._goes_on_from
-            stored.optimisers(self, states, name)
+            stored.optimisers(self, self._goes_on_from)
             self._goes_on_from = None
         self._execute = executor(self.update, self.how, self.device)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from oper_lightning.errors import InputError
+from oper_lightning.spec import DataSpec
 
 if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
@@ -51,17 +52,24 @@ def sections(checkpoint: Any, name: str) -> None:
             kind = type(value).__name__
             raise InputError(f"{name}: hyper-parameter {key!r:.40} is a {kind}; numbers, words and lists are needed")
     for key, value in checkpoint["state_dict"].items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise InputError(f"{name}: state_dict has {key!r:.40}, a {type(value).__name__}; tensors are needed")
+        usual = (
+            isinstance(value, Tensor) and value.layout is torch.strided and not (value.is_meta or value.is_quantized)
+        )
+        if not isinstance(key, str) or not usual:
+            raise InputError(f"{name}: state_dict has {key!r:.40}, a {type(value).__name__}; plain tensors are needed")
     if not all(type(part) is int for part in checkpoint["lengths"]):
         raise InputError(f"{name}: lengths must be whole numbers")
+    try:
+        DataSpec.from_dict(checkpoint["spec"])
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def _of_kinds(checkpoint: dict[str, Any], kinds: dict[str, type], name: str) -> None:
     for section, kind in kinds.items():
         value = checkpoint[section]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise InputError(f"{name}: its {section} is a {type(value).__name__}, not a {kind.__name__}")
+            raise InputError(f"{name}: under {section} it has {type(value).__name__}, not {kind.__name__}")
 
 
 def _plain(value: Any) -> bool:
@@ -105,7 +113,7 @@ def to_go_on(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
     _of_kinds(checkpoint, TO_GO_ON, name)
     data = trainer.datamodule  # type: ignore[attr-defined]
     expected = {"loops": {"fit_loop": trainer.fit_loop.state_dict()}}
-    if state := data.state_dict():
+    if state := {key: value for key, value in data.state_dict().items() if key != "rows"}:  # younger than others
         expected[type(data).__qualname__] = state
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if callback.state_key in checkpoint["callbacks"]:
@@ -118,28 +126,28 @@ def _unlike(found: Any, expected: Any, place: str = "") -> str | None:
     """The first place at which what was found is of another kind than expected, in words."""
     if isinstance(expected, dict):
         if not isinstance(found, dict):
-            return f"{place} is a {type(found).__name__}"
+            return f"{place or 'it'} is of type {type(found).__name__}"
         for key, value in expected.items():
             if key not in found:
-                return f"{place} has no {key}" if place else f"it has no {key}"
-            if wrong := _unlike(found[key], value, f"{place}.{key}".strip(".")):
+                return f"{place or 'it'} has no {key}"
+            if wrong := _unlike(found[key], value, f"{place}.{key.split('{')[0]}".strip(".")):
                 return wrong
         return None
     same = isinstance(found, type(expected)) or (isinstance(found, int | float) and isinstance(expected, int | float))
-    return None if same or expected is None or found is None else f"{place} is a {type(found).__name__}"
+    return None if same or expected is None or found is None else f"{place} is of type {type(found).__name__}"
 
 
-def optimisers(model: OfflineAlgorithm, states: list[Any], name: str) -> None:
+def optimisers(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
     """Refuses optimiser states that do not fit the parameters: a fused step would write past their ends.
 
     Args:
         model: with its optimisers.
-        states: a checkpoint's ``optimizer_states``.
-        name: what to call the checkpoint.
+        checkpoint: what training is to go on from.
 
     Raises:
         InputError: names the optimiser and what is wrong with it.
     """
+    name, states, updates = origin(checkpoint), checkpoint["optimizer_states"], checkpoint["global_step"]
     mine = model.trainer.optimizers
     if len(states) != len(mine):
         raise InputError(
@@ -147,9 +155,9 @@ def optimisers(model: OfflineAlgorithm, states: list[Any], name: str) -> None:
         )
     for number, (optimiser, state) in enumerate(zip(mine, states, strict=True)):
         if wrong := _optimiser(optimiser, state):
-            raise InputError(f"{name}: training cannot go on from it: the state of optimiser {number} {wrong}")
+            raise InputError(f"{name}: training cannot go on from it: in the state of optimiser {number} {wrong}")
     adams = [state for optimiser, state in zip(mine, states, strict=True) if isinstance(optimiser, torch.optim.Adam)]
-    if model.global_step and adams and not any(state["state"] for state in adams):
+    if updates and adams and not any(state["state"] for state in adams):
         raise InputError(f"{name}: training cannot go on from it: its optimisers have no states")
 
 
@@ -160,38 +168,38 @@ def _optimiser(optimiser: torch.optim.Optimizer, stored: Any) -> str | None:
     if wrong := _unlike(stored, layout):
         return wrong
     if len(stored["param_groups"]) != len(plain["param_groups"]):
-        return f"has {len(stored['param_groups'])} groups of parameters, not {len(plain['param_groups'])}"
+        return f"are {len(stored['param_groups'])} groups of parameters, not {len(plain['param_groups'])}"
     parameters: dict[int, Tensor] = {}
     for group, here, real in zip(stored["param_groups"], plain["param_groups"], optimiser.param_groups, strict=True):
         expected = {key: value for key, value in here.items() if key not in ("lr", "initial_lr")}
         if wrong := _unlike(group, expected):
-            return f"has a group of parameters in which {wrong}"
+            return f"is a group of parameters of which {wrong}"
         if group["params"] != here["params"]:
-            return f"counts {len(group['params'])} parameters; there are {len(here['params'])}"
+            return f"is a group of {len(group['params'])} parameters; {len(here['params'])} are needed"
         if any(
             isinstance(value, tuple) and not all(type(v) in (int, float) for v in value) for value in group.values()
         ):
-            return "has options that are no numbers"
+            return "are options that are no numbers"
         parameters |= dict(zip(here["params"], real["params"], strict=True))
     if not stored["state"]:
         return None  # it had no step yet
     if set(stored["state"]) != set(parameters):
-        return f"holds {len(stored['state'])} of {len(parameters)} parameters"
+        return f"are {len(stored['state'])} of {len(parameters)} parameters"
     moments = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimiser, torch.optim.Adam) else set()
     for number, parameter in parameters.items():
         state = stored["state"][number]
         if not isinstance(state, dict) or not moments <= state.keys():
-            return f"lacks {', '.join(sorted(moments - set(state)))} of parameter {number}"
+            return f"parameter {number} has not all of {', '.join(sorted(moments))}"
         for key, value in state.items():
             if not isinstance(value, Tensor):
                 if key in moments:
-                    return f"has a {type(value).__name__} for {key} of parameter {number}"
+                    return f"{key} of parameter {number} is of type {type(value).__name__}"
                 continue
-            shape = torch.Size() if key == "step" else parameter.shape
-            if value.shape != shape or value.dtype != (torch.float32 if key == "step" else parameter.dtype):
+            like = torch.zeros(()) if key == "step" else parameter
+            if (value.shape, value.dtype, value.layout) != (like.shape, like.dtype, like.layout):
                 return (
-                    f"has {key} of shape {tuple(value.shape)} ({value.dtype}) for a parameter {tuple(parameter.shape)}"
+                    f"{key} of parameter {number} is {value.dtype} {[*value.shape]}, not {like.dtype} {[*like.shape]}"
                 )
-            if value.layout is not torch.strided or not value.isfinite().all():
-                return f"has {key} of parameter {number} that is not finite"
+            if value.stride() != like.stride() or not value.isfinite().all():
+                return f"{key} of parameter {number} is not finite, or lies in memory as no moment does"
     return None

@@ -16,7 +16,6 @@ from oper_lightning import renamed
 from oper_lightning.algorithms import stored
 from oper_lightning.errors import InputError, first_line, reading
 from oper_lightning.files import existing, fits_memory, whole
-from oper_lightning.spec import DataSpec
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -29,10 +28,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
             # What PyTorch writes is not compressed: what is could be of any size once it is read.
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > file.stat().st_size:
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+        if compressed:
             raise InputError(f"{path}: not a checkpoint of oper-lightning: its entries are compressed")
-        fits_memory(size, path, "its tensors")
+        fits_memory(file.stat().st_size, path, "its tensors")
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except InputError:
         raise
@@ -44,7 +43,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         version = str(checkpoint.get("pytorch-lightning_version"))
         if not re.fullmatch(r"[2-9]\.\d.*", version):
             raise InputError(f"{path}: written by Lightning {version:.20}; 2 or later is needed")
-        DataSpec.from_dict(checkpoint["spec"])
     checkpoint["class_path"] = renamed.class_path(checkpoint["class_path"])
     checkpoint[stored.ORIGIN] = str(path)
     return cast(dict[str, Any], checkpoint)

@@ -13,11 +13,10 @@ from oper_lightning import renamed
 from oper_lightning.cli.words import FLAGS, value_of, values_of
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.files import place, read_yaml
-from oper_lightning.trust import FLAGS as CLASS_FLAGS
 from oper_lightning.trust import KINDS, existing, trusted
 
-# What a run's config.yaml cannot decide for a later command: where it writes, and what Lightning's trainer does.
-TAKEN = ("model", "data", "seed_everything")
+# Flags that name a class, by the kind of the class.
+CLASS_FLAGS = {"model": "--model", "source": "--data.source", "priority": "--data.priority"}
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -67,6 +66,9 @@ def _classes(tree: Any, key: str = "") -> list[str]:
 
 def checkpoint_words(path: Path, checkpoint: dict[str, Any], earlier: dict[str, Any], words: list[str]) -> list[str]:
     """What a checkpoint and its run's configuration say, as words to stand before a person's own, which win over them.
+
+    Of the configuration only model, data and seed are taken: where to write and what Lightning's trainer does is
+    today's command to say.
 
     Args:
         path: the checkpoint.
@@ -136,11 +138,12 @@ def checkpoint_file(named: str, verb: str) -> Path:
                 return path / name
         raise InputError(f"{named}: no {' or '.join(names)} in this folder; a run of `oper fit` leaves them")
     if not path.is_file():
-        there = [str(child.name) for child in path.parent.glob("*.ckpt")] if path.parent.is_dir() else []
-        if there:
-            raise InputError(f"{named}: no such checkpoint; in {path.parent}: {nearest(path.name, there)}")
-        where = "holds no checkpoint" if path.parent.is_dir() else "is no folder"
-        raise InputError(f"{named}: no such checkpoint; {path.parent.absolute()} {where}")
+        where = path.parent.absolute()
+        if not where.is_dir():
+            raise InputError(f"{named}: no such checkpoint; {where} is no folder")
+        there = [child.name for child in where.iterdir() if child.suffix == ".ckpt" or child.is_dir()]
+        hint = nearest(path.name, there) if there else "it holds no checkpoint"
+        raise InputError(f"{named}: no such checkpoint in {where}; {hint}")
     return path
 
 

@@ -21,7 +21,7 @@ from oper_lightning.data.sources.source import Source
 from oper_lightning.data.transforms import LossWeight
 from oper_lightning.data.transitions import fingerprint, squeezed
 from oper_lightning.envs.rollouts import Rollouts, World
-from oper_lightning.errors import InputError
+from oper_lightning.errors import InputError, note
 from oper_lightning.nn import ranks
 from oper_lightning.priorities.priority import Priority
 from oper_lightning.spec import ROLES, Batch, DataSpec, Role
@@ -315,9 +315,15 @@ class OfflineDataModule(LightningDataModule):
         return batch.to(device) if isinstance(batch, TensorDict) else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed and number of updates drawn: all that the order of the data depends on."""
-        return {"seed": self.seed, "drawn": self.drawn}
+        """Seed and number of updates drawn, all that the order of the data depends on; and the rows of an update."""
+        return {"seed": self.seed, "drawn": self.drawn, "rows": self.batch_size * ranks.world_size()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues where the checkpoint stood."""
         self.seed, self.drawn = state_dict["seed"], state_dict["drawn"]
+        now = self.batch_size * ranks.world_size()
+        if (before := state_dict.get("rows", now)) != now:
+            note(
+                f"updates see {now:,} rows now (data.batch_size {self.batch_size:,} in each of {ranks.world_size()} "
+                f"processes), {before:,} before: the run goes on as another one than it began"
+            )

@@ -141,7 +141,7 @@ def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated
     done, terminated = transitions["next", "done"], transitions["next", "terminated"]
     last = last_row(done)
     row = torch.arange(len(last), device=last.device)
-    end = torch.minimum(row + n - 1, last)
+    end = torch.minimum(row + min(n, len(last)) - 1, last)
     factor = discount ** (end - row + 1).double()
     columns: dict[str, Tensor | dict[str, Tensor]] = {
         "discount": factor.masked_fill(terminated[end] if bootstrap_truncated else done[end], 0).float()
