@@ -22,6 +22,12 @@ from oper_lightning.priorities.priority import Priority
 
 KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority}
 """what can stand at a key of a configuration"""
+ALL: dict[str, type] = {**KINDS, "data": OfflineDataModule}
+
+
+def kind_at(key: str) -> type | None:
+    """The kind of class that belongs at a dotted key; None where none does."""
+    return ALL.get(key.rpartition(".")[2])
 
 
 def load_all() -> None:
@@ -40,9 +46,9 @@ def descendants(cls: type) -> list[type]:
     return found
 
 
-def existing(name: Any, kind: type) -> type | None:
+def existing(name: Any, kind: type | None) -> type | None:
     """The class of a kind that goes by a name: a short one, or a dotted one from any package that holds its module."""
-    for cls in [kind, *descendants(kind)]:
+    for cls in [kind, *descendants(kind)] if kind is not None else []:
         package, _, short = str(name).rpartition(".")
         if short == cls.__qualname__ and f"{cls.__module__}.".startswith(f"{package}." if package else ""):
             return cls
@@ -62,19 +68,18 @@ def trusted(tree: Any, origin: object, key: str = "") -> Any:
     """
     if isinstance(tree, list | tuple):
         return [trusted(entry, origin, key) for entry in tree]
-    last = key.rsplit(".", 1)[-1]
-    kinds = {**KINDS, "data": OfflineDataModule}
-    if isinstance(tree, str) and last in kinds:
+    kind = kind_at(key)
+    if isinstance(tree, str) and kind is not None:
         tree = {"class_path": tree}
     if not isinstance(tree, dict):
         return tree
     tree = {str(name): entry for name, entry in tree.items()}
     if "class_path" in tree:
         name = renamed.class_path(tree["class_path"])
-        cls = existing(name, kinds[last]) if last in kinds and isinstance(name, str) else None
+        cls = existing(name, kind) if isinstance(name, str) else None
         if cls is None:
             remedy = "no class belongs there"
-            if last in KINDS:
+            if kind is not None:
                 remedy = f"if you trust it, name it on the command line: --{key}={name}"
             raise InputError(f"{origin}: {key} names {name!r}, no class that is known here; {remedy}")
         package, _, short = name.rpartition(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import yaml
 
 from oper_lightning import renamed
 from oper_lightning.cli.words import FLAGS, value_of, values_of
+from oper_lightning.envs.rollouts import Rollouts
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.files import place, read_yaml
-from oper_lightning.trust import KINDS, existing, trusted
+from oper_lightning.trust import KINDS, existing, kind_at, trusted
 
 # Flags that name a class, by the kind of the class.
 CLASS_FLAGS = {"model": "--model", "source": "--data.source", "priority": "--data.priority"}
@@ -145,6 +147,49 @@ def checkpoint_file(named: str, verb: str) -> Path:
         hint = nearest(path.name, there) if there else "it holds no checkpoint"
         raise InputError(f"{named}: no such checkpoint in {where}; {hint}")
     return path
+
+
+def possible(trainer: Any, verb: str) -> None:
+    """Refuses numbers with which Lightning would train nothing, or divide by zero.
+
+    Args:
+        trainer: its arguments.
+        verb: of the command.
+
+    Raises:
+        InputError: names the argument.
+    """
+    for name in ("log_every_n_steps", "check_val_every_n_epoch"):
+        if (value := trainer[name]) is not None and value < 1:
+            raise InputError(f"trainer.{name} is {value}; at least 1 is needed")
+    for name in ("max_steps", "max_epochs"):
+        if verb == "fit" and trainer[name] == 0:
+            raise InputError(f"trainer.{name} is 0: this run would do no update; give a positive number")
+
+
+def complete(config: dict[str, Any]) -> None:
+    """Refuses seeds out of range, and null where it is no value: the parser lets it pass everywhere.
+
+    Raises:
+        InputError: names the argument.
+    """
+    if type(seed := config.get("seed_everything")) is int and not 0 <= seed < 2**32:
+        raise InputError(f"seed_everything is {seed}; from 0 to {2**32 - 1:,} is possible")
+    data = (config.get("data") or {}).get("init_args") or {}
+    if isinstance(rollouts := data.get("rollouts"), dict):
+        _no_nulls(Rollouts, rollouts, "data.rollouts")
+    parts = {"model": config.get("model"), "data": config.get("data")}
+    parts |= {f"data.{key}": data.get(key) for key in ("source", "priority")}
+    for key, entry in parts.items():
+        if isinstance(entry, dict) and (cls := existing(entry.get("class_path"), kind_at(key))):
+            _no_nulls(cls, entry.get("init_args") or {}, key)
+
+
+def _no_nulls(cls: type, arguments: dict[str, Any], key: str) -> None:
+    for name, parameter in inspect.signature(cls).parameters.items():
+        optional = parameter.default is None or any(word in str(parameter.annotation) for word in ("None", "Optional"))
+        if name in arguments and arguments[name] is None and not optional:
+            raise InputError(f"{key}.{name} is null, which is no value for it; leave it out for its default")
 
 
 def with_origin(message: str, checkpoint: Path | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +158,7 @@ class OperCLI(LightningCLI):
                 raise InputError(
                     f"{key} belongs on the command line, not into a yaml: --{key}={self.config[verb][key]}"
                 )
+        configuration.complete(self.config[verb].as_dict())
         named = self.config[verb].model.class_path
         if made_by is not None and existing(named, OfflineAlgorithm) is not existing(made_by, OfflineAlgorithm):
             raise InputError(f"{path} holds {made_by}, but the configuration asks for {named}")
@@ -183,7 +185,8 @@ class OperCLI(LightningCLI):
             except InputError as error:
                 if unwrap(str(error)) == message:
                     return f"{origin}: {message}"
-        return message
+        unknown = re.search(r"no argument '([\w.]+)'", message)
+        return next((f"{path}: {message}" for path in yamls if unknown and unknown[1] in yamls[path]), message)
 
     def _folder(self, verb: str, output: str | None, config: str | None, checkpoint: str | None) -> Path | None:
         """The run's folder as far as it is known before it is claimed."""
@@ -208,9 +211,7 @@ class OperCLI(LightningCLI):
         if self.subcommand == "fit" and endless:
             was = configuration.longer(self.earlier, self.checkpoint)
             raise InputError(f"trainer.max_steps must be given: the number of gradient updates{was}")
-        for name in ("max_steps", "max_epochs"):
-            if self.subcommand == "fit" and trainer[name] == 0:
-                raise InputError(f"trainer.{name} is 0: this run would do no update; give a positive number")
+        configuration.possible(trainer, self.subcommand or "")
         if self.subcommand == "fit" and not trainer.fast_dev_run:
             folder = folders.claim(self.folder, self.resume) if self.folder else folders.claim_next(self.family)
             self.folder = folder
@@ -251,7 +252,7 @@ class OperCLI(LightningCLI):
         plugins = [*listed(given.plugins), AtomicCheckpointIO()]
         try:
             return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"trainer: {first_line(error)}") from None
 
     def fit(self, **arguments: Any) -> None:
