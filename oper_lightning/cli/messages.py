@@ -25,6 +25,7 @@ def wrap(message: str, parser: Any) -> str:
     if inner:
         keys += [inner.group(1)] if inner.group(1) else []
         return f"{OPEN}{'.'.join(keys)}{BETWEEN}{inner.group(2)}{CLOSE}"
+    keys = [key for place, key in enumerate(keys) if keys[place - 1 : place] != [key]]
     return f"{OPEN}{'.'.join(keys)}{BETWEEN}{explain(message, keys[-1] if keys else '', parser)}{CLOSE}"
 
 
@@ -54,7 +55,7 @@ def explain(message: str, key: str, parser: Any) -> str:
     if "is abstract" in message:
         return f"name the class first, one of {', '.join(known_classes(key))}"
     unknown = r"Expected a dot import path string: (\S+)|No module named '(\S+)'"
-    unknown += r"|Expected a path but (\S+) either|given class_path '(\S+)'"
+    unknown += r"|Expected a path but (\S+) either|given class_path '(\S+)'|Not a valid subclass of.* Got value: (\S+)"
     if key in KINDS and (found := re.search(unknown, message)):
         name = next(word for word in found.groups() if word)
         return _not_found(name) or (
