@@ -80,7 +80,12 @@ def read_yaml(path: str | Path) -> Any:
 
     text = read_text(path)
     with reading(path, "yaml"):
-        root = yaml.compose(text, yaml.SafeLoader)
+        try:
+            root = yaml.compose(text, yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+            raise InputError(f"{path}: not valid yaml: {error.problem}{where}") from None
         if root is not None and _entries(root, {}) > LARGEST_YAML:
             raise InputError(f"{path}: more than {LARGEST_YAML:,} entries (aliases counted each time)")
         return yaml.safe_load(text)

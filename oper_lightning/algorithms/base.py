@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning import renamed
-from oper_lightning.algorithms import guards
+from oper_lightning.algorithms import guards, stored
 from oper_lightning.algorithms.execution import Compile, executor
 from oper_lightning.envs.scores import normalised
 from oper_lightning.errors import InputError
@@ -57,6 +57,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         self.spec: DataSpec | None = None
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         self.how: Compile = compile
+        self._goes_on_from: dict[str, Any] | None = None  # a checkpoint, until its optimisers were looked at
         self.branch: Hashable = None
         """what :meth:`prepare` returned for the update at hand"""
 
@@ -179,35 +180,48 @@ class OfflineAlgorithm(LightningModule, ABC):
             InputError: if the checkpoint holds another algorithm, was made for data of other shapes, or is to go on
                 with other data.
         """
-        made_by = renamed.class_path(checkpoint.get("class_path"))
+        name = stored.origin(checkpoint)
+        stored.sections(checkpoint, name)
+        made_by = renamed.class_path(checkpoint["class_path"])
         if made_by != class_path(type(self)):
-            raise InputError(f"the checkpoint holds {made_by}, not {class_path(type(self))}")
+            raise InputError(f"{name} holds {made_by}, not {class_path(type(self))}")
         spec = DataSpec.from_dict(checkpoint["spec"])
         if self.spec is None:
             self._build(spec)
         elif different := spec.difference(self.spec):
-            raise InputError(f"the checkpoint was made for other data ({spec.dataset}): {different}")
+            raise InputError(f"{name} was made for other data ({spec.dataset}): {different}")
         elif self._fits() and spec.fingerprint != self.spec.fingerprint:
             raise InputError(
-                f"the checkpoint belongs to a run on other data ({spec.dataset}): rows, order or values differ from "
+                f"{name} belongs to a run on other data ({spec.dataset}): rows, order or values differ from "
                 f"{self.spec.dataset}; only the same data can go on"
             )
         else:
             self._take(spec)
-        guards.same_networks(self, checkpoint)
-        if self._trainer is not None and self._fits() and checkpoint["lengths"] != self.lengths():
+        stored.networks(self, checkpoint)
+        self.seed = checkpoint["seed"]
+        if self._trainer is None:
+            return
+        if not self._fits():
+            for section in ("loops", "callbacks", type(self.trainer.datamodule).__qualname__):  # type: ignore[attr-defined]
+                checkpoint.pop(section, None)  # they are training's
+            return
+        stored.to_go_on(self, checkpoint)
+        if checkpoint["lengths"] != self.lengths():
             was, now = (", ".join(f"{part:,}" for part in parts) for parts in (checkpoint["lengths"], self.lengths()))
             raise InputError(
-                f"the checkpoint's run has parts of {was} updates, this one of {now}: a run that goes on keeps "
+                f"{name}: its run has parts of {was} updates, this one of {now}: a run that goes on keeps "
                 f"trainer.max_steps and what shares it out"
             )
-        self.seed = checkpoint["seed"]
+        self._goes_on_from = checkpoint
 
     # Training ----------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
         """Refuses what cannot work."""
         guards.possible(self)
+        if self._goes_on_from is not None:
+            stored.optimisers(self, self._goes_on_from)
+            self._goes_on_from = None
         self._execute = executor(self.update, self.how, self.device)
         self._hears = guards.Hears(self)
 

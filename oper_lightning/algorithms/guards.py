@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDict
@@ -92,18 +92,6 @@ class Hears:
 
 def _no_numbers(values: Tensor) -> Tensor:
     return torch.full_like(values, math.nan) if values.is_floating_point() else values
-
-
-def same_networks(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
-    """Refuses a checkpoint whose networks have other shapes, and names the hyper-parameters that differ."""
-    stored = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-    here = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    if stored == here:
-        return
-    theirs, mine = checkpoint["hyper_parameters"], dict(model.hparams)
-    changed = [f"{key} {theirs.get(key)} there, {mine[key]} here" for key in mine if mine[key] != theirs.get(key)]
-    reason = ", ".join(changed) or f"differing: {sorted(set(stored.items()) ^ set(here.items()))[0][0]}"
-    raise InputError(f"the checkpoint's networks do not fit those at hand: {reason}")
 
 
 def finite_losses(results: dict[str, list[tuple[int, Tensor]]]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -13,9 +13,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from oper_lightning import renamed
+from oper_lightning.algorithms import stored
 from oper_lightning.cli import signals
-from oper_lightning.errors import InputError, first_line
-from oper_lightning.files import whole
+from oper_lightning.errors import InputError, first_line, reading
+from oper_lightning.files import existing, fits_memory, whole
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -24,17 +25,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: if it is missing, broken, or of another make.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such checkpoint")
+    file = existing(path, "checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(file) as archive:
+            # What PyTorch writes is not compressed: what is could be of any size once it is read.
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+        if compressed:
+            raise InputError(f"{path}: not a checkpoint of oper-lightning: its entries are compressed")
+        fits_memory(file.stat().st_size, path, "its tensors")
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a broken file makes PyTorch raise
         reason = first_line(error)
         raise InputError(f"{path}: not a whole checkpoint ({reason}); try best.ckpt or last.ckpt beside it") from None
-    if not isinstance(checkpoint, dict) or not {"class_path", "spec", "hyper_parameters"} <= checkpoint.keys():
-        raise InputError(f"{path}: not a checkpoint of oper-lightning (no class_path, spec and hyper_parameters)")
+    with reading(path, "a checkpoint"):
+        stored.sections(checkpoint, str(path))
+        version = str(checkpoint.get("pytorch-lightning_version"))
+        if not re.fullmatch(r"[2-9]\.\d.*", version):
+            raise InputError(f"{path}: written by Lightning {version:.20}; 2 or later is needed")
     checkpoint["class_path"] = renamed.class_path(checkpoint["class_path"])
-    return checkpoint
+    checkpoint[stored.ORIGIN] = str(path)
+    return cast(dict[str, Any], checkpoint)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -162,7 +162,7 @@ def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated
     done, terminated = transitions["next", "done"], transitions["next", "terminated"]
     last = last_row(done)
     row = torch.arange(len(last), device=last.device)
-    end = torch.minimum(row + n - 1, last)
+    end = torch.minimum(row + min(n, len(last)) - 1, last)
     factor = discount ** (end - row + 1).double()
     columns: dict[str, Tensor | dict[str, Tensor]] = {
         "discount": factor.masked_fill(terminated[end] if bootstrap_truncated else done[end], 0).float()
@@ -170,7 +170,7 @@ def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated
     if n > 1:
         rewards = transitions["next", "reward"].double()
         total = torch.zeros_like(rewards)
-        for step in range(n):
+        for step in range(int((end - row).max()) + 1):  # no window is longer, whatever n is
             ahead = row + step
             total += discount**step * rewards[ahead.clamp(max=len(row) - 1)].masked_fill(ahead > end, 0)
         columns["next"] = {"reward": total.float(), "row": end}

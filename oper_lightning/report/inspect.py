@@ -104,13 +104,13 @@ def open_source(name: str) -> Source:
     """
     path = Path(name)
     if (path / "config.yaml").is_file():
-        return make(Source, read_config(path)["data"]["init_args"]["source"])
+        return make("source", read_config(path)["data"]["init_args"]["source"], path / "config.yaml")
     if path.suffix == ".npz":
         return Npz(name)
     if path.suffix in (".hdf5", ".h5") or name in known_names():
         return D4RL(name)
     if name in (Bandit.__name__, Reacher.__name__):
-        return make(Source, {"class_path": name})
+        return make("source", name, "--source")
     if path.is_file():
         raise InputError(
             f"{name}: not a kind of file that is known here (.hdf5, .npz); the dataset comes first, then weights; "

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from oper_lightning import renamed
 from oper_lightning.errors import InputError
+from oper_lightning.files import read_yaml
 from oper_lightning.report.curves import Curve, final, read_curves
 
 # As the papers call them.
@@ -105,16 +105,16 @@ def read_config(run: str | Path) -> dict[str, Any]:
     file = Path(run) / "config.yaml"
     if not file.is_file():
         raise InputError(f"{file}: no such file; the folder of a run of `oper fit` is needed")
+    tree = read_yaml(file)
     try:
-        config = yaml.safe_load(file.read_text())
-        (
-            config["model"]["class_path"],
-            config["data"]["init_args"]["source"]["class_path"],
-            config["trainer"]["max_steps"],
-        )
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
-        raise InputError(f"{file}: not the configuration of a run of `oper fit`") from None
-    return renamed.config(config)
+        config = renamed.config(tree)
+        names = config["model"]["class_path"], config["data"]["init_args"]["source"]["class_path"]
+        known = all(isinstance(name, str) for name in names) and isinstance(config["trainer"]["max_steps"], int)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        known = False
+    if not known:
+        raise InputError(f"{file}: not the configuration of a run of `oper fit`")
+    return config
 
 
 def read_run(folder: str) -> Run:

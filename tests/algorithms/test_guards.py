@@ -54,9 +54,7 @@ def small(cls: type[BC]) -> BC:
 
 
 def test_an_algorithm_that_reads_no_weight_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"Deaf .* batch.evaluation\['weight'\].* data.mode=reweight would change"
-    ):
+    with pytest.raises(InputError, match=r"Deaf .* batch.evaluation\['weight'\].* data.mode=reweight would change"):
         fit(small(Deaf), data(priority=OperR(), mode="reweight"), tmp_path / "a")
     for number, options in enumerate(({"priority": OperR()}, {"mode": "reweight"})):  # where there is nothing to hear
         fit(small(Deaf), data(**options), tmp_path / str(number))
