@@ -61,7 +61,7 @@ def judge(transitions: TensorDict, origin: Origin) -> Verdict:
         return Verdict(None, f"not compared: {error}", [])
     try:
         if differences := _spaces(transitions, origin, world):
-            return Verdict(False, f"not {name}'s", differences)
+            return Verdict(False, f"does not fit: other shapes or bounds", differences)
         return _steps(transitions, world)
     except Exception as error:  # an environment may raise anything
         return Verdict(None, f"not compared: {name} fails: {first_line(error)}", [])
@@ -144,15 +144,15 @@ def _verdict(name: str, moved: float, most: float, earned: float, rows: int) -> 
             f"observations do not: rewards were scaled or made anew, and what policies earn there is no measure of them"
         )
     said = (
-        f"{rows} recorded steps taken again: observations differ by {_share(moved)} of a step ({_share(most)} in nine "
-        f"of ten), rewards by {_share(earned)} of their spread"
+        f"{'fits' if not found else 'does not fit'}: of {rows} steps taken again observations differ by "
+        f"{_share(moved)} of a step ({_share(most)} in nine of ten), rewards by {_share(earned)} of their spread"
     )
     return Verdict(not found, said, found)
 
 
 def _share(value: float) -> str:
     """Of a step or of a spread."""
-    return "less than 0.1 %" if value < 0.001 else f"{100 * value:.1f} %" if value < 0.1 else f"{100 * value:,.0f} %"
+    return "< 0.1 %" if value < 0.001 else f"{100 * value:.1f} %" if value < 0.1 else f"{100 * value:,.0f} %"
 
 
 def _errors(env: Any, world: World, steps: Steps, set_state: SetState) -> tuple[float, float, float]:
@@ -258,8 +258,8 @@ def _compare_ranges(name: str, transitions: TensorDict, steps: Steps, starts: np
             f"the first reward of an episode is {mine:.3g} in size, {name} pays {theirs:.3g}: rewards were scaled or "
             f"made anew, or are another task's"
         )
-    said = f"ranges compared with those of {len(steps.rewards)} random steps"
-    return Verdict(not found, f"{said}: {width - int(apart.sum())} of {width} observation columns are near", found)
+    said = f"{width - int(apart.sum())} of {width} observation columns are near those of {len(steps.rewards)} random steps"
+    return Verdict(not found, f"{'fits' if not found else 'does not fit'}: {said} (states cannot be set)", found)
 
 
 def _apart(recorded: np.ndarray, visited: np.ndarray) -> np.ndarray:

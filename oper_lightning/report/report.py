@@ -11,7 +11,8 @@ import numpy as np
 from oper_lightning.errors import InputError, note
 from oper_lightning.report import statistics
 from oper_lightning.report.curves import LAST
-from oper_lightning.report.page import Page, Table, canvas, legend, plain
+from oper_lightning.report.looks import canvas, legend, plain
+from oper_lightning.report.page import Page, Table
 from oper_lightning.report.runs import Group, Run, grouped, oddities, read_run
 from oper_lightning.report.weights import Datasets, EpisodeWeights
 
