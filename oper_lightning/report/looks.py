@@ -36,6 +36,7 @@ def canvas(
     lines = -(-len(foot) // _abreast(width * columns, foot)) if foot else 0
     size = (width * columns, height * rows + LINE * lines)
     figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.12)
     for panel in panels.flat:
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.set_axisbelow(True)
@@ -48,11 +49,12 @@ def plain(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def legend(figure: Any, panels: list[Any]) -> None:
-    """One legend for all panels, below them."""
+def legend(figure: Any, panels: list[Any], order: Sequence[str] = ()) -> None:
+    """One legend for all panels, below them; its words in this order, where one is given."""
     found = {
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
+    found = {word: found[word] for word in map(plain, order) if word in found} | found
     if not found:
         return
     columns = _abreast(figure.get_figwidth(), list(found))

@@ -29,6 +29,7 @@ p, figcaption { color: var(--soft); max-width: 78ch; }
 table { border-collapse: collapse; overflow-wrap: normal; }
 th, td { padding: .3em .8em; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; } tbody tr:nth-child(even) { background: var(--stripe); }
+td.short { white-space: nowrap; } td.long { min-width: 16em; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } td.number { white-space: nowrap; }
 figure { margin: 1em 0; } figcaption { font-size: .9em; }
 img { display: block; width: 100%; min-width: 640px; box-sizing: border-box; background: #fff; border-radius: 8px;
@@ -37,6 +38,7 @@ ul.warnings { list-style: none; padding: 0; } ul.warnings li { margin: .5em 0; p
   color: var(--warn); background: var(--warn-paper); border-left: 4px solid var(--warn); }
 footer { margin: 3em 0 1em; color: var(--soft); font-size: .85em; border-top: 1px solid var(--line); padding-top: .6em; }
 """
+SHORT = 32  # letters of a cell that is not broken into lines
 PICTURE = "!["  # how a picture begins in Markdown
 
 
@@ -66,8 +68,9 @@ class Table(NamedTuple):
         return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
     def _cells(self, tag: str, line: list[str]) -> str:
-        kinds = ["" if place < self.words else ' class="number"' for place in range(len(line))]
-        return "".join(f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, line, strict=True))
+        kinds = [("short" if len(c) <= SHORT else "long") if p < self.words else "number" for p, c in enumerate(line)]
+        cells = zip(kinds, line, strict=True)
+        return "".join(f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>' for kind, cell in cells)
 
 
 class Page:
