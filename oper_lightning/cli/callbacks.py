@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from oper_lightning import __version__
 from oper_lightning.files import whole
 from oper_lightning.priorities.file import save_tensors
 
@@ -125,7 +127,12 @@ class SaveConfig(SaveConfigCallback):
         for key in ("ckpt_path", "output", "trainer.default_root_dir"):
             config[key] = None
         with whole(Path(trainer.default_root_dir) / "config.yaml") as file:
-            file.write(self.parser.dump(config, skip_unset=False).encode())
+            file.write(f"# {versions()}\n{self.parser.dump(config, skip_unset=False)}".encode())
+
+
+def versions() -> str:
+    """What a run's results may depend on, for the first line of its configuration; `oper report` shows it."""
+    return f"oper-lightning {__version__}, torch {torch.__version__}, lightning {lightning.__version__}"
 
 
 class PredictionWriter(Callback):

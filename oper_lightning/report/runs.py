@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from oper_lightning import renamed
 from oper_lightning.errors import InputError
 from oper_lightning.files import read_yaml
-from oper_lightning.report.curves import Curve, final, read_curves
+from oper_lightning.report.curves import Curve, final, first_bad, read_logged
 
 # As the papers call them.
 NAMES = {
@@ -44,6 +45,8 @@ NOT_COMPARED = (
     "model.compile",
 )
 COMPARED = ("trainer.max_steps", "trainer.precision")
+# Shown where they differ all the same.
+JUDGED = ("data.rollouts.episodes", "data.rollouts.seed")
 
 
 class Run(NamedTuple):
@@ -53,6 +56,10 @@ class Run(NamedTuple):
     config: dict[str, Any]
     """arguments by dotted names, as they are given on the command line"""
     curves: dict[str, Curve]
+    ended: float | None = None
+    """when it last logged something, in seconds since 1970; None where that is not recorded"""
+    versions: str = ""
+    """of the packages that it ran with, as in "oper-lightning 0.1.0, torch 2.13.0"; empty where not recorded"""
 
     @property
     def source(self) -> dict[str, Any]:
@@ -66,8 +73,17 @@ class Run(NamedTuple):
 
     @property
     def planned(self) -> int:
-        """Gradient updates of the whole run."""
-        return int(self.config["trainer.max_steps"])
+        """Gradient updates of the whole run; -1 where something else ended it."""
+        return int(self.config["trainer.max_steps"] or -1)
+
+    @property
+    def judging(self) -> str:
+        """How many episodes each evaluation had, and where."""
+        episodes = self.config.get("data.rollouts.episodes")
+        if episodes is None:
+            return "none"
+        where = self.config.get("data.rollouts.environment")
+        return f"{episodes}" + (f" in {where}" if where else "")
 
 
 class Group(NamedTuple):
@@ -82,8 +98,9 @@ class Group(NamedTuple):
         return np.array([final(run.curves[name].values) for run in self.runs])
 
     def bests(self, name: str) -> np.ndarray:
-        """Each run's best evaluation, ``[runs]``."""
-        return np.array([max(run.curves[name].values) for run in self.runs])
+        """Each run's best evaluation, ``[runs]``; NaN if none was finite."""
+        finite = [[value for value in run.curves[name].values if math.isfinite(value)] for run in self.runs]
+        return np.array([max(values, default=math.nan) for values in finite])
 
     def values_along(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The runs' values ``[runs, points]`` at all updates ``[points]`` at which one logged and none was over.
@@ -123,7 +140,15 @@ def read_run(folder: str) -> Run:
     Raises:
         InputError: if the folder holds no run.
     """
-    return Run(folder, flat(read_config(folder)), read_curves(folder))
+    config, logged = flat(read_config(folder)), read_logged(folder)
+    return Run(folder, config, logged.curves, logged.ended, _versions(folder))
+
+
+def _versions(folder: str) -> str:
+    """What the first line of a run's configuration says it ran with."""
+    with open(Path(folder) / "config.yaml", encoding="utf-8") as file:
+        line = file.readline(1000).strip()
+    return line.removeprefix("# ") if line.startswith("# oper-lightning ") else ""
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -157,9 +182,32 @@ def grouped(runs: list[Run]) -> list[Group]:
     return groups
 
 
+def settings(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
+    """Arguments in which methods differ that have them in common: head and rows of a table, a column a method."""
+    methods = {group.method: group.runs[0].config for group in groups}
+    keys = dict.fromkeys(key for config in methods.values() for key in config)
+    rows = []
+    for key in keys:
+        values = [config[key] for config in methods.values() if key in config]
+        if key.startswith(NOT_COMPARED) and key not in (*COMPARED, *JUDGED) or len({str(value) for value in values}) < 2:
+            continue
+        rows.append([key, *(_word(config[key]) if key in config else "" for config in methods.values())])
+    return ["argument", *methods], rows
+
+
+def _word(value: Any) -> str:
+    """A value as one would give it."""
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def oddities(group: Group) -> list[str]:
-    """What makes one doubt that the group's runs are seeds of one method."""
+    """What makes one doubt that the group's runs are seeds of one method, or sound."""
     found = []
+    for run in group.runs:
+        for name, curve in run.curves.items():
+            if (update := first_bad(curve)) is not None:
+                found.append(f"{run.folder}: {name} is no finite number at update {update:,}, the first such")
+                break
     names = group.runs[0].folder + (f" and {len(group.runs) - 1} more" if len(group.runs) > 1 else "")
     seeds = [run.config.get("seed_everything") for run in group.runs]
     if len(set(seeds)) < len(seeds):
