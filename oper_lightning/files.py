@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from oper_lightning.errors import InputError, reading
 
 LARGEST_TEXT = 16 << 20  # bytes of a configuration or of a dataset's metadata
+LITTLE = 1 << 16  # bytes that are always free; asking costs more than they do
 LARGEST_YAML = 100_000  # entries, those behind aliases counted each time
 
 
@@ -119,7 +120,7 @@ def fits_memory(size: int, origin: object, what: str) -> None:
     Raises:
         InputError: if they are not; names ``origin`` and ``what`` needs them.
     """
-    if size > (free := free_memory()):
+    if size > LITTLE and size > (free := free_memory()):
         raise InputError(
             f"{origin}: {what} would take {size / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free"
         )

@@ -293,6 +293,7 @@ def test_one_bad_episode_of_arrow(store: Path, caplog: pytest.LogCaptureFixture)
 def test_an_episode_that_does_not_fit_memory(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make(form=form)
     monkeypatch.setattr("oper_lightning.files.free_memory", lambda: 10)
+    monkeypatch.setattr("oper_lightning.files.LITTLE", 0)
     with pytest.raises(InputError, match=r"data.* would take .* are free"):
         fill(Minari("test-v0"), torch.device("cpu"))
 

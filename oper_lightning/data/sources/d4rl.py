@@ -37,11 +37,11 @@ class D4RL(Source):
     Args:
         path: a file, or the name of a D4RL dataset such as hopper-medium-v2, which is downloaded once to
             $D4RL_DATASET_DIR (default ~/.d4rl/datasets).
-        names: what the file calls its columns, where it is not D4RL's name: keys out of observations, actions, rewards,
-            terminals, timeouts, next_observations, episode_terminals, masks; data/obs is a column inside a group.
         environment: Gymnasium id of the environment it was recorded in, if the file does not say.
         max_episode_steps: steps after which episodes were cut, for files without timeouts.
         qlearning_rows: keep exactly the rows of D4RL's qlearning_dataset, for weights published on those rows.
+        names: what the file calls its columns, where it is not D4RL's name: keys out of observations, actions, rewards,
+            terminals, timeouts, next_observations, episode_terminals, masks; data/obs is a column inside a group.
         action_low: lowest action that may be taken, one number or one for each column, where the environment does not
             say it or is not at hand.
         action_high: highest action likewise.
@@ -51,19 +51,19 @@ class D4RL(Source):
     def __init__(
         self,
         path: str,
-        names: dict[str, str] | None = None,
         environment: str | None = None,
         max_episode_steps: int | None = None,
         qlearning_rows: bool = False,
+        names: dict[str, str] | None = None,
         action_low: Bound | None = None,
         action_high: Bound | None = None,
         allow_external: bool = False,
     ) -> None:
         self.path = path
-        self.names = names
         self.environment = environment
         self.max_episode_steps = max_episode_steps
         self.qlearning_rows = qlearning_rows
+        self.names = names
         self.allow_external = allow_external
         self.box = action_box(action_low, action_high, path)
 

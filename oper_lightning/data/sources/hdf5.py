@@ -74,6 +74,10 @@ class Hdf5:
             return None
         return self.file.attrs[name] if kind.shape == () else self.file.attrs[name][0]
 
+    def has(self, name: str) -> bool:
+        """Whether this group has an entry or a link of that name."""
+        return bool(self.file.id.links.exists(_bytes(name)))
+
     def names(self) -> list[str]:
         """Names of this group's own entries."""
         return list(self.file)

@@ -49,6 +49,7 @@ class _Hdf5:
 
     def __init__(self, file: Hdf5) -> None:
         self.file = file
+        self.current: tuple[int, Hdf5 | None] = (-1, None)
 
     def numbers(self) -> list[int]:
         found = (re.fullmatch(r"episode_(\d{1,9})", name) for name in self.file.names())
@@ -73,18 +74,16 @@ class _Hdf5:
         return values
 
     def _array(self, number: int, name: str, path: tuple[str, ...]) -> Any:
-        # Minari calls the entries of a Tuple _index_0, _index_1, …
-        base, where = f"episode_{number}/{name}", self.where(number)
-        inside = self.file
-        for step in (*base.split("/"), *path[:-1]):
-            if (group := inside.group(step) or inside.group(f"_index_{step}")) is None:
+        if self.current[0] != number:
+            self.current = number, self.file.group(f"episode_{number}")
+        inside, array = self.current[1], None
+        for place, step in enumerate(steps := (name, *path), 1):
+            if inside is None:
                 break
-            inside = group
-        last = path[-1] if path else name
-        array = inside.array(last)
-        array = inside.array(f"_index_{last}") if array is None else array
+            step = step if inside.has(step) else f"_index_{step}"  # so Minari calls the entries of a Tuple
+            inside, array = (inside.group(step), None) if place < len(steps) else (None, inside.array(step))
         if array is None or not array.shape:
-            raise InputError(f"{where}: no {'/'.join((name, *path))!r}")
+            raise InputError(f"{self.where(number)}: no {'/'.join(steps)!r}")
         return array
 
 
