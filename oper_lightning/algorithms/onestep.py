@@ -37,8 +37,8 @@ class OnestepRL(OfflineAlgorithm):
             less the divergence from the behaviour), il_reg (values and the likelihood of the data), greedy (values
             alone), easy_bcq (no training: the best of some actions of the behaviour).
         critic: what the critic evaluates: sarsa (the recorded next action; where an episode was cut, an action of the
-            behaviour policy, for nobody took one), qpi (the policy as it stands), or either with twin critics:
-            double_sarsa, double_qpi.
+            behaviour policy, for nobody took one), qpi (the policy as it stands, its actions clipped to the box), or
+            either with twin critics: double_sarsa, double_qpi.
         baseline: of exp_weight's advantage: value_sample (mean value of actions of the behaviour) or td (a value
             function fitted beside the critic).
         steps: how often critic and policy are trained in turn. Paper: 1.

@@ -107,7 +107,8 @@ class OfflineDataModule(LightningDataModule):
         self._spec: DataSpec
         self._mixture: Mixture
         self._weights: Tensor | None = None
-        self._weighed_by: Priority | None = None  # which priority made them
+        self._weights_of = ""  # who gave them, for people
+        self._weighed_by: Priority | None = None  # the priority that was asked last
         self._temporary: str | None = None
         for name in ("batch_size", "updates_per_epoch", "updates_per_block"):
             value = getattr(self, name)
@@ -158,7 +159,7 @@ class OfflineDataModule(LightningDataModule):
             loaded = self._read()
         if fresh:
             self._weighed_by = None
-            self._hold(loaded, None)
+            self._hold(loaded, None, "")
         if weighs:
             self._weigh(loaded)
         if reads:
@@ -190,12 +191,12 @@ class OfflineDataModule(LightningDataModule):
 
     def _weigh(self, loaded: Table) -> None:
         """Asks the priority for its weights, and says what is doubtful about them."""
-        weights = None
+        weights, name = None, type(self.priority).__name__
         if self.priority is not None:
-            weights = checked(self.priority(loaded.transitions), len(loaded), type(self.priority).__name__)
+            weights = checked(self.priority(loaded.transitions), len(loaded), name)
             for doubt in doubts(self.priority, loaded.transitions, weights):
                 note(doubt)
-        self._hold(loaded, weights)
+        self._hold(loaded, weights, name)
         self._weighed_by = self.priority
 
     def _match(self, loaded: Table) -> None:
@@ -276,8 +277,7 @@ class OfflineDataModule(LightningDataModule):
         shapes = f"observations {list(self._spec.observation_shape)}, actions {list(self._spec.action_shape)}"
         priority = "uniform"
         if self._weights is not None:
-            name = "weights set by hand" if self.priority is None else type(self.priority).__name__
-            priority = f"{name}, {self.mode} for {', '.join(self.roles)}"
+            priority = f"{self._weights_of}, {self.mode} for {', '.join(self.roles)}"
             if self._weights.dim() == 1:
                 priority += f", effective share {statistics(self._weights)['ess']:.0%}"
         return (
@@ -298,21 +298,26 @@ class OfflineDataModule(LightningDataModule):
             InputError: if they are not one finite, non-negative number per transition, with one above 0.
         """
         loaded = self._at_hand("transitions to weigh")
-        self._hold(loaded, None if weights is None else checked(weights, len(loaded), "set_weights"))
+        given = None if weights is None else checked(weights, len(loaded), "set_weights")
+        self._hold(loaded, given, "weights set by hand")
 
     def set_weights_of_seeds(self, weights: Tensor) -> None:
         """The same for S seeds that train together, ``[S, N]``: each then gets rows of its own in every batch."""
         loaded = self._at_hand("transitions to weigh")
         if weights.dim() != 2 or weights.shape[1] != len(loaded):
             raise InputError(f"weights of seeds have shape {list(weights.shape)}; [S, {len(loaded)}] is needed")
-        self._hold(loaded, weights)
+        self._hold(loaded, weights, f"weights of {len(weights)} seeds")
 
-    def _hold(self, loaded: Table, weights: Tensor | None) -> None:
+    def _hold(self, loaded: Table, weights: Tensor | None, name: str) -> None:
+        self._weights_of = name
         self._weights = None if weights is None else weights.to(loaded.device)
         self._mixture = Mixture(len(loaded), self._weights, loaded.device)
 
     def replay_buffer(self, batch_size: int | None = None) -> TensorDictReplayBuffer:
-        """A torchrl replay buffer over the raw transitions, drawing or weighing by the priority."""
+        """A torchrl replay buffer over the raw transitions, drawing or weighing by the priority.
+
+        Draws by weight follow ``seed``; uniform ones follow torch's global seed, as torchrl's do.
+        """
         kept, sampler, transform = self.storage, RandomSampler(), None
         if self._weights is not None and self.mode == "resample":
             sampler = WeightedSampler(self._weights, self.seed)
@@ -355,7 +360,7 @@ class OfflineDataModule(LightningDataModule):
         return self._episodes(test=False)
 
     def test_dataloader(self) -> list[Episodes]:
-        """The same on other episode seeds."""
+        """A loader like :meth:`val_dataloader`'s, with the episode seeds of the test."""
         return self._episodes(test=True)
 
     def _episodes(self, test: bool) -> list[Episodes]:

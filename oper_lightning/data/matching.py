@@ -86,17 +86,18 @@ def action_bounds(
             if all(bound.isfinite().all() for bound in bounds):
                 lowest, highest = (bound.expand(actions.shape[1:]).clone() for bound in bounds)
                 return lowest, highest
-    return _recorded_bounds(source, actions)
+    unasked = f"without a trainer {origin.environment} is not asked" if origin.environment and not ask else "not known"
+    return _recorded_bounds(source, actions, unasked)
 
 
-def _recorded_bounds(source: Source, actions: Tensor) -> tuple[Tensor, Tensor]:
+def _recorded_bounds(source: Source, actions: Tensor, why: str) -> tuple[Tensor, Tensor]:
     """±1 if all actions are within, else what occurs; either is a guess, and said to be one."""
     low, high = actions.amin(0), actions.amax(0)
     unit = torch.ones_like(low)
     within = bool((low >= -1).all() and (high <= 1).all())
     span = f"{low.min().item():g} to {high.max().item():g}"
     note(
-        f"{source}: action bounds are not known; "
+        f"{source}: action bounds: {why}; "
         + (f"-1 to 1 is taken, as all actions lie within ({span})" if within else f"taken from the data: {span}")
         + "; a policy acts within them: name them with the source's action_low and action_high"
     )

@@ -213,15 +213,13 @@ def test_unknown_bounds_come_from_the_data_with_a_note(caplog: pytest.LogCapture
     data.setup()
     np.testing.assert_array_equal(data.spec.action_high, wide["actions"].max(0))
     assert re.search(
-        r"arrays: action bounds are not known; taken from the data: -2.\d+ to 2.\d+; .*action_low", caplog.text
+        r"arrays: action bounds: not known; taken from the data: -2.\d+ to 2.\d+; .*action_low", caplog.text
     )
     caplog.clear()
     valve = {**DATA, "actions": np.abs(DATA["actions"]) * 0.8}
     data = OfflineDataModule(Arrays(valve), batch_size=10)
     data.setup()
-    assert re.search(
-        r"action bounds are not known; -1 to 1 is taken, as all actions lie within \(0.\d+ to 0", caplog.text
-    )
+    assert re.search(r"action bounds: not known; -1 to 1 is taken, as all actions lie within \(0.\d+ to 0", caplog.text)
 
 
 @pytest.mark.parametrize("kind", [D4RL, Npz])

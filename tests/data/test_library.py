@@ -190,6 +190,11 @@ def test_what_is_printed() -> None:
     shown = str(ready(priority=OperR()))
     for word in ("arrays", "100 transitions", "5 episodes", "OperR", "evaluation, improvement, constraint"):
         assert word in shown
+    data = ready(priority=OperR())
+    data.set_weights(np.arange(100))
+    assert "weights set by hand" in repr(data)
+    data.set_weights_of_seeds(torch.ones(2, 100))
+    assert "weights of 2 seeds" in repr(data)
 
 
 def test_arguments_read_back_under_their_names() -> None:
