@@ -122,8 +122,8 @@ def _lightning_help(verb: str) -> str:
     )
     lines = [
         f"usage: oper {verb} "
-        + ("[--config FILE] [--model CLASS] " if fit else "--ckpt_path FILE [--config FILE] ")
-        + f"[--data.… VALUE] [--trainer.… VALUE] [--output FOLDER]{' [--ckpt_path FILE]' if fit else ''}",
+        + ("[--config FILE] [--model CLASS] [--ckpt_path FILE] " if fit else "--ckpt_path FILE [--config FILE] ")
+        + "[--data.… VALUE] [--trainer.… VALUE] [--output FOLDER]",
         "",
         *textwrap.wrap(LIGHTNING[verb], WIDTH),
         "",

@@ -53,7 +53,7 @@ def test_every_flag_of_the_parser_is_let_through(capsys: pytest.CaptureFixture[s
     for verb in ("fit", "predict"):
         assert oper(verb, "--help=all") == 0
         flags = set(re.findall(r"--(\w+)", capsys.readouterr().out))
-        assert flags <= {*TOP, "print_config", "options"} | flags & {"trainer"}
+        assert flags <= {*TOP}
         assert {"model", "trainer", "data", "output"} <= flags
 
 

@@ -1,4 +1,4 @@
-"""How the command ends: by a signal at any moment and on any rank, by another rank's death, by any error, in one line."""
+"""How the command ends, in one line: by a signal at any moment and on any rank, a rank's death, or any error."""
 
 from __future__ import annotations
 
