@@ -123,8 +123,8 @@ def case(chance: random.Random, ranks: int, phase: str, longest: float) -> dict[
             updates = torch.load(file, weights_only=True)["global_step"]  # raises if it is not whole
     good = seconds <= LIMIT and process.returncode == CODES[kind] and len(lines) == 1
     return {
-        "ranks": ranks, "phase": phase, "signal": kind, "to": whom, "after": round(after, 3), "seconds": round(seconds, 3),
-        "code": process.returncode, "lines": lines, "updates": updates, "good": good,
+        "ranks": ranks, "phase": phase, "signal": kind, "to": whom, "after": round(after, 3),
+        "seconds": round(seconds, 3), "code": process.returncode, "lines": lines, "updates": updates, "good": good,
     }  # fmt: skip
 
 
