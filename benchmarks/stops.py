@@ -146,9 +146,8 @@ def main() -> None:
     for ranks in (1, 2):
         mine = [found for found in cases if found["ranks"] == ranks and found["phase"] == arguments.phase]
         slowest = max(float(str(found["seconds"])) for found in mine)
-        print(
-            f"{arguments.phase}, {ranks} rank(s): {sum(bool(found['good']) for found in mine)} of {len(mine)} good, {slowest:.1f} s"
-        )
+        good = sum(bool(found["good"]) for found in mine)
+        print(f"{arguments.phase}, {ranks} rank(s): {good} of {len(mine)} good, {slowest:.1f} s")
 
 
 if __name__ == "__main__":
