@@ -1,10 +1,11 @@
 """Sends signals to `oper fit` at random moments, alone and on two ranks, and measures how it ends.
 
-    python benchmarks/stops.py [--count 34] [--longest 15] [--output benchmarks/raw/stops.json]
+    python benchmarks/stops.py [--phase start] [--count 34] [--longest 15] [--output benchmarks/raw/stops.json]
 
-A run writes a checkpoint and evaluates every 20 updates. Every case gets SIGTERM or SIGINT after a random time; of two
-ranks the first, the second, or both; some ranks are killed. What should hold: all processes are gone within 10
-seconds, the exit code is that of the signal (1 where a rank was killed), one line says so, last.ckpt can be read.
+A run writes a checkpoint and evaluates every 20 updates. Every case gets SIGTERM or SIGINT after a random time, counted
+from its start or (--phase training) from its first checkpoint; of two ranks the first, the second, or both; some ranks
+are killed. What should hold: all processes are gone within 10 seconds, the exit code is that of the signal (1 where a
+rank was killed), one line says so, last.ckpt can be read. Results are added to the file.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def second_rank(first: int) -> int | None:
     return None
 
 
-def case(chance: random.Random, ranks: int, longest: float) -> dict[str, object]:
+def case(chance: random.Random, ranks: int, phase: str, longest: float) -> dict[str, object]:
     """One run that is stopped."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -87,6 +88,8 @@ def case(chance: random.Random, ranks: int, longest: float) -> dict[str, object]
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
             after = chance.uniform(0, longest)
+            while phase == "training" and not (folder / "run" / "last.ckpt").exists() and process.poll() is None:
+                time.sleep(0.01)
             time.sleep(after)
             kind = chance.choice(["SIGTERM", "SIGINT", "SIGKILL"] if ranks == 2 else ["SIGTERM", "SIGINT"])
             whom = chance.choice(["first", "second", "all"]) if ranks == 2 and kind != "SIGKILL" else "first"
@@ -120,29 +123,31 @@ def case(chance: random.Random, ranks: int, longest: float) -> dict[str, object]
             updates = torch.load(file, weights_only=True)["global_step"]  # raises if it is not whole
     good = seconds <= LIMIT and process.returncode == CODES[kind] and len(lines) == 1
     return {
-        "ranks": ranks, "signal": kind, "to": whom, "after": round(after, 3), "seconds": round(seconds, 3),
-        "code": process.returncode, "lines": lines, "updates": updates, "good": good,
+        "ranks": ranks, "phase": phase, "signal": kind, "to": whom, "after": round(after, 3),
+        "seconds": round(seconds, 3), "code": process.returncode, "lines": lines, "updates": updates, "good": good,
     }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--phase", choices=("start", "training"), default="start")
     parser.add_argument("--count", type=int, default=34)
     parser.add_argument("--longest", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("raw") / "stops.json")
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
-    cases = []
+    cases = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
     for number in range(2 * arguments.count):
-        found = case(chance, 1 + number % 2, arguments.longest)
+        found = case(chance, 1 + number % 2, arguments.phase, arguments.longest)
         cases.append(found)
         print(json.dumps(found), flush=True)
         arguments.output.write_text(json.dumps(cases, indent=1) + "\n")
     for ranks in (1, 2):
-        mine = [found for found in cases if found["ranks"] == ranks]
+        mine = [found for found in cases if found["ranks"] == ranks and found["phase"] == arguments.phase]
         slowest = max(float(str(found["seconds"])) for found in mine)
-        print(f"{ranks} rank(s): {sum(bool(found['good']) for found in mine)} of {len(mine)} good, {slowest:.1f} s")
+        good = sum(bool(found["good"]) for found in mine)
+        print(f"{arguments.phase}, {ranks} rank(s): {good} of {len(mine)} good, {slowest:.1f} s")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -126,6 +128,31 @@ def fits_memory(size: int, origin: object, what: str) -> None:
         )
 
 
+def beside(path: Path) -> Path:
+    """A name beside ``path`` under which this process writes what it then moves there.
+
+    What processes of this machine that are gone left under such names is removed.
+    """
+    start = f".{path.name}.{os.uname().nodename}."
+    for left in path.parent.glob(f"{glob.escape(start)}*"):
+        process = left.name.removeprefix(start)
+        if process.isdecimal() and int(process) != os.getpid() and not _runs(int(process)):
+            with suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    return path.with_name(f"{start}{os.getpid()}")
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
     """Opens a file beside ``path``, makes sure that it is on the disk, and moves it there in one step.
@@ -133,13 +160,20 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: if it cannot be written; what was at ``path`` stays.
     """
-    beside = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        with open(part, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write it ({error.strerror}); name another folder") from None
+        os.replace(part, path)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):  # torch makes a RuntimeError of a full disk's
+            reason = reason.__context__
+        if reason is None or isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot write it ({reason.strerror}); name another folder") from None

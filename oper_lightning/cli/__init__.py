@@ -178,7 +178,7 @@ def _notes() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("oper: %(message)s"))
     log.addHandler(handler)
-    log.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
+    log.setLevel(logging.ERROR if folders.rank() else logging.INFO)
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from oper_lightning import __version__
+from oper_lightning.cli import folders
 from oper_lightning.files import whole
 from oper_lightning.priorities.file import save_tensors
 
@@ -122,6 +123,7 @@ class SaveConfig(SaveConfigCallback):
         """Writes config.yaml, whole or not at all."""
         if not trainer.is_global_zero:
             return
+        folders.still_there()
         config = self.config.clone()
         # What this process read and wrote is not what the run is.
         for key in ("ckpt_path", "output", "trainer.default_root_dir"):

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from oper_lightning import renamed
 from oper_lightning.algorithms import stored
-from oper_lightning.cli import signals
+from oper_lightning.cli import folders, signals
 from oper_lightning.errors import InputError, first_line, reading
 from oper_lightning.files import existing, fits_memory, whole
 
@@ -54,6 +54,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes the file whole, or leaves the old one."""
+        folders.still_there()
         with signals.held(), whole(Path(path)) as file:
             torch.save(checkpoint, file)
 

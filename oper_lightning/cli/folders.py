@@ -22,12 +22,28 @@ def release() -> None:
     if _lock is None:
         return
     folder = Path(_lock.name).parent
-    if not _began(folder):
+    if folder.is_dir() and not _began(folder):
         for child in folder.iterdir():
             child.unlink()
         folder.rmdir()
     _lock.close()
     _lock = None
+
+
+def still_there() -> None:
+    """Makes sure that the folder which this process claimed has not been moved or removed since.
+
+    Raises:
+        InputError: if it has: what would be written now were half of a run.
+    """
+    if _lock is None:
+        return
+    try:
+        same = os.path.samestat(os.fstat(_lock.fileno()), os.stat(_lock.name))
+    except OSError:
+        same = False
+    if not same:
+        raise InputError(f"{Path(_lock.name).parent}: the run's folder was removed or moved while it trained")
 
 
 def _began(folder: Path) -> bool:
@@ -52,6 +68,8 @@ def _hold(folder: Path) -> None:
         raise InputError(f"{folder}: another process writes to it; wait for it, or name another --output") from None
     except OSError:  # a file system without locks
         return
+    for left in folder.glob("*.part"):  # of a process that was killed while it wrote
+        left.unlink(missing_ok=True)
 
 
 def writable(folder: Path) -> None:

@@ -120,10 +120,10 @@ def _lightning_help(verb: str) -> str:
         if fit
         else "the checkpoint; class, hyper-parameters and, from config.yaml beside it, the data come with it"
     )
+    first = "[--config FILE] [--model CLASS] [--ckpt_path FILE]" if fit else "--ckpt_path FILE [--config FILE]"
+    usage = f"usage: oper {verb} {first} [--output FOLDER] [--data.… VALUE] [--trainer.… VALUE]"
     lines = [
-        f"usage: oper {verb} "
-        + ("[--config FILE] [--model CLASS] " if fit else "--ckpt_path FILE [--config FILE] ")
-        + f"[--data.… VALUE] [--trainer.… VALUE] [--output FOLDER]{' [--ckpt_path FILE]' if fit else ''}",
+        *textwrap.wrap(usage, WIDTH, subsequent_indent=" " * 10, break_on_hyphens=False),
         "",
         *textwrap.wrap(LIGHTNING[verb], WIDTH),
         "",

@@ -267,7 +267,8 @@ def _outlive(now: _State, process: Any, number: int) -> None:
 def _follow_the_first(now: _State, parent: int) -> None:
     """Ends a further rank when the process that started it is gone; while it lives, it ends this one itself."""
     while os.getppid() == parent:
-        time.sleep(0.2)
+        if now.over.wait(0.2):
+            return
     leave(1, f"oper: error: the process that started rank 1 is gone{now.hint()}" if folders.rank() == 1 else "")
 
 
@@ -275,7 +276,7 @@ def after_the_cause() -> None:
     """Waits before an error is told: an error of all ranks is the first one's to tell, a rank's death comes first."""
     if folders.rank():
         time.sleep(2)
-    elif _now.ranks:
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
         time.sleep(1)
 
 

@@ -96,7 +96,10 @@ class OperCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's verbs without the arguments that have no meaning here."""
-        return {verb: {*skip, "weights_only", "verbose"} for verb, skip in LightningCLI.subcommands().items()}
+        return {
+            verb: {*skip, "weights_only", "verbose", "return_predictions"}
+            for verb, skip in LightningCLI.subcommands().items()
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's folder."""
