@@ -113,7 +113,10 @@ def to_go_on(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
     _of_kinds(checkpoint, TO_GO_ON, name)
     data = trainer.datamodule  # type: ignore[attr-defined]
     expected = {"loops": {"fit_loop": trainer.fit_loop.state_dict()}}
-    if state := {key: value for key, value in data.state_dict().items() if key != "rows"}:  # younger than others
+    if state := data.state_dict():
+        kept = checkpoint.get(type(data).__qualname__, {})
+        if isinstance(kept, dict) and "rows" not in kept:
+            state.pop("rows", None)  # younger than the others
         expected[type(data).__qualname__] = state
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if callback.state_key in checkpoint["callbacks"]:

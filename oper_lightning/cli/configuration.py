@@ -53,6 +53,8 @@ def import_named(words: list[str], yamls: dict[str, dict[str, Any]]) -> None:
                 trees.append({key: yaml.safe_load(value)})
     for name in _classes(trees):
         module, _, _ = name.rpartition(".")
+        if Path(name).is_file():
+            continue  # a yaml that holds the class's arguments
         with contextlib.suppress(Exception):  # whatever the module does when it is imported
             importlib.import_module(module)
 
