@@ -88,11 +88,11 @@ def _events(folder: Path) -> Logged:
 
 def _metrics(folder: Path) -> Logged:
     found: dict[str, dict[int, float]] = {}
-    with reading(folder / METRICS, "metrics.csv of Lightning's CSVLogger"):
-        with open(folder / METRICS, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name, update, value in _numbers(row):
-                    found.setdefault(name, {})[update] = value
+    file = folder / METRICS
+    with reading(file, "metrics.csv of Lightning's CSVLogger"), open(file, newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            for name, update, value in _numbers(row):
+                found.setdefault(name, {})[update] = value
     return Logged({name: _curve(values) for name, values in found.items()}, None)
 
 

@@ -62,9 +62,14 @@ def draw_weights(known: list[Weights], transitions: TensorDict, plane: Tensor) -
         returns, mean = episode_weights(transitions, weights.mean)
         step = max(1, len(returns) // 2000)
         against.scatter(
-            *(returns[::step], mean[::step]),
-            **{"s": 11, "alpha": 0.5, "linewidths": 0, "marker": marker(number)},
-            **{"color": COLOURS[number], "label": plain(weights.name)},
+            returns[::step],
+            mean[::step],
+            s=11,
+            alpha=0.5,
+            linewidths=0,
+            marker=marker(number),
+            color=COLOURS[number],
+            label=plain(weights.name),
         )
         # Each beside its own episode's mean: short episodes do not reach every point.
         heavy = mean[episode] > 0

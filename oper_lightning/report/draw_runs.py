@@ -45,14 +45,15 @@ def draw_curves(
 
 def draw_curve(panel: Any, group: Group, name: str, methods: Methods) -> None:
     """The mean over runs with its interval or range."""
+    panel.xaxis.get_major_locator().set_params(integer=True)
     updates, values = group.values_along(name)
-    how = look(methods.index(group.method))
+    number = methods.index(group.method)
+    how = {**look(number), "marker": marker(number), "markersize": 3.5}
     if len(updates) == 0:  # runs that were evaluated at different updates
-        for number, run in enumerate(group.runs):
-            label = plain(group.method) if number == 0 else None
-            panel.plot(*run.curves[name], **how, marker="o", markersize=2.5, label=label)
+        for run in group.runs:
+            panel.plot(*run.curves[name], **how, label=plain(group.method))
         return
-    panel.plot(updates, values.mean(0), **how, marker="o", markersize=2.5, label=plain(group.method))
+    panel.plot(updates, values.mean(0), **how, label=plain(group.method))
     if len(values) > 1:
         panel.fill_between(updates, *statistics.band(values), color=how["color"], alpha=0.18, linewidth=0)
 
@@ -64,10 +65,8 @@ def draw_weights(panel: Any, weights: dict[str, EpisodeWeights], methods: Method
         return
     for name, (returns, mean) in weights.items():
         step, number = max(1, len(returns) // 2000), methods.index(name)
-        panel.scatter(
-            *(returns[::step], mean[::step]),
-            **{"s": 9, "alpha": 0.5, "linewidths": 0, "marker": marker(number), "color": look(number)["color"]},
-        )
+        how = {"marker": marker(number), "color": look(number)["color"]}
+        panel.scatter(returns[::step], mean[::step], s=9, alpha=0.5, linewidths=0, **how)
     panel.axhline(1, color="grey", linewidth=1, linestyle=":")
     beside = panel.get_yaxis_transform()
     panel.text(0.99, 1, "uniform", transform=beside, ha="right", va="bottom", color="grey", fontsize="small")
@@ -93,7 +92,8 @@ def draw_training(groups: list[Group], methods: Methods) -> Any:
     columns = min(ABREAST, most)
     blocks = {data: -(-len(names) // columns) for data, names in tags.items()}
     shown = [*dict.fromkeys(group.method for group in groups)]
-    figure, panels = canvas(columns, sum(blocks.values()), 3.6, 2.8, foot=shown)
+    width = max(3.6, 7.2 / columns)  # a legend needs room
+    figure, panels = canvas(columns, sum(blocks.values()), width, 2.8, foot=shown)
     several, first = len(tags) > 1, 0
     for data, names in tags.items():
         block = panels[first : first + blocks[data] * columns]

@@ -98,14 +98,16 @@ def inspect(
     )
     shown = next(weights for weights in reversed(known) if weights.used)
     page.heading(f"What {shown.name.split(',')[0]} favours")
-    page.paragraph(f"{shown.name}. Episodes and rows are counted from 0. Moved: weighted mean less mean, in standard deviations.")
+    page.paragraph(
+        f"{shown.name}. Episodes and rows are counted from 0. Moved: weighted mean less mean, in standard deviations."
+    )
     page.table(extremes(facts.returns, facts.lengths, by_episode[shown.name]))
     page.table(shifts(transitions, shown.mean))
     print(page.write())
     print(f"\nwritten: {', '.join(map(str, page.files))}")
     if unusable:
         given = len(files) + (priority is not None)
-        raise InputError(f"{len(unusable)} of {given} kinds of weights could not be shown; the page says why")
+        raise InputError(f"{len(unusable)} of {given} weights could not be shown; the page says why")
 
 
 def open_source(name: str) -> Source:

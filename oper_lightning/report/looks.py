@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-# Okabe and Ito, "Color Universal Design", 2008: told apart with any kind of colour blindness. Their yellow, which is
-# hardly seen on white, is a darker one here.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#9A8B00")
+# Okabe and Ito, "Color Universal Design", 2008: told apart with any kind of colour blindness. In place of their yellow,
+# which is hardly seen on white, a violet.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#4B2AD1")
 # As many as have no factor in common with the colours: no two of 40 methods look alike.
 STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -35,8 +35,8 @@ def canvas(
 
     lines = -(-len(foot) // _abreast(width * columns, foot)) if foot else 0
     size = (width * columns, height * rows + LINE * lines)
-    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.12)
+    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.12)
     for panel in panels.flat:
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.set_axisbelow(True)

@@ -28,15 +28,17 @@ p, figcaption { color: var(--soft); max-width: 78ch; }
 .scroll { overflow-x: auto; margin: 1em 0; } .scroll:focus-visible { outline: 2px solid var(--soft); }
 table { border-collapse: collapse; overflow-wrap: normal; }
 th, td { padding: .3em .8em; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { color: var(--soft); font-weight: 600; vertical-align: bottom; } tbody tr:nth-child(even) { background: var(--stripe); }
-td.short { white-space: nowrap; } td.long { min-width: 16em; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+tbody tr:nth-child(even) { background: var(--stripe); }
+th.short, td.short { white-space: nowrap; } td.long { min-width: 16em; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } td.number { white-space: nowrap; }
 figure { margin: 1em 0; } figcaption { font-size: .9em; }
-img { display: block; width: 100%; min-width: 640px; box-sizing: border-box; background: #fff; border-radius: 8px;
-  border: 1px solid var(--line); padding: 6px; }
+img { display: block; height: auto; max-width: max(100%, 640px); box-sizing: border-box; background: #fff;
+  border-radius: 8px; border: 1px solid var(--line); padding: 6px; }
 ul.warnings { list-style: none; padding: 0; } ul.warnings li { margin: .5em 0; padding: .5em .9em; border-radius: 4px;
   color: var(--warn); background: var(--warn-paper); border-left: 4px solid var(--warn); }
-footer { margin: 3em 0 1em; color: var(--soft); font-size: .85em; border-top: 1px solid var(--line); padding-top: .6em; }
+footer { margin: 3em 0 1em; color: var(--soft); font-size: .85em; border-top: 1px solid var(--line);
+  padding-top: .6em; }
 """
 SHORT = 32  # letters of a cell that is not broken into lines
 PICTURE = "!["  # how a picture begins in Markdown
@@ -118,7 +120,7 @@ class Page:
         """
         import matplotlib.pyplot as plt
 
-        data = io.BytesIO()
+        data, width = io.BytesIO(), round(96 * figure.get_figwidth())
         figure.savefig(data, dpi=130, format="png", facecolor="white")
         plt.close(figure)
         file = f"{self.name}{name}.png"
@@ -127,7 +129,7 @@ class Page:
         self.text.append(f"{PICTURE}{said}]({file})\n\n{caption}")
         coded = base64.b64encode(data.getvalue()).decode()
         self.web.append("<figure>")
-        self._scroll(f'<img src="data:image/png;base64,{coded}" alt="{html.escape(says)}">')
+        self._scroll(f'<img width="{width}" src="data:image/png;base64,{coded}" alt="{html.escape(says)}">')
         self.web.append(f"<figcaption>{html.escape(caption)}</figcaption></figure>")
 
     def numbers(self, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 
 from oper_lightning.data.sources.source import Origin
 from oper_lightning.envs.rollouts import World
-from oper_lightning.errors import InputError, first_line
+from oper_lightning.errors import InputError, Stopped, first_line
 
 ROWS = 100  # recorded steps that are taken again, spread over the data
 RANDOM = 300  # random steps, by which a way to set states is tried; where there is none, their ranges are compared
@@ -61,8 +61,10 @@ def judge(transitions: TensorDict, origin: Origin) -> Verdict:
         return Verdict(None, f"not compared: {error}", [])
     try:
         if differences := _spaces(transitions, origin, world):
-            return Verdict(False, f"does not fit: other shapes or bounds", differences)
+            return Verdict(False, "does not fit: other shapes or bounds", differences)
         return _steps(transitions, world)
+    except Stopped:
+        raise
     except Exception as error:  # an environment may raise anything
         return Verdict(None, f"not compared: {name} fails: {first_line(error)}", [])
     finally:
@@ -111,7 +113,9 @@ def _steps(transitions: TensorDict, world: World) -> Verdict:
             moved, _, earned = _errors(env, world, own, set_state)
             if not max(moved, earned) <= TOLERATED / 2:
                 continue
-        except Exception:  # noqa: S112 (this way does not suit this environment)
+        except Stopped:
+            raise
+        except Exception:  # this way does not suit this environment
             continue
         return _verdict(name, *_errors(env, world, recorded, set_state), len(recorded.rewards))
     return _compare_ranges(name, transitions, random, starts)
@@ -258,7 +262,9 @@ def _compare_ranges(name: str, transitions: TensorDict, steps: Steps, starts: np
             f"the first reward of an episode is {mine:.3g} in size, {name} pays {theirs:.3g}: rewards were scaled or "
             f"made anew, or are another task's"
         )
-    said = f"{width - int(apart.sum())} of {width} observation columns are near those of {len(steps.rewards)} random steps"
+    said = (
+        f"{width - int(apart.sum())} of {width} observation columns are near those of {len(steps.rewards)} random steps"
+    )
     return Verdict(not found, f"{'fits' if not found else 'does not fit'}: {said} (states cannot be set)", found)
 
 

@@ -43,7 +43,7 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
         page.heading("What was logged in training")
         page.picture(
             figure,
-            f"A panel for each number that {_first(methods)} logged in training, over gradient updates.",
+            f"A panel for each number that {_all(methods, 'methods')} logged in training, over gradient updates.",
             f"Means over runs. {_bands(logged)}Panels of the same data have the same updates across.",
             "-training",
         )
@@ -57,11 +57,12 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
 def _title(groups: list[Group], methods: list[str]) -> str:
     """Methods and data."""
     data = [*dict.fromkeys(group.data for group in groups)]
-    return f"{_first(methods)} on {_first(data)}"
+    return f"{_all(methods, 'methods')} on {_all(data, 'datasets')}"
 
 
-def _first(words: list[str], count: int = 3) -> str:
-    return "; ".join(words[:count]) + (f" and {len(words) - count} more" if len(words) > count else "")
+def _all(words: list[str], what: str) -> str:
+    """Up to three by name, more by number."""
+    return "; ".join(words) if len(words) <= 3 else f"{len(words)} {what}"
 
 
 def _as_far_as_the_furthest(group: Group) -> Group:

@@ -185,14 +185,20 @@ def grouped(runs: list[Run]) -> list[Group]:
 
 def settings(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
     """Arguments in which methods differ that have them in common: head and rows of a table, a column a method."""
-    methods = {group.method: group.runs[0].config for group in groups}
-    keys = dict.fromkeys(key for config in methods.values() for key in config)
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for group in groups:
+        methods.setdefault(group.method, []).append(group.runs[0].config)
     rows = []
-    for key in keys:
-        values = [config[key] for config in methods.values() if key in config]
-        if key.startswith(NOT_COMPARED) and key not in (*COMPARED, *JUDGED) or len({str(value) for value in values}) < 2:
+    for key in dict.fromkeys(key for configs in methods.values() for config in configs for key in config):
+        if key.startswith(NOT_COMPARED) and key not in (*COMPARED, *JUDGED):
             continue
-        rows.append([key, *(_word(config[key]) if key in config else "" for config in methods.values())])
+        # A method may have been run on several datasets, with other values on each.
+        words = [
+            list(dict.fromkeys(_word(config[key]) for config in configs if key in config))
+            for configs in methods.values()
+        ]
+        if len({word for cell in words for word in cell}) > 1:
+            rows.append([key, *(" or ".join(cell) for cell in words)])
     return ["argument", *methods], rows
 
 

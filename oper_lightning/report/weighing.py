@@ -145,9 +145,15 @@ def extremes(returns: Tensor, lengths: Tensor, weights: Tensor) -> Table:
     shown = [("most", number) for number in order[:count]] + [("least", number) for number in order[::-1][:count]]
     if len(order) <= 2 * EXTREME:
         shown = [("", number) for number in order]
+    alike = {number: int((weights == weights[number]).sum()) for _, number in shown}
     rows = [
         [
-            *(word, f"{number:,}", f"{int(first[number]):,}", f"{int(lengths[number]):,}"),
+            *(
+                word if alike[number] <= EXTREME else f"{word} ({alike[number]:,} alike)".strip(),
+                f"{number:,}",
+                f"{int(first[number]):,}",
+                f"{int(lengths[number]):,}",
+            ),
             *(f"{returns[number]:.2f}", f"{weights[number]:.3g}"),
         ]
         for word, number in shown
