@@ -275,7 +275,7 @@ class OfflineDataModule(LightningDataModule):
     def _epoch(self) -> tuple[int, int]:
         """Blocks per epoch and updates per block."""
         if self.trainer is not None and self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return 1, 1
+            return int(self.trainer.fast_dev_run), 1  # type: ignore[attr-defined]
         updates = self.updates_per_epoch
         steps = self.trainer.max_steps if self.trainer is not None else -1
         if 0 < steps < updates:
