@@ -59,6 +59,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         self.main_loss: str | None = None
         """name of the first number that :meth:`update` returned last"""
         self._validated = -1  # updates done when the networks were last validated
+        self._metrics: dict[str, Tensor] = {}  # what callbacks went by when the checkpoint was written
         self._ends_late = False  # whether all updates are done, but not what comes after them
 
     # What an algorithm defines -----------------------------------------------------------------------------------
@@ -177,6 +178,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         checkpoint["spec"] = self.spec.to_dict()
         checkpoint["class_path"] = class_path(type(self))
         checkpoint["seed"] = self.seed
+        checkpoint["metrics"] = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         checkpoint["lengths"] = self.lengths()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -211,6 +213,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         self.seed = checkpoint["seed"]
         if self._trainer is not None and self._fits():
             self._ends_late = loops.ends_late(self.trainer, checkpoint)
+            self._metrics = {name: torch.tensor(value) for name, value in checkpoint.get("metrics", {}).items()}
 
     # Training ----------------------------------------------------------------------------------------------------
 
@@ -235,6 +238,7 @@ class OfflineAlgorithm(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Logs what the priority is like; lets a given learning rate win over the one in a checkpoint's optimisers."""
+        self.trainer.callback_metrics.update(self._metrics)
         for optimiser in self.trainer.optimizers:
             settle(optimiser, self.how == "cudagraphs")
         weights = getattr(self.trainer.datamodule, "weights", None)  # type: ignore[attr-defined]
@@ -304,7 +308,8 @@ class OfflineAlgorithm(LightningModule, ABC):
 
     def _judge(self, episodes: Any, stage: str) -> None:
         assert self.spec is not None
-        numbers = judging.summary(*episodes(self.act), self.spec.reference, self.device)
+        returns, lengths = episodes(self.act)
+        numbers = judging.summary(returns, lengths, self.spec.reference, self.device)
         numbers = {f"{stage}/{name}": value for name, value in numbers.items()}
         # While training Lightning would log them by the number of blocks; elsewhere it also returns what it logs.
         self.log_dict(numbers, logger=not self._fits(), batch_size=1)

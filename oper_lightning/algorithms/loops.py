@@ -1,9 +1,9 @@
 """Where in Lightning's loops a checkpoint stands, so that a run goes on from any moment as if never interrupted.
 
 Lightning's own counters, read back, end an epoch again that had ended (and count it twice), and leave out a validation
-or an epoch's end that was still to come. Here a checkpoint stands after a whole number of blocks. Either their epoch has
-ended, or Lightning goes on within it: with the validation, if one is due that has not been, then with the blocks that
-are left, then with the end of the epoch.
+or an epoch's end that was still to come. Here a checkpoint stands after a whole number of blocks. Either their epoch
+has ended, or Lightning goes on within it: with the validation, if one is due that has not been, then with the blocks
+that are left, then with the end of the epoch.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BatchSizeFinder,
@@ -38,8 +38,8 @@ REFUSED: dict[type[Callback], str] = {
 }
 
 
-def possible(trainer: Trainer) -> None:
-    """Refuses options and callbacks of a trainer that cannot do here what Lightning says they do.
+def possible(trainer: Any) -> None:
+    """Refuses options and callbacks of a Trainer that cannot do here what Lightning says they do.
 
     Raises:
         InputError: names the first of them, why, and what does it instead.
@@ -55,6 +55,8 @@ def possible(trainer: Trainer) -> None:
     if trainer.overfit_batches or (trainer.limit_train_batches != 1.0 and not trainer.fast_dev_run):
         name = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"
         raise InputError(f"trainer.{name}: an epoch is as long as data.updates_per_epoch says; set that")
+    if not hasattr(trainer, "val_check_interval"):
+        trainer.val_check_interval = None  # Lightning leaves it out where it is a time, but its callbacks read it
     updates, epoch = _block(trainer)
     if (interval := _interval(trainer)) is not None:
         _multiple("trainer.val_check_interval", interval, updates)
@@ -63,7 +65,7 @@ def possible(trainer: Trainer) -> None:
                 f"trainer.val_check_interval {interval:,} is more than the {epoch:,} updates of an epoch: set "
                 f"trainer.check_val_every_n_epoch to null, and it counts on across epochs"
             )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:
         name = type(callback).__name__
         for kind, reason in REFUSED.items():
             if isinstance(callback, kind):
@@ -77,7 +79,7 @@ def possible(trainer: Trainer) -> None:
 
 
 def _checkpoints(callback: ModelCheckpoint, name: str, updates: int) -> None:
-    """Refuses ways to save that Lightning has not where algorithms step their optimisers, or that save another network."""
+    """Refuses ways to save that do nothing here, or that would save a network other than the one meant."""
     if callback._train_time_interval is not None:
         raise InputError(f"{name}: Lightning saves nothing by train_time_interval here; use every_n_train_steps")
     if callback.save_on_exception:
@@ -88,44 +90,43 @@ def _checkpoints(callback: ModelCheckpoint, name: str, updates: int) -> None:
             raise InputError(f"{name}: a return is known after an evaluation only: leave every_n_train_steps out")
 
 
-def scored(trainer: Trainer) -> None:
+def scored(trainer: Any) -> None:
     """Refuses callbacks that go by an evaluation where there is none.
 
     Raises:
         InputError: if one does; names it.
     """
-    if trainer.enable_validation and getattr(trainer.datamodule, "world", None) is not None:  # type: ignore[attr-defined]
+    if trainer.enable_validation and getattr(trainer.datamodule, "world", None) is not None:
         return
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:
         if type(callback) in (EarlyStopping, ModelCheckpoint) and (callback.monitor or "").startswith("eval/"):
             name = type(callback).__name__
             raise InputError(f"{name} goes by {callback.monitor}, but nothing is scored in this run: no environment")
 
 
-def in_blocks(trainer: Trainer) -> None:
+def in_blocks(trainer: Any) -> None:
     """Lets Lightning count a validation interval that was given in updates by blocks."""
     if (interval := _interval(trainer)) is not None:
         trainer.val_check_interval = interval // _block(trainer)[0]
 
 
-def in_updates(trainer: Trainer) -> None:
+def in_updates(trainer: Any) -> None:
     """The interval as it was given."""
     if (interval := _interval(trainer)) is not None:
         trainer.val_check_interval = interval * _block(trainer)[0]
 
 
-def _interval(trainer: Trainer) -> int | None:
+def _interval(trainer: Any) -> int | None:
     """A validation interval that is given as a number of updates."""
     interval: Any = trainer.val_check_interval
-    return interval if isinstance(interval, int) and not trainer.fast_dev_run else None  # type: ignore[attr-defined]
+    return interval if isinstance(interval, int) and not trainer.fast_dev_run else None
 
 
-def _block(trainer: Trainer) -> tuple[int, int]:
-    """Updates of a block and of an epoch."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    blocks = data.train_dataloader() if data is not None else None
+def _block(trainer: Any) -> tuple[int, int]:
+    """Updates of a block and of an epoch; batches of Lightning's, where the data come from something else."""
+    blocks = trainer.datamodule.train_dataloader() if trainer.datamodule is not None else []
     updates = getattr(blocks, "updates", 1)
-    return updates, updates * len(blocks) if hasattr(blocks, "updates") else 0
+    return updates, updates * len(blocks)
 
 
 def _multiple(name: str, value: int, updates: int) -> None:

@@ -20,9 +20,9 @@ from oper_lightning.priorities.file import save_tensors
 
 
 class Progress(ProgressBar):
-    """One bar over the whole run, counted in gradient updates, and a line for every evaluation.
+    """One bar over the whole run, counted in gradient updates, and a line for every epoch and every evaluation.
 
-    Where the output is no terminal only the lines are written, and one for every epoch without evaluation.
+    Where the output is no terminal only the lines are written.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,11 @@ class Progress(ProgressBar):
         self.console = Console(stderr=True, highlight=False)
         self.bar: RichProgress | None = None
         self.enabled = True
+        self.updates = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remembers the length of the run."""
+        self.updates = trainer.max_steps
 
     def disable(self) -> None:
         """Called on all ranks but the first."""
@@ -42,6 +47,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar where the run stands."""
         self.began, self.first = time.monotonic(), trainer.global_step
+        self.written = trainer.global_step  # updates done when the last line was written
         if not self.enabled or not self.console.is_terminal:
             return
         self.bar = RichProgress(
@@ -54,7 +60,7 @@ class Progress(ProgressBar):
             console=self.console,
             transient=True,
         )
-        total = trainer.max_steps if trainer.max_steps > 0 else None
+        total = self.updates if self.updates > 0 else None
         name = type(pl_module).__name__
         self.task = self.bar.add_task(name, total=total, completed=trainer.global_step, rate=0.0)
         self.bar.start()
@@ -67,19 +73,31 @@ class Progress(ProgressBar):
     def _rate(self, trainer: Trainer) -> float:
         return (trainer.global_step - self.first) / max(time.monotonic() - self.began, 1e-9)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what was measured."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._line(trainer, pl_module, judged=True)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the epoch's line."""
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        quiet = self.bar is not None and "eval/return" not in metrics
-        # Lightning ends the epoch of an epoch-end checkpoint once more when it goes on from there.
-        if not self.enabled or quiet or trainer.global_step == self.first:
+        """Writes the line of an epoch without evaluation at its end."""
+        if self.written != trainer.global_step:
+            self._line(trainer, pl_module, judged=False)
+
+    def _line(self, trainer: Trainer, pl_module: LightningModule, judged: bool) -> None:
+        """Writes how the run stands; a return only if it was just measured."""
+        self.written = trainer.global_step
+        if not self.enabled:
             return
-        total = f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else ""
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        total = f"/{self.updates:,}" if self.updates > 0 else ""
         line = f"{type(pl_module).__name__}  update {trainer.global_step:,}{total}"
-        if "eval/return" in metrics:
+        if judged and "eval/return" in metrics:
             line += f"  return {metrics['eval/return']:.2f} ± {metrics['eval/return_std']:.2f}"
-        if "eval/score" in metrics:
+        if judged and "eval/score" in metrics:
             line += f"  score {metrics['eval/score']:.1f}"
+        loss = getattr(pl_module, "main_loss", None)
+        if loss in metrics:
+            line += f"  {loss.removeprefix('train/')} {metrics[loss]:.4g}"
         self.console.print(f"{line}  ({self._rate(trainer):,.0f} updates/s)", soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,15 +9,37 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.sources.source import Source
-from oper_lightning.errors import first_line, nearest
+from oper_lightning.errors import InputError, TrainingError, first_line, nearest
 from oper_lightning.priorities.priority import Priority
 
 OPEN, BETWEEN, CLOSE = "\x01", "\x02", "\x03"
 KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority}
+
+
+@contextmanager
+def lightnings_objections(prefix: str = "") -> Iterator[None]:
+    """Turns what Lightning itself raises, whatever its type, into one line; others' exceptions pass.
+
+    Raises:
+        InputError: in place of an exception that was raised by a line of Lightning's.
+    """
+    try:
+        yield
+    except (InputError, TrainingError):
+        raise
+    except Exception as error:
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        if place is None or not place.tb_frame.f_globals["__name__"].startswith("lightning."):
+            raise
+        raise InputError(f"{prefix}{first_line(error)}") from error
 
 
 def wrap(message: str, parser: Any) -> str:

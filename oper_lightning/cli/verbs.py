@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from oper_lightning.algorithms import load_all
 from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
 from oper_lightning.cli import folders
+from oper_lightning.cli.announcement import Announcement, early_end
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
 from oper_lightning.cli.help import class_help, describe, verb_help
-from oper_lightning.cli.messages import unwrap, wrap
+from oper_lightning.cli.messages import lightnings_objections, unwrap, wrap
 from oper_lightning.cli.words import FLAGS, flat, listed, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources import bandit, d4rl, minari, npz, reacher
@@ -214,29 +217,36 @@ class OperCLI(LightningCLI):
             while reason is not None and not isinstance(reason, InputError):
                 reason = reason.__cause__
             raise (reason or error) from None
+        except ImportError as error:  # a logger or a profiler that is not installed
+            raise InputError(f"trainer: {first_line(error)}") from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds logger, checkpoints and progress to a training run; keeps the other verbs from writing."""
         given = self._get(self.config_init, "trainer")
         callbacks = [*listed(given.callbacks)]
-        if self.subcommand == "fit":
+        if self.subcommand == "fit" and given.barebones:
+            kwargs["log_every_n_steps"] = 0
+        elif self.subcommand == "fit":
             if not given.fast_dev_run:
-                callbacks += checkpoint_callbacks(Path(given.default_root_dir))
+                if given.enable_checkpointing is not False:
+                    callbacks += checkpoint_callbacks(Path(given.default_root_dir))
                 if given.logger in (None, True):
                     kwargs["logger"] = Events(given.default_root_dir)
-            if given.enable_progress_bar is not False:
+            if given.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
                 callbacks.append(Progress())
+            callbacks.append(Announcement())
         else:
+            callbacks = [one for one in callbacks if not isinstance(one, Checkpoint | ProgressBar)]
             kwargs.update(logger=False, enable_checkpointing=False, enable_progress_bar=False)
             if self.subcommand == "predict":
                 assert self.folder is not None
                 folders.writable(self.folder)
                 callbacks.append(PredictionWriter(self.folder / "predictions.safetensors"))
         plugins = [*listed(given.plugins), AtomicCheckpointIO()]
-        try:
+        if any(isinstance(plugin, CheckpointIO) for plugin in plugins[:-1]):
+            raise InputError("trainer.plugins: checkpoints are written by this package, whole or not at all")
+        with lightnings_objections("trainer: "):
             return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
-        except ValueError as error:
-            raise InputError(f"trainer: {first_line(error)}") from None
 
     def fit(self, **arguments: Any) -> None:
         """Says where the run lies."""
@@ -245,12 +255,14 @@ class OperCLI(LightningCLI):
             files = [
                 name for name in ("last.ckpt", "best.ckpt", "weights.safetensors") if (self.folder / name).is_file()
             ]
-            print(f"{self.folder}: update {self.trainer.global_step:,}; {', '.join(files)}")
+            early = f" of {self.trainer.max_steps:,}: {reason}" if (reason := early_end(self.trainer)) else ""
+            print(f"{self.folder}: update {self.trainer.global_step:,}{early}; {', '.join(files) or 'nothing written'}")
 
     def _interruptible(self, function: Callable[..., Any], **arguments: Any) -> None:
         """Says so where a signal ended it; Lightning would end in silence, or as if all was done."""
         try:
-            function(**arguments)
+            with lightnings_objections():
+                function(**arguments)
         except SystemExit:
             code = 128 + (signal.SIGTERM if self.trainer.received_sigterm else signal.SIGINT)
             last = self.folder / "last.ckpt" if self.subcommand == "fit" and self.folder else None
