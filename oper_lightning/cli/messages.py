@@ -96,6 +96,9 @@ def explain(message: str, key: str, parser: Any) -> str:
         return f"{found.group(2)!r} is not of type {found.group(1)}"
     if found := re.search(r"File does not exist: '?([^'\n]+)'?", message):
         return f"{found.group(1)}: no such file"
+    # What a class of somebody else's says when it is made, such as a logger that is not installed.
+    if found := re.search(r"Problem with given class_path '(\S+)':\s*([^\n]+)", message):
+        return f"{found.group(1)}: {found.group(2)}"
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return "; ".join(lines)[:300]
 

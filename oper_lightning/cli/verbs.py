@@ -22,11 +22,11 @@ from oper_lightning.cli.announcement import Announcement, early_end
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
 from oper_lightning.cli.help import class_help, describe, verb_help
-from oper_lightning.cli.messages import lightnings_objections, unwrap, wrap
-from oper_lightning.cli.words import FLAGS, flat, listed, value_of, values_of, without
+from oper_lightning.cli.messages import explain, lightnings_objections, unwrap, wrap
+from oper_lightning.cli.words import FLAGS, flat, listed, plain, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources import bandit, d4rl, minari, npz, reacher
-from oper_lightning.errors import InputError, Stopped, first_line, note
+from oper_lightning.errors import InputError, Stopped, note
 from oper_lightning.files import whole
 from oper_lightning.priorities import advantages, file, returns
 
@@ -185,6 +185,7 @@ class OperCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Claims the folder of a training run before anything slow is done."""
         trainer = self._get(self.config, "trainer")
+        trainer.callbacks = plain(trainer.callbacks)
         if trainer.default_root_dir is not None:
             raise InputError("trainer.default_root_dir: name the folder with --output")
         endless = trainer.max_steps == -1 and not (trainer.max_epochs or trainer.max_time or trainer.fast_dev_run)
@@ -216,9 +217,7 @@ class OperCLI(LightningCLI):
             reason: BaseException | None = error
             while reason is not None and not isinstance(reason, InputError):
                 reason = reason.__cause__
-            raise (reason or error) from None
-        except ImportError as error:  # a logger or a profiler that is not installed
-            raise InputError(f"trainer: {first_line(error)}") from None
+            raise reason or InputError(explain(str(error), "", self.parser)) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds logger, checkpoints and progress to a training run; keeps the other verbs from writing."""
@@ -256,7 +255,7 @@ class OperCLI(LightningCLI):
                 name for name in ("last.ckpt", "best.ckpt", "weights.safetensors") if (self.folder / name).is_file()
             ]
             early = f" of {self.trainer.max_steps:,}: {reason}" if (reason := early_end(self.trainer)) else ""
-            print(f"{self.folder}: update {self.trainer.global_step:,}{early}; {', '.join(files) or 'nothing written'}")
+            print(f"{self.folder}: update {self.trainer.global_step:,}{early}; {', '.join(files) or 'no checkpoint'}")
 
     def _interruptible(self, function: Callable[..., Any], **arguments: Any) -> None:
         """Says so where a signal ended it; Lightning would end in silence, or as if all was done."""
