@@ -60,7 +60,6 @@ class OfflineAlgorithm(LightningModule, ABC):
         """name of the first number that :meth:`update` returned last"""
         self._validated = -1  # updates done when the networks were last validated
         self._metrics: dict[str, Tensor] = {}  # what callbacks went by when the checkpoint was written
-        self._ends_late = False  # whether all updates are done, but not what comes after them
 
     # What an algorithm defines -----------------------------------------------------------------------------------
 
@@ -212,7 +211,6 @@ class OfflineAlgorithm(LightningModule, ABC):
             )
         self.seed = checkpoint["seed"]
         if self._trainer is not None and self._fits():
-            self._ends_late = loops.ends_late(self.trainer, checkpoint)
             self._metrics = {name: torch.tensor(value) for name, value in checkpoint.get("metrics", {}).items()}
 
     # Training ----------------------------------------------------------------------------------------------------
@@ -228,8 +226,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         guards.possible(self)
         options.in_blocks(self.trainer)
         self._execute = executor(self.update, self.how, self.device)
-        # Lightning takes a run that has done all its updates for one that has ended.
-        self.trainer.fit_loop.epoch_loop.max_steps += self._ends_late
+        loops.finish_epochs(self.trainer)
 
     def on_fit_end(self) -> None:
         """Lets go of graphs and compiled code."""
@@ -239,6 +236,7 @@ class OfflineAlgorithm(LightningModule, ABC):
     def on_train_start(self) -> None:
         """Logs what the priority is like; lets a given learning rate win over the one in a checkpoint's optimisers."""
         self.trainer.callback_metrics.update(self._metrics)
+        self._metrics = {}
         for optimiser in self.trainer.optimizers:
             settle(optimiser, self.how == "cudagraphs")
         weights = getattr(self.trainer.datamodule, "weights", None)  # type: ignore[attr-defined]
@@ -287,8 +285,6 @@ class OfflineAlgorithm(LightningModule, ABC):
 
     def on_train_epoch_end(self) -> None:
         """Makes sure that no network was poisoned by the epoch's last gradients, with or without a checkpoint."""
-        self.trainer.fit_loop.epoch_loop.max_steps -= self._ends_late
-        self._ends_late = False
         guards.finite_parameters(self, self.global_step)
 
     def log_to_loggers(self, numbers: dict[str, float]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops import _FitLoop
 
 ALL = ("ready", "started", "processed", "completed")
 
@@ -43,7 +44,17 @@ def record(trainer: Trainer, loops: dict[str, Any], validated: bool) -> None:
             validation[part].update(ready=1, started=1)
 
 
-def ends_late(trainer: Trainer, checkpoint: dict[str, Any]) -> bool:
-    """Whether all updates of the run were done when a checkpoint was written, but their epoch had not ended."""
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-    return bool(epochs["started"] > epochs["processed"] and checkpoint["global_step"] == trainer.max_steps)
+class FitLoop(_FitLoop):
+    """Lightning's, but a run that has done all its updates still ends the epoch that they belong to."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        epochs = self.epoch_progress.current
+        late = epochs.started > epochs.processed and self.epoch_loop.global_step == self.max_steps
+        return not late and super().done
+
+
+def finish_epochs(trainer: Trainer) -> None:
+    """Lets a trainer that goes on from a checkpoint within its last epoch end that epoch."""
+    trainer.fit_loop.__class__ = FitLoop

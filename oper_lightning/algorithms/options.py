@@ -5,6 +5,7 @@ A batch of Lightning's is a block of K updates here, and algorithms step their o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -38,6 +39,21 @@ REFUSED: dict[type[Callback], str] = {
 }
 
 
+def refuse(callbacks: Sequence[Callback]) -> None:
+    """Refuses callbacks that cannot work with any settings.
+
+    Raises:
+        InputError: if there is one; says why.
+    """
+    for callback in callbacks:
+        name = type(callback).__name__
+        for kind, reason in REFUSED.items():
+            if isinstance(callback, kind):
+                raise InputError(f"{name} does not work here: {reason}")
+        if isinstance(callback, ModelCheckpoint) and callback.save_on_exception:
+            raise InputError(f"{name}: save_on_exception could save amid a block of updates; last.ckpt is whole")
+
+
 def possible(trainer: Any) -> None:
     """Refuses options and callbacks of a Trainer that cannot do here what Lightning says they do.
 
@@ -65,11 +81,9 @@ def possible(trainer: Any) -> None:
                 f"trainer.val_check_interval {interval:,} is more than the {epoch:,} updates of an epoch: set "
                 f"trainer.check_val_every_n_epoch to null, and it counts on across epochs"
             )
+    refuse(trainer.callbacks)
     for callback in trainer.callbacks:
         name = type(callback).__name__
-        for kind, reason in REFUSED.items():
-            if isinstance(callback, kind):
-                raise InputError(f"{name} does not work here: {reason}")
         if isinstance(callback, WeightAveraging) and updates > 1:
             raise InputError(f"{name} averages after a block of {updates} updates: set data.updates_per_block to 1")
         if isinstance(callback, LearningRateMonitor) and callback.logging_interval == "step" and updates > 1:
@@ -82,8 +96,6 @@ def _checkpoints(callback: ModelCheckpoint, name: str, updates: int) -> None:
     """Refuses ways to save that do nothing here, or that would save a network other than the one meant."""
     if callback._train_time_interval is not None:
         raise InputError(f"{name}: Lightning saves nothing by train_time_interval here; use every_n_train_steps")
-    if callback.save_on_exception:
-        raise InputError(f"{name}: save_on_exception could save amid a block of updates; last.ckpt is whole")
     if every := callback._every_n_train_steps:
         _multiple(f"{name}: every_n_train_steps", every, updates)
         if (callback.monitor or "").startswith("eval/"):

@@ -30,11 +30,6 @@ class Progress(ProgressBar):
         self.console = Console(stderr=True, highlight=False)
         self.bar: RichProgress | None = None
         self.enabled = True
-        self.updates = 0
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remembers the length of the run."""
-        self.updates = trainer.max_steps
 
     def disable(self) -> None:
         """Called on all ranks but the first."""
@@ -60,7 +55,7 @@ class Progress(ProgressBar):
             console=self.console,
             transient=True,
         )
-        total = self.updates if self.updates > 0 else None
+        total = trainer.max_steps if trainer.max_steps > 0 else None
         name = type(pl_module).__name__
         self.task = self.bar.add_task(name, total=total, completed=trainer.global_step, rate=0.0)
         self.bar.start()
@@ -89,7 +84,7 @@ class Progress(ProgressBar):
         if not self.enabled:
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        total = f"/{self.updates:,}" if self.updates > 0 else ""
+        total = f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else ""
         line = f"{type(pl_module).__name__}  update {trainer.global_step:,}{total}"
         if judged and "eval/return" in metrics:
             line += f"  return {metrics['eval/return']:.2f} ± {metrics['eval/return_std']:.2f}"

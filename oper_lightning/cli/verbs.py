@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from oper_lightning.algorithms import load_all
+from oper_lightning.algorithms import load_all, options
 from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
 from oper_lightning.cli import folders
 from oper_lightning.cli.announcement import Announcement, early_end
@@ -223,6 +223,8 @@ class OperCLI(LightningCLI):
         """Adds logger, checkpoints and progress to a training run; keeps the other verbs from writing."""
         given = self._get(self.config_init, "trainer")
         callbacks = [*listed(given.callbacks)]
+        if self.subcommand == "fit":
+            options.refuse(callbacks)  # before they see this, or any, exception
         if self.subcommand == "fit" and given.barebones:
             kwargs["log_every_n_steps"] = 0
         elif self.subcommand == "fit":
