@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.algorithms import options
 from oper_lightning.errors import InputError, TrainingError
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch, Role
@@ -25,11 +26,9 @@ ADVICE = (
 
 
 def possible(model: OfflineAlgorithm) -> None:
-    """Refuses to train at a precision that does not work, or with a priority that no loss term sees."""
-    trainer = model.trainer
-    if trainer.precision not in ("32-true", "bf16-mixed"):
-        raise InputError(f"trainer.precision {trainer.precision} does not work; choose 32-true or bf16-mixed")
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    """Refuses to train with a priority that no loss term sees, or with callbacks that no evaluation serves."""
+    data = model.trainer.datamodule  # type: ignore[attr-defined]
+    options.scored(model.trainer)
     if getattr(data, "priority", None) is not None and not {*data.roles} & {*model.reads}:
         raise InputError(
             f"data.prioritise has {', '.join(data.roles)}: of those {type(model).__name__} has no loss term here, so "

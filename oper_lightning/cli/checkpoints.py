@@ -76,24 +76,33 @@ class BestCheckpoint(ModelCheckpoint):
             self.best_model_path = self.kth_best_model_path = str(best)
             self.best_k_models = {str(best): state_dict["best_model_score"]}
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the epoch's evaluation."""
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the return just measured: the networks are those that earned it."""
         if self.monitor in trainer.callback_metrics:
-            super().on_train_epoch_end(trainer, pl_module)
+            super().on_validation_end(trainer, pl_module)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps the newest checkpoint: from the end of every epoch, and from before every evaluation, which may fail."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what has been trained; at the end of the epoch it is written again, with what the evaluation said."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
 
 def checkpoint_callbacks(folder: Path) -> list[ModelCheckpoint]:
-    """best.ckpt and last.ckpt at the end of every epoch; best first, so that last.ckpt knows of it."""
+    """best.ckpt after evaluations, last.ckpt at the end of every epoch; best first, so that last.ckpt knows of it."""
     return [
         BestCheckpoint(
             dirpath=folder,
             filename="best",
             monitor="eval/return",
             mode="max",
-            save_on_train_epoch_end=True,
+            save_on_train_epoch_end=False,
             enable_version_counter=False,
         ),
-        ModelCheckpoint(
+        LastCheckpoint(
             dirpath=folder,
             filename="last",
             save_on_train_epoch_end=True,

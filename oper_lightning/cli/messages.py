@@ -9,12 +9,34 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from oper_lightning.errors import first_line, nearest
+from oper_lightning.errors import InputError, TrainingError, first_line, nearest
 from oper_lightning.trust import KINDS, descendants
 
 OPEN, BETWEEN, CLOSE = "\x01", "\x02", "\x03"
+
+
+@contextmanager
+def lightnings_objections(prefix: str = "") -> Iterator[None]:
+    """Turns what Lightning itself raises, whatever its type, into one line; others' exceptions pass.
+
+    Raises:
+        InputError: in place of an exception that was raised by a line of Lightning's.
+    """
+    try:
+        yield
+    except (InputError, TrainingError):
+        raise
+    except Exception as error:
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        if place is None or not place.tb_frame.f_globals["__name__"].startswith("lightning."):
+            raise
+        raise InputError(f"{prefix}{first_line(error)}") from error
 
 
 def wrap(message: str, parser: Any) -> str:
@@ -67,6 +89,9 @@ def explain(message: str, key: str, parser: Any) -> str:
         return wanted
     if found := re.search(r"File does not exist: '?([^'\n]+)'?", message):
         return f"{found.group(1)}: no such file"
+    # What a class of somebody else's says when it is made, such as a logger that is not installed.
+    if found := re.search(r"Problem with given class_path '(\S+)':\s*([^\n]+)", message):
+        return f"{found.group(1)}: {found.group(2)}"
     plain = re.sub(r'Parser key "[^"]*":', "", message)
     lines = [line.strip(" -") for line in plain.splitlines() if line.strip(" -")]
     return "; ".join(lines)[:300]

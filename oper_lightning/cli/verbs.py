@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from oper_lightning.algorithms import options
 from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
 from oper_lightning.cli import configuration, folders, signals
+from oper_lightning.cli.announcement import Announcement, early_end
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
 from oper_lightning.cli.help import LIGHTNING
-from oper_lightning.cli.messages import unwrap, wrap
-from oper_lightning.cli.resume import changes, ended_early
-from oper_lightning.cli.words import FLAGS, listed, value_of, values_of, without
+from oper_lightning.cli.messages import explain, lightnings_objections, unwrap, wrap
+from oper_lightning.cli.resume import changes
+from oper_lightning.cli.words import FLAGS, listed, plain, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
-from oper_lightning.errors import InputError, first_line
+from oper_lightning.errors import InputError
 from oper_lightning.files import whole
 from oper_lightning.trust import existing, load_all
 
@@ -191,6 +195,7 @@ class OperCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Claims the folder of a training run before anything slow is done."""
         trainer = self._get(self.config, "trainer")
+        trainer.callbacks = plain(trainer.callbacks)
         if trainer.default_root_dir is not None:
             raise InputError("trainer.default_root_dir: name the folder with --output")
         endless = trainer.max_steps == -1 and not (trainer.max_epochs or trainer.max_time or trainer.fast_dev_run)
@@ -216,56 +221,68 @@ class OperCLI(LightningCLI):
             reason: BaseException | None = error
             while reason is not None and not isinstance(reason, InputError):
                 reason = reason.__cause__
-            raise (reason or error) from None
+            raise reason or InputError(explain(str(error), "", self.parser)) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds logger, checkpoints and progress to a training run; keeps the other verbs from writing."""
         given = self._get(self.config_init, "trainer")
         callbacks = [*listed(given.callbacks)]
         if self.subcommand == "fit":
+            options.refuse(callbacks)  # before they see this, or any, exception
+        if self.subcommand == "fit" and given.barebones:
+            kwargs["log_every_n_steps"] = 0
+        elif self.subcommand == "fit":
             if not given.fast_dev_run:
-                callbacks += checkpoint_callbacks(Path(given.default_root_dir))
+                if given.enable_checkpointing is not False:
+                    callbacks += checkpoint_callbacks(Path(given.default_root_dir))
                 if given.logger in (None, True):
                     kwargs["logger"] = Events(given.default_root_dir)
-            if given.enable_progress_bar is not False:
+            if given.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
                 callbacks.append(Progress())
+            callbacks.append(Announcement())
         else:
+            callbacks = [one for one in callbacks if not isinstance(one, Checkpoint | ProgressBar)]
             kwargs.update(logger=False, enable_checkpointing=False, enable_progress_bar=False)
             if self.subcommand == "predict":
                 assert self.folder is not None
                 folders.writable(self.folder)
                 callbacks.append(PredictionWriter(self.folder / "predictions.safetensors"))
         plugins = [*listed(given.plugins), AtomicCheckpointIO()]
-        try:
+        if any(isinstance(plugin, CheckpointIO) for plugin in plugins[:-1]):
+            raise InputError("trainer.plugins: checkpoints are written by this package, whole or not at all")
+        with lightnings_objections("trainer: "):
             trainer: Trainer = super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"trainer: {first_line(error)}") from None
         signals.attach(trainer)
         return trainer
 
     def fit(self, **arguments: Any) -> None:
         """Says where the run lies."""
-        self.trainer.fit(**arguments)
+        self._run(self.trainer.fit, **arguments)
         if self.folder is not None and self.trainer.is_global_zero:
             files = [
                 name for name in ("last.ckpt", "best.ckpt", "weights.safetensors") if (self.folder / name).is_file()
             ]
-            end = ended_early(self.trainer)
-            print(f"{self.folder}: update {self.trainer.global_step:,}{end}; {', '.join(files)}")
+            early = f" of {self.trainer.max_steps:,}: {reason}" if (reason := early_end(self.trainer)) else ""
+            print(f"{self.folder}: update {self.trainer.global_step:,}{early}; {', '.join(files) or 'no checkpoint'}")
+
+    @staticmethod
+    def _run(function: Callable[..., Any], **arguments: Any) -> None:
+        with lightnings_objections():
+            function(**arguments)
 
     def validate(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
-        self.trainer.validate(**{**arguments, "verbose": False})
+        self._run(self.trainer.validate, **{**arguments, "verbose": False})
         self._print("eval")
 
     def test(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
-        self.trainer.test(**{**arguments, "verbose": False})
+        self._run(self.trainer.test, **{**arguments, "verbose": False})
         self._print("test")
 
     def predict(self, **arguments: Any) -> None:
         """Keeps nothing in memory but what is written."""
-        self.trainer.predict(**{**arguments, "return_predictions": False})
+        self._run(self.trainer.predict, **{**arguments, "return_predictions": False})
 
     def _print(self, stage: str) -> None:
         if not self.trainer.is_global_zero:

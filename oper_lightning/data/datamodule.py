@@ -352,7 +352,7 @@ class OfflineDataModule(LightningDataModule):
         """Blocks per epoch and updates per block."""
         assert self.trainer is not None
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return 1, 1
+            return int(self.trainer.fast_dev_run), 1  # type: ignore[attr-defined]
         return shared_out(self.updates_per_epoch, self.trainer.max_steps, self.updates_per_block)
 
     def val_dataloader(self) -> list[Episodes]:

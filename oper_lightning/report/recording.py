@@ -92,7 +92,7 @@ def _spaces(transitions: TensorDict, origin: Origin, world: World) -> list[str]:
 
 def _steps(transitions: TensorDict, world: World) -> Verdict:
     """Takes recorded steps again; where that is not possible compares ranges."""
-    name, env = world.environment, world.env.envs[0]
+    name, env = world.environment, world.copies[0]
     rows = np.unique(np.linspace(0, len(transitions) - 1, 20 * ROWS).astype(int))
     recorded = Steps(
         *(
