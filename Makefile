@@ -17,7 +17,7 @@ test: .venv/installed-dev
 	$(BIN)/pytest --numprocesses=2 --durations=10
 
 docs: .venv/installed-dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'open site/index.html'
 
 .venv/installed: pyproject.toml constraints.txt

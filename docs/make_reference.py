@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
 
-from oper_lightning.algorithms import load_all
+import oper_lightning
 from oper_lightning.cli.help import TRAINER, parameters
 from oper_lightning.cli.messages import known_types
 from oper_lightning.data.datamodule import OfflineDataModule
@@ -57,6 +59,13 @@ KINDS = {"model": "Algorithms", "source": "Sources", "priority": "Priorities"}
 FLAGS = {"model": "model", "source": "data.source", "priority": "data.priority"}
 
 
+def load_all() -> None:
+    """Imports whatever holds classes that can be named."""
+    for module in pkgutil.walk_packages(oper_lightning.__path__, "oper_lightning."):
+        if module.name.split(".")[1] in ("algorithms", "data", "priorities"):
+            importlib.import_module(module.name)
+
+
 def plain(text: str) -> str:
     """A docstring's text as Markdown on one line."""
     return re.sub(r"\s+", " ", re.sub(r"``?([^`]+)``?", r"`\1`", text)).replace("|", "\\|").strip()
@@ -93,12 +102,20 @@ def page() -> str:
         parts.append(f"## {title}: `--{FLAGS[kind]}`\n")
         for name, cls in sorted(known_types(kind).items()):
             parts += [f"### {name}\n", f"{about(cls)}\n", *table(cls, FLAGS[kind]), ""]
-    parts += ["## Data: `--data`\n", *table(OfflineDataModule, "data", frozenset({"source", "priority", "rollouts"})), ""]
+    parts += [
+        "## Data: `--data`\n",
+        *table(OfflineDataModule, "data", frozenset({"source", "priority", "rollouts"})),
+        "",
+    ]
     parts += ["## Evaluation: `--data.rollouts`\n", f"{about(Rollouts)} `--data.rollouts=null` trains without.\n"]
     parts += [*table(Rollouts, "data.rollouts"), ""]
     parts += ["## Trainer: `--trainer`\n"]
     parts += ["Those of Lightning's Trainer that one needs; [all others](lightning.md) work as well.\n"]
-    parts += ["| argument | |", "|---|---|", *(f"| `--trainer.{name}` | {plain(text)} |" for name, text in TRAINER.items())]
+    parts += [
+        "| argument | |",
+        "|---|---|",
+        *(f"| `--trainer.{name}` | {plain(text)} |" for name, text in TRAINER.items()),
+    ]
     return "\n".join(parts) + "\n"
 
 

@@ -33,7 +33,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         place = os.path.normpath(here / found.group(1))
         if not (ROOT / place).is_file():
             return found.group()  # a web address, a place in the page, or something that mkdocs is to complain about
-        target = PAGES.get(place) or (place.removeprefix("docs/") if place.startswith("docs/") else f"files/{place}")
+        inside = re.fullmatch(r"docs/(.+\.md)", place)
+        target = PAGES.get(place) or (inside.group(1) if inside else f"files/{place}")
         if files.get_file_from_path(target) is None:
             files.append(File.generated(config, target, abs_src_path=str(ROOT / place)))
         return f"]({os.path.relpath(target, os.path.dirname(page.file.src_uri) or '.')}{found.group(2) or ''})"

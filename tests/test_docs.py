@@ -6,8 +6,9 @@
   would download from Minari or start a second process.
 * `oper validate`, `test`, `predict`, `inspect`, `report`, `convert` and all help run as they stand, on what the page made
   before or on what the quick start left (`ready`).
-* `oper run` of a chain that a page shows runs its links in this process, cut likewise. Of a chain in configs/ the names
-  that the page sets are filled in; tests/cli/test_configs.py looks at its links.
+* `oper run` of a chain that a page shows runs its links in this process, cut likewise. Where it is run once more into
+  another folder, and of chains in configs/, the names that the page sets are filled in and the chain is read;
+  tests/cli/test_configs.py looks at the links.
 * make, pip and `python benchmarks/...` are not run: their targets, extras, files and flags must exist.
 
 Links and their anchors, paths, arguments and public names in the text must exist, and the site must build.
@@ -15,7 +16,7 @@ Links and their anchors, paths, arguments and public names in the text must exis
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
 import os
 import re
@@ -34,7 +35,6 @@ from lightning.pytorch import Trainer
 
 import oper_lightning
 from oper_lightning import D4RL
-from oper_lightning.algorithms import load_all
 from oper_lightning.cli import VERBS
 from oper_lightning.cli.chain import load
 from oper_lightning.cli.help import parameters
@@ -44,10 +44,14 @@ from oper_lightning.data.sources.d4rl import _file_of, known_names
 from oper_lightning.envs.rollouts import Rollouts
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "docs"))
+import make_reference  # noqa: E402 (a script of the documentation)
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "benchmarks" / "README.md"]
 CUT = ["--trainer.max_steps=10", "--data.updates_per_epoch=10", "--data.batch_size=32"]
-STAGE_1 = "--data.updates_per_epoch=2"  # its five iterations are whole epochs
+STAGE_1 = ["--data.updates_per_epoch=2"]  # its five iterations are whole epochs
+STAGE_2 = ["--data.rollouts.episodes=1"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ATTRIBUTES = ("data.weights", "data.storage")  # of a datamodule in Python
 OWN_MODULES = ("pumps", "mine", "linear")
@@ -100,13 +104,14 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = Path.cwd()
     os.chdir(folder)
     try:
-        write_hdf5(folder / "data.hdf5", columns([25] * 20, 10, 2), env_id="Reacher-v5")
-        data = ["--data.source=D4RL", "--data.source.path=data.hdf5", *CUT]
-        assert oper("fit", "--model=OperA", *data, STAGE_1, "--data.rollouts=null", "--output=runs/weights") == 0
-        assert oper("fit", "--model=TD3BC", *data, "--output=runs/policy") == 0
+        write_hdf5(folder / "hopper-replay.hdf5", columns([25] * 20, 10, 2), env_id="Reacher-v5")
+        data = ["--data.source=D4RL", "--data.source.path=hopper-replay.hdf5", *CUT]
+        judged = [*data, *STAGE_2]
+        assert oper("fit", "--model=OperA", *data, *STAGE_1, "--data.rollouts=null", "--output=runs/weights") == 0
+        assert oper("fit", "--model=TD3BC", *judged, "--output=runs/policy") == 0
         for number, name in enumerate(("uniform", "oper_a")):
             words = [f"--seed_everything={number}", f"--output=runs/quickstart/{name}"]
-            assert oper("fit", "--model=BC", *data, *words, *["--data.priority=OperR"] * number) == 0
+            assert oper("fit", "--model=BC", *judged, *words, *["--data.priority=OperR"] * number) == 0
     finally:
         os.chdir(here)
     return folder / "runs"
@@ -128,7 +133,7 @@ def run_oper(words: list[str]) -> None:
         if "--data.source.download=true" in words or "--trainer.devices=2" in words:
             words = [*words, "--print_config"]
         else:
-            words = [*words, *CUT, *[STAGE_1] * any("oper_a" in word for word in words)]
+            words = [*words, *CUT, *cut_further(words)]
     if "--print_config" in words:
         words = [word for word in words if not word.startswith("--output")]
         with pytest.raises(SystemExit) as stop:
@@ -139,10 +144,16 @@ def run_oper(words: list[str]) -> None:
     return None
 
 
+def cut_further(words: list[str]) -> list[str]:
+    if any("configs/oper_a" in word for word in words):
+        return STAGE_1
+    return [] if "--data.rollouts=null" in words else STAGE_2
+
+
 def run_chain(words: list[str]) -> None:
     sets = dict(zip([word.removeprefix("--") for word in words[1::2]], words[2::2], strict=True))
     links = load(words[0], sets)["links"]
-    if words[0].startswith("configs/"):
+    if words[0].startswith("configs/") or "folder" in sets:
         return
     for link in links.values():
         run_oper(link)
@@ -198,7 +209,7 @@ def test_a_page_does_what_it_says(page: Path, ready: Path, tmp_path: Path, monke
 
 
 def known_arguments() -> set[str]:
-    load_all()
+    make_reference.load_all()
     found = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
     for flag, kind in (("model", "model"), ("data.source", "source"), ("data.priority", "priority")):
         found |= {flag, f"{flag}.help"}
@@ -235,7 +246,9 @@ def slug(heading: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    return {slug(heading.strip()) for heading in re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)}
+    return {
+        slug(heading.strip()) for heading in re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    }
 
 
 def links(page: Path) -> Iterator[tuple[Path, str]]:
@@ -268,13 +281,7 @@ def test_public_names_are_documented() -> None:
 
 
 def test_the_reference_is_up_to_date() -> None:
-    path = ROOT / "docs" / "make_reference.py"
-    spec = importlib.util.spec_from_file_location("make_reference", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert path.with_name("reference.md").read_text() == module.page(), "run: python docs/make_reference.py"
+    assert (ROOT / "docs" / "reference.md").read_text() == make_reference.page(), "run: python docs/make_reference.py"
 
 
 def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
@@ -284,5 +291,7 @@ def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
 
     build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True))
     for page in (tmp_path / "site").rglob("*.html"):
-        fetched = re.findall(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["']?(https?://[^"'\s>]+)""", page.read_text())
+        fetched = re.findall(
+            r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["']?(https?://[^"'\s>]+)""", page.read_text()
+        )
         assert not fetched, page
