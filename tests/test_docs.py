@@ -1,11 +1,11 @@
 """What README and docs/ say can be done is done here, page by page, in the order of the page, in an empty folder.
 
 * Python blocks run, one after another with the same names. A block whose first line names a file is written there.
-* `oper fit` runs for 10 updates: the words in CUT stand behind those of the page, and the data that pages name are small
-  files that stand for them (`stand_ins`), D4RL's own names included. Only parsed, with --print_config, are commands that
-  would download from Minari or start a second process.
-* `oper validate`, `test`, `predict`, `inspect`, `report`, `convert` and all help run as they stand, on what the page made
-  before or on what the quick start left (`ready`).
+* `oper fit` runs for 10 updates: the words in CUT stand behind those of the page, and the data that pages name are
+  small files that stand for them (`stand_ins`), D4RL's own names included. Only parsed, with --print_config, are
+  commands that would download from Minari or start a second process.
+* `oper validate`, `test`, `predict`, `inspect`, `report`, `convert` and all help run as they stand, on what the page
+  made before or on what the quick start left (`ready`).
 * `oper run` of a chain that a page shows runs its links in this process, cut likewise. Where it is run once more into
   another folder, and of chains in configs/, the names that the page sets are filled in and the chain is read;
   tests/cli/test_configs.py looks at the links.
@@ -40,7 +40,7 @@ from oper_lightning.cli.chain import load
 from oper_lightning.cli.help import parameters
 from oper_lightning.cli.messages import known_types
 from oper_lightning.data.datamodule import OfflineDataModule
-from oper_lightning.data.sources.d4rl import _file_of, known_names
+from oper_lightning.data.sources.d4rl import _file_of
 from oper_lightning.envs.rollouts import Rollouts
 
 ROOT = Path(__file__).resolve().parents[1]
