@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from oper_lightning import renamed
+from oper_lightning.cli.messages import unwrap
 from oper_lightning.cli.words import FLAGS, value_of, values_of
 from oper_lightning.envs.rollouts import Rollouts
 from oper_lightning.errors import InputError, nearest, note
@@ -227,3 +229,23 @@ def with_text(words: list[str], yamls: dict[str, dict[str, Any]]) -> list[str]:
         else:
             found.append(word)
     return found
+
+
+def blamed(parser: Any, verb: str, parts: dict[str, list[str]], message: str, yamls: dict[str, Any]) -> str:
+    """The parser's objection with the file that it is about, if that file alone gives rise to it.
+
+    Args:
+        parser: of all verbs.
+        verb: of the command.
+        parts: words that came from files, by what to call the file.
+        message: the objection.
+        yamls: the configurations that the command names, by their paths.
+    """
+    for origin, words in parts.items():
+        try:
+            parser.parse_args([verb, *words])
+        except InputError as error:
+            if unwrap(str(error)) == message:
+                return f"{origin}: {message}"
+    unknown = re.search(r"no argument '([\w.]+)'", message)
+    return next((f"{path}: {message}" for path in yamls if unknown and unknown[1] in yamls[path]), message)

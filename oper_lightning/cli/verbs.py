@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,7 +141,10 @@ class OperCLI(LightningCLI):
         try:
             super().parse_arguments(parser, [verb, *before, *own])
         except InputError as error:
-            raise InputError(self._named(unwrap(str(error)), parser, verb, before, yamls)) from None
+            parts = {path: configuration.with_text([f"--config={path}"], yamls) for path in yamls}
+            parts |= {f"{path} and the config.yaml beside it": before} if before else {}
+            message = configuration.blamed(parser, verb, parts, unwrap(str(error)), yamls)
+            raise InputError(message) from None
         for key, value in (("output", given["output"]), ("ckpt_path", path)):
             if value is None and self.config[verb].get(key) is not None:
                 raise InputError(
@@ -162,21 +164,6 @@ class OperCLI(LightningCLI):
             self.earlier = configuration.read_mapping(beside)
         data = {} if yamls else self.earlier
         return configuration.checkpoint_words(path, checkpoint, data, words), checkpoint["class_path"]
-
-    def _named(
-        self, message: str, parser: LightningArgumentParser, verb: str, before: list[str], yamls: dict[str, Any]
-    ) -> str:
-        """The parser's objection with the file that it is about, if that file alone gives rise to it."""
-        parts = {path: configuration.with_text([f"--config={path}"], yamls) for path in yamls}
-        parts |= {f"{self.checkpoint} and the config.yaml beside it": before} if before else {}
-        for origin, words in parts.items():
-            try:
-                parser.parse_args([verb, *words])
-            except InputError as error:
-                if unwrap(str(error)) == message:
-                    return f"{origin}: {message}"
-        unknown = re.search(r"no argument '([\w.]+)'", message)
-        return next((f"{path}: {message}" for path in yamls if unknown and unknown[1] in yamls[path]), message)
 
     def _folder(self, verb: str, output: str | None, config: str | None, checkpoint: str | None) -> Path | None:
         """The run's folder as far as it is known before it is claimed."""
