@@ -276,8 +276,8 @@ def after_the_cause() -> None:
     """Waits before an error is told: an error of all ranks is the first one's to tell, a rank's death comes first."""
     if folders.rank():
         time.sleep(2)
-    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        time.sleep(1)
+    elif _now.launcher is not None or "WORLD_SIZE" in os.environ:
+        time.sleep(2)
 
 
 def _end_ranks(now: _State, wait: float) -> None:
