@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops import _FitLoop
+from lightning.pytorch.loops.fit_loop import _FitLoop
 
 ALL = ("ready", "started", "processed", "completed")
 
@@ -50,7 +50,7 @@ class FitLoop(_FitLoop):
     @property
     def done(self) -> bool:
         """Whether there is nothing left to do."""
-        epochs = self.epoch_progress.current
+        epochs: Any = self.epoch_progress.current
         late = epochs.started > epochs.processed and self.epoch_loop.global_step == self.max_steps
         return not late and super().done
 

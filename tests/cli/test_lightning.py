@@ -29,9 +29,13 @@ def words(file: Path, folder: Path, updates: int = 60) -> list[str]:
     ]  # fmt: skip
 
 
-def callback(name: str, **arguments: Any) -> str:
+def named(name: str, **arguments: Any) -> dict[str, Any]:
     path = name if "." in name else f"lightning.pytorch.callbacks.{name}"
-    return "--trainer.callbacks+=" + json.dumps({"class_path": path, "init_args": arguments})
+    return {"class_path": path, "init_args": arguments}
+
+
+def callback(name: str, **arguments: Any) -> str:
+    return f"--trainer.callbacks={json.dumps([named(name, **arguments)])}"
 
 
 def option(name: str, value: object) -> str:
@@ -115,9 +119,7 @@ GOES_ON = {
     "checkpoints": [callback("ModelCheckpoint", every_n_train_steps=10, save_top_k=-1, filename="{step}")],
     "averaging": [callback("EMAWeightAveraging", decay=0.9), "--data.updates_per_block=1"],
     "bar and logs": [
-        callback("TQDMProgressBar"),
-        callback("LearningRateMonitor"),
-        callback("Timer"),
+        "--trainer.callbacks=" + json.dumps([named("TQDMProgressBar"), named("LearningRateMonitor"), named("Timer")]),
         option("num_sanity_val_steps", 1),
         option("log_every_n_steps", 0),
     ],

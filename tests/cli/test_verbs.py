@@ -306,7 +306,7 @@ def test_a_signal_is_no_success(number: int, code: int, small_file: Path) -> Non
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
-    for _ in range(2):  # the first epoch's checkpoint is there when the second epoch is done
+    for _ in range(4):  # what it read and will do; the first checkpoint is there when the second epoch is done
         process.stderr.readline()
     errors = ""
     for _ in range(5):  # Python drops an interrupt that falls into a destructor
