@@ -21,13 +21,13 @@ from oper_lightning.data.transitions import fingerprint, squeezed
 from oper_lightning.envs.scores import normalised
 from oper_lightning.errors import InputError, nearest
 from oper_lightning.priorities.priority import Priority
-from oper_lightning.priorities.returns import OperR
+from oper_lightning.priorities.returns import ByReturn, OperR, doubts
 from oper_lightning.report.describe import Facts, describe
 from oper_lightning.report.draw_data import SHOWN, draw_data, draw_weights
 from oper_lightning.report.page import Page, Table
 from oper_lightning.report.recording import Verdict, judge
 from oper_lightning.report.runs import read_config
-from oper_lightning.report.weighing import Weights, blind, extremes, shifts, weights_from, weights_table
+from oper_lightning.report.weighing import Weights, extremes, shifts, weights_from, weights_table
 from oper_lightning.report.weights import episode_weights, make
 
 
@@ -65,8 +65,9 @@ def inspect(
         known.insert(0, Weights("OPER-R", OperR(p_base)(transitions)[None], True))
     by_episode = {weights.name: episode_weights(transitions, weights.mean).weights for weights in known if weights.used}
     warnings = [*verdict.warnings, *facts.warnings]
-    for name, weights in by_episode.items():
-        warnings += blind(name, facts.returns, facts.lengths, weights)
+    for shown in (priority, None if isinstance(priority, OperR) else OperR(p_base)):
+        if isinstance(shown, ByReturn):
+            warnings += doubts(shown, transitions, shown(transitions))
     page = Page(f"Dataset {origin.dataset}", output, "inspect")
     page.heading("What to look at" if warnings or unusable else "Nothing strange was found")
     page.warnings(warnings + unusable)
@@ -93,21 +94,22 @@ def inspect(
         f"How {', '.join(by_episode)} weigh an episode against its return, how weights change along an episode, how "
         f"they are spread, and where among observations they are high.",
         "Points are episodes. Along an episode weights are divided by their episode's mean. Both maps have the same "
-        "axes, not the same colours.",
+        "axes, but not the same colours.",
         "-weights",
     )
-    shown = next(weights for weights in reversed(known) if weights.used)
-    page.heading(f"What {shown.name.split(',')[0]} favours")
+    used = next(weights for weights in reversed(known) if weights.used)
+    page.heading(f"What {used.name.split(',')[0]} favours")
     page.paragraph(
-        f"{shown.name}. Episodes and rows are counted from 0. Moved: weighted mean less mean, in standard deviations."
+        f"{used.name}. Episodes and rows are counted from 0. Moved: weighted mean less mean, in standard deviations."
     )
-    page.table(extremes(facts.returns, facts.lengths, by_episode[shown.name]))
-    page.table(shifts(transitions, shown.mean))
+    page.table(extremes(facts.returns, facts.lengths, by_episode[used.name]))
+    page.table(shifts(transitions, used.mean))
     print(page.write())
     print(f"\nwritten: {', '.join(map(str, page.files))}")
     if unusable:
         given = len(files) + (priority is not None)
-        raise InputError(f"{len(unusable)} of {given} weights could not be shown; the page says why")
+        more = f"; {len(unusable) - 1} more, which the page names" if len(unusable) > 1 else ""
+        raise InputError(f"{len(unusable)} of {given} weights could not be shown: {unusable[0]}{more}")
 
 
 def open_source(name: str) -> Source:

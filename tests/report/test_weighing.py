@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import columns, oper, transitions
+from helpers import columns, oper, transitions, write_hdf5
 from test_pages import weights
 
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources.d4rl import D4RL
 from oper_lightning.priorities.file import WeightsFile
 from oper_lightning.priorities.priority import statistics
-from oper_lightning.priorities.returns import OperR, TopFraction
-from oper_lightning.report.weighing import blind, correlation, extremes, shifts
-from oper_lightning.report.weights import episode_weights
+from oper_lightning.report.weighing import extremes, shifts
 
 
 def test_what_is_shown_is_what_training_draws_by(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,36 +69,15 @@ def test_columns_that_weights_move() -> None:
     assert abs(float(table.rows[-1][3])) < 0.8
 
 
-def weighed(lengths: list[int], rewards: list[float], priority: OperR | TopFraction) -> list[str]:
-    """What is said of episodes with these rewards per step."""
-    arrays = columns(lengths)
-    arrays["rewards"][:] = torch.repeat_interleave(torch.tensor(rewards), torch.tensor(lengths)).numpy()
-    data = transitions(arrays)
-    returns, mean = episode_weights(data, priority(data))
-    return blind("OPER-R", returns, torch.tensor(lengths), mean)
-
-
-def test_a_few_disasters_that_set_the_scale_are_named() -> None:
-    usual = [-3.0 - 0.1 * day for day in range(35)]
-    days = [*usual, *[-1000.0] * 7]
-    found = weighed([100] * 42, days, OperR())
-    assert len(found) == 1
-    assert "35 of 42 episodes weigh within 2 % of each other, though they return -640 to -300" in found[0]
-    assert "7 far worse ones (-1e+05 to -1e+05) set the scale" in found[0]
-    assert weighed([100] * 35, usual, OperR()) == []
-    assert weighed([100] * 42, days, TopFraction(0.3)) == []
-
-
-def test_returns_that_only_measure_length_are_named() -> None:
-    lengths = [5, 10, 20, 40, 80, 15, 30, 60, 90, 7, 25, 50]
-    worse = [1.2, 1.1, 1.0, 1.0, 0.9, 1.1, 1.0, 0.9, 0.9, 1.2, 1.0, 1.0]
-    found = weighed(lengths, worse, OperR())
-    assert len(found) == 1
-    assert "weights go with the length of an episode" in found[0]
-    # Where who earns more per step also lasts longer, there is nothing to say.
-    assert weighed(lengths, [0.5 + length / 100 for length in lengths], OperR()) == []
-
-
-def test_correlation_without_variation() -> None:
-    assert correlation(torch.ones(4), torch.arange(4.0)) == 0
-    assert correlation(torch.arange(4.0), 2 * torch.arange(4.0)) == pytest.approx(1)
+def test_where_returns_are_blind_the_page_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """35 days that differ by little beside 7 disasters."""
+    rewards = torch.tensor([-3.0 - 0.1 * day for day in range(35)] + [-1000.0] * 7)
+    arrays = columns([100] * 42)
+    arrays["rewards"][:] = rewards.repeat_interleave(100).numpy()
+    file = write_hdf5(tmp_path / "days.hdf5", arrays)
+    assert oper("inspect", file, "--output=blind") == 0
+    assert "OperR: 83% of the transitions weigh nearly the same" in capsys.readouterr().out
+    assert oper("inspect", file, "--output=ranked", "--priority=TopFraction", "--priority.returns=rank") == 0
+    out = capsys.readouterr().out
+    assert "OperR: 83%" in out
+    assert "TopFraction:" not in out
