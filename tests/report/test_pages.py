@@ -119,7 +119,7 @@ def test_a_run_that_was_stopped_does_not_count(small_file: Path, capsys: pytest.
     assert "stopped: unfinished, update 40 of 80" in capsys.readouterr().err
     long.write_text("model: [")
     assert oper("report", "whole", "longer") == 1
-    assert "whole/config.yaml: not the configuration of a run" in capsys.readouterr().err
+    assert "whole/config.yaml: not valid yaml" in capsys.readouterr().err
 
 
 def test_coupling_is_named_in_the_papers_words() -> None:
