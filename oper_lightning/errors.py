@@ -18,12 +18,8 @@ class TrainingError(RuntimeError):
     """Training cannot go on: a loss is no longer finite."""
 
 
-class Stopped(Exception):
-    """The process was told to stop by a signal; ``code`` is what it exits with, ``hint`` how to go on."""
-
-    def __init__(self, code: int, hint: str = "") -> None:
-        super().__init__(hint)
-        self.code = code
+class Stopped(BaseException):
+    """The process was told to stop by a signal; no error, so that nothing takes it for one of a file or an import."""
 
 
 def note(message: str) -> None:
@@ -52,7 +48,7 @@ def reading(origin: object, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, TrainingError, Stopped):
+    except (InputError, TrainingError):
         raise
     except MemoryError:
         raise InputError(f"{origin}: it needs more memory than there is") from None

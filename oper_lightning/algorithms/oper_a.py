@@ -27,7 +27,9 @@ from oper_lightning.spec import Batch, DataSpec
 
 
 class OperA(OfflineAlgorithm):
-    """OPER-A's stage 1. Leaves weights.safetensors in the run's folder, written anew after every iteration.
+    """OPER-A's stage 1: weighs transitions by their advantage over the behaviour, again and again.
+
+    Leaves weights.safetensors in the run's folder, written anew after every iteration.
 
     Args:
         iterations: how often weights are made; trainer.max_steps is shared out equally among them. Paper: 5.

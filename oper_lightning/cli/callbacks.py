@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from oper_lightning.cli import folders
 from oper_lightning.files import whole
 from oper_lightning.priorities.file import save_tensors
 
@@ -120,6 +121,7 @@ class SaveConfig(SaveConfigCallback):
         """Writes config.yaml, whole or not at all."""
         if not trainer.is_global_zero:
             return
+        folders.still_there()
         config = self.config.clone()
         # What this process read and wrote is not what the run is.
         for key in ("ckpt_path", "output", "trainer.default_root_dir"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from oper_lightning.cli import signals
 from oper_lightning.errors import InputError, Stopped, first_line, nearest
 from oper_lightning.files import whole
 
@@ -57,16 +59,26 @@ def run(args: list[str]) -> int:
         links[name] = {"command": command, "done": False}
         _write(ledger, links)
         print(f"\n$ {command}", flush=True)
-        try:
-            code = subprocess.run([sys.executable, "-m", "oper_lightning", *words], check=False).returncode
-        except KeyboardInterrupt:
-            raise Stopped(130, f" at link {name!r}; the same `oper run` goes on from here") from None
+        code = _call(name, words)
         if code:
             print(f"oper: link {name!r} stopped with exit code {code}; the same `oper run` goes on from here")
             return code
         links[name]["done"] = True
         _write(ledger, links)
     return 0
+
+
+def _call(name: str, words: list[str]) -> int:
+    """Runs a link in a process of its own, which ends before this one does; returns its exit code."""
+    # The link has some seconds for an orderly end, and this process a few more.
+    signals.on_stop(lambda: f" at link {name!r}; the same `oper run` goes on from here", grace=8.0)
+    process = subprocess.Popen([sys.executable, "-m", "oper_lightning", *words], env={**os.environ, signals.LINK: name})
+    try:
+        return process.wait()
+    except Stopped:
+        process.send_signal(signals.told() - 128)
+        process.wait()
+        raise
 
 
 def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:

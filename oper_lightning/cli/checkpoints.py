@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from oper_lightning import renamed
+from oper_lightning.cli import folders, signals
 from oper_lightning.errors import InputError, first_line
 from oper_lightning.files import whole
 
@@ -41,7 +42,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes the file whole, or leaves the old one."""
-        with whole(Path(path)) as file:
+        folders.still_there()
+        with signals.held(), whole(Path(path)) as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,28 +14,20 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from oper_lightning.algorithms import load_all
 from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
-from oper_lightning.cli import folders
+from oper_lightning.cli import folders, signals
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
-from oper_lightning.cli.help import class_help, describe, verb_help
+from oper_lightning.cli.help import LIGHTNING
 from oper_lightning.cli.messages import unwrap, wrap
 from oper_lightning.cli.words import FLAGS, flat, listed, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources import bandit, d4rl, minari, npz, reacher
-from oper_lightning.errors import InputError, Stopped, first_line, note
+from oper_lightning.errors import InputError, first_line, note
 from oper_lightning.files import whole
 from oper_lightning.priorities import advantages, file, returns
 
 # Imported so that a configuration can name their classes in short.
 SHORT_NAMES = (bandit, d4rl, minari, npz, reacher, advantages, file, returns)
-
-VERBS = {
-    "fit": "Train an algorithm on recorded data. Leaves last.ckpt, best.ckpt, config.yaml and TensorBoard events (and, "
-    "from OPER-A's stage 1, weights.safetensors) in the run's folder.",
-    "validate": "Score a checkpoint in the environment.",
-    "test": "Score a checkpoint on other episode seeds than validate's.",
-    "predict": "Write what a checkpoint makes of every transition of a dataset: actions, or values and advantages.",
-}
 
 # Where this package's runs differ from Lightning's defaults.
 TRAINER = {
@@ -61,12 +52,12 @@ class Parser(LightningArgumentParser):
 
 def call(function: Callable[..., None], words: list[str]) -> None:
     """Calls a function with arguments from the command line: its first parameter by position, the others by name."""
-    parser = Parser(prog=f"oper {function.__name__}", description=(function.__doc__ or "").split("\n")[0])
+    parser = Parser(prog=f"oper {function.__name__}")
     first = next(iter(inspect.signature(function).parameters.values()))
     if first.default is inspect.Parameter.empty:
-        parser.add_argument(first.name, nargs="+", help=describe(function)[first.name])
+        parser.add_argument(first.name, nargs="+")
     else:
-        parser.add_argument(first.name, nargs="*", default=[], help=describe(function)[first.name])
+        parser.add_argument(first.name, nargs="*", default=[])
     parser.add_function_arguments(function, skip={first.name})
     try:
         arguments = parser.instantiate(parser.parse_args(words))
@@ -81,21 +72,13 @@ class OperCLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         load_all()
         self.folder: Path | None = None
-        if {"-h", "--help"} & {*args}:
-            print(verb_help(args[0], VERBS[args[0]]))
-            return
-        for flag in ("model", "data.source", "data.priority"):
-            # Classes of one's own, by dotted names, are jsonargparse's to explain.
-            if (name := value_of(args, f"--{flag}.help")) and "." not in name:
-                print(class_help(flag, name))
-                return
         super().__init__(
             OfflineAlgorithm,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             parser_class=Parser,
-            parser_kwargs={verb: {"description": text} for verb, text in VERBS.items()},
+            parser_kwargs={verb: {"description": text} for verb, text in LIGHTNING.items()},
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             trainer_defaults=TRAINER,
@@ -107,7 +90,7 @@ class OperCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's verbs without the arguments that have no meaning here."""
-        return {verb: {*skip, "weights_only", "verbose"} for verb, skip in LightningCLI.subcommands().items()}
+        return {verb: {*skip, "weights_only", "verbose", "return_predictions"} for verb, skip in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's folder."""
@@ -190,6 +173,8 @@ class OperCLI(LightningCLI):
         if self.subcommand == "fit" and not trainer.fast_dev_run:
             folder = folders.claim(self.folder, self.resume) if self.folder else folders.claim_next(self.family)
             self.folder = folder
+            last = folder / "last.ckpt"
+            signals.on_stop(lambda: f"; --ckpt_path={last} goes on" if last.is_file() else "")
             self._note_changes(folder / "config.yaml")
             self.config.fit.output = str(folder)
         if self.folder is not None:
@@ -234,41 +219,34 @@ class OperCLI(LightningCLI):
                 callbacks.append(PredictionWriter(self.folder / "predictions.safetensors"))
         plugins = [*listed(given.plugins), AtomicCheckpointIO()]
         try:
-            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+            trainer = super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
         except ValueError as error:
             raise InputError(f"trainer: {first_line(error)}") from None
+        signals.attach(trainer)
+        return trainer
 
     def fit(self, **arguments: Any) -> None:
         """Says where the run lies."""
-        self._interruptible(self.trainer.fit, **arguments)
+        self.trainer.fit(**arguments)
         if self.folder is not None and self.trainer.is_global_zero:
             files = [
                 name for name in ("last.ckpt", "best.ckpt", "weights.safetensors") if (self.folder / name).is_file()
             ]
             print(f"{self.folder}: update {self.trainer.global_step:,}; {', '.join(files)}")
 
-    def _interruptible(self, function: Callable[..., Any], **arguments: Any) -> None:
-        """Says so where a signal ended it; Lightning would end in silence, or as if all was done."""
-        try:
-            function(**arguments)
-        except SystemExit:
-            code = 128 + (signal.SIGTERM if self.trainer.received_sigterm else signal.SIGINT)
-            last = self.folder / "last.ckpt" if self.subcommand == "fit" and self.folder else None
-            raise Stopped(code, f"; --ckpt_path={last} goes on" if last and last.is_file() else "") from None
-
     def validate(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
-        self._interruptible(self.trainer.validate, **{**arguments, "verbose": False})
+        self.trainer.validate(**{**arguments, "verbose": False})
         self._print("eval")
 
     def test(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
-        self._interruptible(self.trainer.test, **{**arguments, "verbose": False})
+        self.trainer.test(**{**arguments, "verbose": False})
         self._print("test")
 
     def predict(self, **arguments: Any) -> None:
         """Keeps nothing in memory but what is written."""
-        self._interruptible(self.trainer.predict, **{**arguments, "return_predictions": False})
+        self.trainer.predict(**{**arguments, "return_predictions": False})
 
     def _print(self, stage: str) -> None:
         if not self.trainer.is_global_zero:

@@ -20,6 +20,7 @@ from oper_lightning.data.sources.flat import OPTIONAL, REQUIRED, FlatEpisodes
 from oper_lightning.data.sources.source import Origin, Source, environment_named_by_data
 from oper_lightning.envs.scores import environment_of, family
 from oper_lightning.errors import InputError, nearest, note
+from oper_lightning.files import beside
 
 
 class D4RL(Source):
@@ -160,18 +161,18 @@ def download(name: str) -> Path:
     if target.is_file():
         return target
     address = _addresses()[name]
-    beside = target.with_name(f"{target.name}.{os.getpid()}.part")
+    new = beside(target)
     note(f"downloading {address} to {target}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(address, timeout=30) as answer, open(beside, "wb") as file:
+        with urllib.request.urlopen(address, timeout=30) as answer, open(new, "wb") as file:
             shutil.copyfileobj(answer, file, 1 << 20)
             expected = answer.headers.get("Content-Length")
-        if expected is not None and beside.stat().st_size != int(expected):
-            raise OSError(f"{beside.stat().st_size:,} of {int(expected):,} bytes came")
-        os.replace(beside, target)
+        if expected is not None and new.stat().st_size != int(expected):
+            raise OSError(f"{new.stat().st_size:,} of {int(expected):,} bytes came")
+        os.replace(new, target)
     except (OSError, http.client.HTTPException) as error:
-        beside.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         reason = getattr(error, "reason", error)
         raise InputError(
             f"{name}: cannot download it ({reason}); fetch {address} yourself and put it at {target}"
