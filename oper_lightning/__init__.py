@@ -1,4 +1,17 @@
-"""Prioritised offline reinforcement learning on Lightning and torchrl."""
+"""Prioritised offline reinforcement learning on Lightning and torchrl.
+
+The names in ``__all__`` are stable: they keep their meaning and their arguments from one minor version to the next.
+Whatever else the modules hold may change. They are:
+
+- data: ``OfflineDataModule``; the sources ``D4RL``, ``Minari``, ``Npz``, ``Reacher``; ``Source``, ``Origin`` and
+  ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
+- priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
+  write another;
+- algorithms: ``BC``, ``TD3BC``, ``IQL``, ``CQL``, ``OnestepRL`` and OPER-A's stage 1 ``OperA``; to write another:
+  ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``frozen_copy``, ``squared_error``,
+  ``expectile_error``;
+- ``InputError``, which says in one line what was wrong with something that a person gave.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +20,13 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from oper_lightning.algorithms.base import OfflineAlgorithm
+    from oper_lightning.algorithms.bc import BC
+    from oper_lightning.algorithms.cql import CQL
+    from oper_lightning.algorithms.iql import IQL
+    from oper_lightning.algorithms.onestep import OnestepRL
+    from oper_lightning.algorithms.oper_a import OperA
+    from oper_lightning.algorithms.td3_bc import TD3BC
     from oper_lightning.data.datamodule import OfflineDataModule
     from oper_lightning.data.sampler import WeightedSampler
     from oper_lightning.data.sources.d4rl import D4RL
@@ -18,9 +38,12 @@ if TYPE_CHECKING:
     from oper_lightning.data.transitions import transitions_from
     from oper_lightning.envs.rollouts import Rollouts
     from oper_lightning.errors import InputError
+    from oper_lightning.nn.losses import expectile_error, squared_error
+    from oper_lightning.nn.optim import adam, frozen_copy, polyak
     from oper_lightning.priorities.file import WeightsFile
     from oper_lightning.priorities.priority import Priority
     from oper_lightning.priorities.returns import AdvantageWeighting, OperR, ReturnWeighting, TopFraction
+    from oper_lightning.spec import Batch, DataSpec
 
 # Where each public name lives; imported when first used, so that a name costs only what stands behind it.
 _PUBLIC = {
@@ -42,6 +65,20 @@ _PUBLIC = {
     "ReturnWeighting": "priorities.returns",
     "AdvantageWeighting": "priorities.returns",
     "WeightsFile": "priorities.file",
+    "OfflineAlgorithm": "algorithms.base",
+    "BC": "algorithms.bc",
+    "TD3BC": "algorithms.td3_bc",
+    "IQL": "algorithms.iql",
+    "CQL": "algorithms.cql",
+    "OnestepRL": "algorithms.onestep",
+    "OperA": "algorithms.oper_a",
+    "Batch": "spec",
+    "DataSpec": "spec",
+    "adam": "nn.optim",
+    "polyak": "nn.optim",
+    "frozen_copy": "nn.optim",
+    "squared_error": "nn.losses",
+    "expectile_error": "nn.losses",
 }
 
 __all__ = ["__version__", *_PUBLIC]
@@ -53,3 +90,7 @@ def __getattr__(name: str) -> object:
     import importlib
 
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

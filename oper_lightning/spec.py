@@ -15,12 +15,25 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class Batch(NamedTuple):
-    """The transitions of one update, or of a block of K updates, by the role of the loss term that reads them.
+    """The transitions of one update, by the role of the loss term that reads them.
 
-    Each is a TensorDict ``[B]`` (``[K, B]`` in a block, ``[K, S, B]`` when S seeds train together) with
-    ``observation``, ``action``, ``("next", "observation")``, ``("next", "reward")``, ``("next", "terminated")``,
-    ``weight`` and the columns that the algorithm asked for. Reward, flags, weight: one number per transition.
-    Roles that were drawn alike are the same object.
+    Each role is a TensorDict with one row per transition, shape ``[B]``. Its entries:
+
+    - ``observation`` ``[B, *O]`` and ``action`` ``[B, A]``, before the step;
+    - ``("next", "observation")`` ``[B, *O]``, ``("next", "reward")`` ``[B]`` (scaled and shifted as the datamodule was
+      told) and ``("next", "terminated")`` ``[B]``, after it. A step that was only cut off by time is not terminated;
+    - ``weight`` ``[B]``: what the transition's share of the role's loss is multiplied by, as
+      ``(batch.improvement["weight"] * loss).mean()``. Ones, unless the datamodule reweights by a priority;
+    - what the algorithm's ``columns`` made. The algorithms of this package have ``discount`` ``[B]``, the factor of the
+      value that a target bootstraps from, 0 where the episode terminated.
+
+    In an algorithm's ``update`` observations are normalised if the algorithm wants it and actions lie in [-1, 1]; in a
+    loop of your own both are as recorded. Roles that were drawn alike are the same object, so that
+    ``batch.constraint is batch.improvement`` tells whether one forward pass does for both.
+
+    There is one leading dimension more in a block, which holds K updates (``[K, B]``, from ``OfflineDataModule.draw``;
+    :meth:`unbind` makes K batches of it), and one more before B while S seeds train side by side (``[S, B]``, in a
+    block ``[K, S, B]``; stage 1 of OPER-A).
     """
 
     evaluation: TensorDict

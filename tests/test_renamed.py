@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from oper_lightning.algorithms.oper_a import OperA
 
 OLD = {
-    "oper_lightning.algorithms.oper_a.OperA": "oper_lightning.algorithms.advantage.AdvantageWeights",
+    "oper_lightning.OperA": "oper_lightning.algorithms.advantage.AdvantageWeights",
     "rollouts:": "evaluation:",
     "location:": "storage:",
 }
@@ -30,7 +30,7 @@ def test_runs_from_before_the_names_changed(small_file: Path, capsys: pytest.Cap
         text = text.replace(new, before)
     Path("run/config.yaml").write_text(text)
     checkpoint = torch.load("run/last.ckpt", weights_only=True)
-    checkpoint["class_path"] = OLD["oper_lightning.algorithms.oper_a.OperA"]
+    checkpoint["class_path"] = OLD["oper_lightning.OperA"]
     torch.save(checkpoint, "run/last.ckpt")
     assert len(OperA.load_from_checkpoint("run/last.ckpt", weights_only=True).weights) == 1
     assert oper("predict", "--ckpt_path=run/last.ckpt") == 0

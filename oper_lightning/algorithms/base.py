@@ -44,6 +44,8 @@ class OfflineAlgorithm(LightningModule, ABC):
     action_scale: Tensor
     reads: tuple[Role, ...] = ROLES
     """the roles that its loss terms have"""
+    takes_blocks = True
+    """whether ``training_step`` gets the transitions of several updates at once; the datamodule asks"""
 
     def __init__(self, normalise_observations: bool, compile: Compile = "none") -> None:
         super().__init__()
@@ -207,10 +209,11 @@ class OfflineAlgorithm(LightningModule, ABC):
         """Refuses what cannot work."""
         guards.possible(self)
         self._execute = executor(self.update, self.how, self.device)
+        self._hears = guards.Hears(self)
 
     def on_fit_end(self) -> None:
         """Lets go of graphs and compiled code."""
-        del self._execute
+        del self._execute, self._hears
 
     def on_train_start(self) -> None:
         """Logs what the priority is like; lets a given learning rate win over the one in a checkpoint's optimisers."""
@@ -229,6 +232,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         with flushed_denormals():
             for number, batch in enumerate(batches, first):
                 self.branch = self.prepare(number)
+                self._hears(batch)
                 for name, value in self._execute(batch, self.branch).items():
                     results.setdefault(name, []).append((number, value.detach()))
         guards.finite_losses(results)

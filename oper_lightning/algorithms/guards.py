@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.errors import InputError, TrainingError
 from oper_lightning.nn import ranks
+from oper_lightning.spec import Batch, Role
 
 if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
@@ -30,6 +35,63 @@ def possible(model: OfflineAlgorithm) -> None:
             f"data.prioritise has {', '.join(data.roles)}: of those {type(model).__name__} has no loss term here, so "
             f"that the priority would change nothing; it has {', '.join(model.reads)}"
         )
+
+
+class Hears:
+    """Refuses an algorithm that is to reweight its losses but reads no weight: its run would be the uniform one.
+
+    What an update reads is tried on a copy of the model that is thrown away: weights that are not numbers must leave
+    something that is not a number. It is tried once for each branch of the update, until one has read weights, for an
+    algorithm may come to its prioritised terms late.
+    """
+
+    def __init__(self, model: OfflineAlgorithm) -> None:
+        data = model.trainer.datamodule  # type: ignore[attr-defined]
+        self.model = model
+        self.roles: tuple[Role, ...] = ()
+        """those whose weights nobody has been seen to read yet"""
+        if getattr(data, "priority", None) is not None and data.mode == "reweight":
+            self.roles = data.roles
+        self.tried: set[Hashable] = set()
+
+    def __call__(self, batch: Batch) -> None:
+        """Looks at the update that is about to be made.
+
+        Raises:
+            InputError: if it reads transitions that are weighed, and not their weights.
+        """
+        if not self.roles or self.model.branch in self.tried:
+            return
+        self.tried.add(self.model.branch)
+        if self._spoilt(batch, lambda part: part.clone(recurse=False).set("weight", _no_numbers(part["weight"]))):
+            self.roles = ()
+        elif self._spoilt(batch, lambda part: part.apply(_no_numbers)):
+            name = type(self.model).__name__
+            raise InputError(
+                f"{name} does not multiply its losses by batch.{self.roles[0]}['weight'], so that data.mode=reweight "
+                f"would change nothing: let it, or leave data.mode at resample"
+            )
+
+    def _spoilt(self, batch: Batch, spoil: Callable[[TensorDict], TensorDict]) -> bool:
+        """Whether an update of a copy goes wrong if the weighed transitions are spoilt."""
+        weighed = {id(getattr(batch, role)) for role in self.roles}
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        # What runs updates, graphs among it, is neither needed nor can it be copied: False stands in its place.
+        apart = {id(self.model.__dict__[name]): False for name in ("_execute", "_hears")}
+        with torch.random.fork_rng(devices):
+            copied = copy.deepcopy(self.model, apart)
+            try:
+                # The class's own: what stands in an instance for its update may belong to the original.
+                spoilt = batch.map(lambda part: spoil(part) if id(part) in weighed else part)
+                results = type(copied).update(copied, spoilt)
+            except Exception:  # an update that cannot be tried is nobody's fault: it will do, or fail for real
+                return False
+        left = [*results.values(), *copied.parameters()]
+        return not all(bool(value.isfinite().all()) for value in left)
+
+
+def _no_numbers(values: Tensor) -> Tensor:
+    return torch.full_like(values, math.nan) if values.is_floating_point() else values
 
 
 def same_networks(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:

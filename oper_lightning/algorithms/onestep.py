@@ -6,6 +6,7 @@ Three phases in one run: clone the behaviour, learn its values, improve on it on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Literal, cast
@@ -23,7 +24,7 @@ from oper_lightning.nn.optim import adam, frozen_copy, polyak, reset_adam
 from oper_lightning.spec import Batch, DataSpec
 
 LARGEST_WEIGHT = 100.0
-LARGEST_ACTION = 1 - 1e-4  # recorded actions are clipped before their likelihood is taken
+LARGEST_ACTION = 1 - 1e-4  # exp_weight and il_reg clip recorded actions to it before they take their likelihood
 
 Phase = Literal["behaviour", "critic", "policy"]
 
@@ -36,8 +37,8 @@ class OnestepRL(OfflineAlgorithm):
             less the divergence from the behaviour), il_reg (values and the likelihood of the data), greedy (values
             alone), easy_bcq (no training: the best of some actions of the behaviour).
         critic: what the critic evaluates: sarsa (the recorded next action; where an episode was cut, an action of the
-            behaviour policy, for nobody took one), qpi (the policy as it stands), or either with twin critics:
-            double_sarsa, double_qpi.
+            behaviour policy, for nobody took one), qpi (the policy as it stands, its actions clipped to the box), or
+            either with twin critics: double_sarsa, double_qpi.
         baseline: of exp_weight's advantage: value_sample (mean value of actions of the behaviour) or td (a value
             function fitted beside the critic).
         steps: how often critic and policy are trained in turn. Paper: 1.
@@ -148,9 +149,10 @@ class OnestepRL(OfflineAlgorithm):
 
     # Losses ------------------------------------------------------------------------------------------------------
 
-    def cloning_loss(self, batch: TensorDict) -> Tensor:
-        """Negative log likelihood of the recorded actions, ``[B]``."""
-        likelihood: Tensor = self.policy(batch["observation"]).log_prob(batch["action"]).sum(-1)
+    def cloning_loss(self, batch: TensorDict, largest: float = math.inf) -> Tensor:
+        """Negative log likelihood of the recorded actions, brought within ``largest``, ``[B]``."""
+        action = batch["action"].clamp(-largest, largest)
+        likelihood: Tensor = self.policy(batch["observation"]).log_prob(action).sum(-1)
         return -likelihood
 
     def critic_loss(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
@@ -159,7 +161,8 @@ class OnestepRL(OfflineAlgorithm):
         following = batch["next", "observation"]
         with torch.no_grad():
             if self.evaluates_policy:
-                action = sample(self.policy(following), 1).squeeze(1)
+                # Clipped, as they would be before the environment sees them: outside the box nobody has acted.
+                action = sample(self.policy(following), 1).squeeze(1).clamp(-1, 1)
             else:
                 stand_in = sample(self.behaviour(following), 1).squeeze(1)
                 action = torch.where(batch["cut"].unsqueeze(-1), stand_in, batch["next", "action"])
@@ -215,7 +218,7 @@ class OnestepRL(OfflineAlgorithm):
         if self.operator == "reverse_kl":
             loss = loss + self.alpha * (constraint["weight"] * self.divergence(constraint)).mean()
         if self.operator == "il_reg":
-            loss = loss + self.alpha * (constraint["weight"] * self.cloning_loss(constraint)).mean()
+            loss = loss + self.alpha * (constraint["weight"] * self.cloning_loss(constraint, LARGEST_ACTION)).mean()
         return {"policy_loss": loss, "value": value.mean()}
 
     # Update ------------------------------------------------------------------------------------------------------

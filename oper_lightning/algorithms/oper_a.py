@@ -236,7 +236,7 @@ class OperA(OfflineAlgorithm):
         """Lets the data be drawn by the weights as they stand."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         ones = torch.ones(self.seeds, data.spec.rows)
-        data.set_weights(self.weights[-1] if self.weights else ones)
+        data.set_weights_of_seeds(self.weights[-1] if self.weights else ones)
 
     def _finish_iteration(self) -> None:
         value, advantage = self.evaluate()

@@ -22,7 +22,7 @@ def convert(files: list[str], source: Source, output: str = "weights.safetensors
     Reads arrays, numbers and strings only; nothing in such a file can run.
 
     Args:
-        files: published files, one per seed.
+        files: published files, one per seed; those of the layout from before iterations are averaged into one seed.
         source: the dataset that they were made for; with D4RL, its qlearning_rows must be true.
         output: the file to write.
     """
@@ -34,15 +34,7 @@ def convert(files: list[str], source: Source, output: str = "weights.safetensors
         raise InputError(f"{output}: exists already; name another --output")
     source.prepare()
     transitions = squeezed(fill(source, torch.device("cpu"))[:])
-    seeds = [published_weights(file, len(transitions)) for file in files]
-    counts = {len(weights) for weights, _, _ in seeds}
-    if len(counts) > 1:
-        raise InputError(f"files with different numbers of iterations: {sorted(counts)}; convert them one by one")
-    tensors = {"weights": torch.stack([weights for weights, _, _ in seeds], 1)}
-    for place, key in ((1, "advantage"), (2, "value")):
-        parts = [seed[place] for seed in seeds]
-        if all(part is not None for part in parts):
-            tensors[key] = torch.stack(parts, 1)  # type: ignore[arg-type]
+    tensors = published_weights(files, len(transitions))
     name = source.origin().dataset
     metadata = {
         "format": FORMAT,

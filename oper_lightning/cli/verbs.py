@@ -145,7 +145,8 @@ class OperCLI(LightningCLI):
                     f"{key} belongs on the command line, not into a yaml: --{key}={self.config[verb][key]}"
                 )
         named = self.config[verb].model.class_path
-        if checkpoint and named != checkpoint["class_path"]:
+        # The same class may be named by its module or by the package's front.
+        if checkpoint and named.rpartition(".")[2] != checkpoint["class_path"].rpartition(".")[2]:
             raise InputError(f"{path} holds {checkpoint['class_path']}, but the configuration asks for {named}")
 
     def _folder(self, verb: str, output: str | None, config: str | None, checkpoint: str | None) -> Path | None:

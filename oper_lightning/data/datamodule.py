@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -12,55 +14,66 @@ import torch
 from lightning.pytorch import LightningDataModule
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import RandomSampler, TensorDictReplayBuffer, TensorStorage
 
 from oper_lightning.data import matching, storage
-from oper_lightning.data.loaders import Blocks, Episodes, InOrder
+from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, shared_out
+from oper_lightning.data.mixture import Mixture, Mode
+from oper_lightning.data.rl import RandomSampler, TensorDictReplayBuffer, TensorStorage, buffer, stored
 from oper_lightning.data.sampler import WeightedSampler
 from oper_lightning.data.sources.source import Source
+from oper_lightning.data.table import PART, Table
 from oper_lightning.data.transforms import LossWeight
-from oper_lightning.data.transitions import fingerprint, squeezed
 from oper_lightning.envs.rollouts import Rollouts, World
-from oper_lightning.errors import InputError
+from oper_lightning.errors import InputError, nearest, note
+from oper_lightning.files import place
 from oper_lightning.nn import ranks
-from oper_lightning.priorities.priority import Priority
+from oper_lightning.priorities.priority import Priority, checked, statistics
+from oper_lightning.priorities.returns import doubts
 from oper_lightning.spec import ROLES, Batch, DataSpec, Role
 
-LARGEST_BLOCK = 50  # updates
-PART = 8192  # rows that are looked at together where order matters
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # not a process that was forked from the owner
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class OfflineDataModule(LightningDataModule):
     """Recorded transitions for offline reinforcement learning, for this package's algorithms or for your own loop.
 
     In a loop of your own: ``data = OfflineDataModule(source, priority); data.setup()``, then draw TED TensorDicts
-    from ``data.replay_buffer(256)``, or use ``data.storage`` and ``data.weights`` as you like.
+    from ``data.replay_buffer(256)``, or use ``data.storage`` and ``data.weights`` as you like. After
+    ``data.priority = another`` the next ``setup()`` weighs the transitions anew. It can be pickled and copied; a copy
+    belongs to no trainer and opens files anew.
 
     Args:
         source: where the transitions come from.
         priority: how much each transition matters; all the same by default.
         mode: resample draws transitions in proportion to the priority, reweight draws uniformly and weighs losses.
-        prioritise: the loss terms that see the priority, of evaluation, improvement and constraint; by default those
-            of the priority's paper (OPER-A: improvement and constraint; OPER-R and the rest: all).
+        prioritise: the loss term or terms that see the priority, of evaluation, improvement and constraint; by default
+            those of the priority's paper (OPER-A: improvement and constraint; OPER-R and the rest: all).
         batch_size: transitions per update and process.
         updates_per_epoch: gradient updates between evaluations and checkpoints.
         updates_per_block: gradient updates that pass through Lightning's loop together; by default the largest
-            divisor of updates_per_epoch up to 50.
+            divisor of updates_per_epoch up to 50. Modules that are none of this package's algorithms get one batch at
+            a time.
         rollouts: how policies are scored in an environment; null to train without.
         reward_scale: rewards are multiplied by this before targets are built; OPER-R sees raw rewards. return_range:
             1000 over the distance between best and worst return (IQL on locomotion).
         reward_shift: added to the scaled reward (antmaze: -1).
         clip_actions: bring recorded actions that lie outside the action space to its border instead of refusing them.
         location: keep transitions on the training device, in main memory, or memory-mapped on disk.
-        memmap_folder: where memory-mapped transitions lie; memmap in the run's folder by default.
+        memmap_folder: where memory-mapped transitions lie; by default memmap in the trainer's folder or, without a
+            trainer, a temporary folder that goes away with the datamodule.
+        seed: of the order in which transitions are drawn, for use without `oper`, where seed_everything says it; by
+            default that of Lightning's seed_everything, or of torch.
     """
 
     def __init__(
         self,
         source: Source,
         priority: Priority | None = None,
-        mode: Literal["resample", "reweight"] = "resample",
-        prioritise: list[Role] | None = None,
+        mode: Mode = "resample",
+        prioritise: Role | list[Role] | None = None,
         batch_size: int = 256,
         updates_per_epoch: int = 5000,
         updates_per_block: int | None = None,
@@ -70,13 +83,13 @@ class OfflineDataModule(LightningDataModule):
         clip_actions: bool = False,
         location: Literal["device", "memory", "memmap"] = "device",
         memmap_folder: str | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.source = source
         self.priority = priority
-        self.mode = mode
-        published = getattr(priority, "roles", ROLES)
-        self.roles: tuple[Role, ...] = published if prioritise is None else tuple(prioritise)
+        self.mode: Mode = mode
+        self.prioritise = prioritise
         self.batch_size = batch_size
         self.updates_per_epoch = updates_per_epoch
         self.updates_per_block = updates_per_block
@@ -86,20 +99,34 @@ class OfflineDataModule(LightningDataModule):
         self.clip_actions = clip_actions
         self.location = location
         self.memmap_folder = memmap_folder
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())) if seed is None else seed
         self.drawn = 0
         """gradient updates whose transitions have been drawn"""
-        self._prioritises = False
-        self.weights: Tensor | None = None
-        """the priority, float64 ``[N]``, mean 1; ``[S, N]`` while S seeds train together; None if uniform"""
         self.world: World | None = None
-        self._spec: DataSpec | None = None
+        self._loaded: Table | None = None
+        self._spec: DataSpec
+        self._mixture: Mixture
+        self._weights: Tensor | None = None
+        self._weights_of = ""  # who gave them, for people
+        self._weighed_by: Priority | None = None  # the priority that was asked last
+        self._temporary: str | None = None
         for name in ("batch_size", "updates_per_epoch", "updates_per_block"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"data.{name} is {value}; at least 1 is needed")
+        for role in self.roles:
+            if role not in ROLES:
+                raise InputError(f"data.prioritise has {role!r}; {nearest(role, ROLES)}")
         if priority is not None and not self.roles:
             raise InputError("data.prioritise names no loss term; leave data.priority out to train uniformly")
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The loss terms that see the priority."""
+        published: tuple[Role, ...] = getattr(self.priority, "roles", ROLES)
+        if self.prioritise is None:
+            return published
+        return (self.prioritise,) if isinstance(self.prioritise, str) else tuple(self.prioritise)
 
     # Loading -----------------------------------------------------------------------------------------------------
 
@@ -110,53 +137,75 @@ class OfflineDataModule(LightningDataModule):
             storage.map_new(self.source, self._map_folder())
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads and checks the data and, under a trainer, makes the environment; each once.
+        """Loads and checks the data, weighs them and, under a trainer, makes the environment.
+
+        Each is done once, and again where ``source`` or ``priority`` has been replaced by another since.
 
         Raises:
             InputError: if something about the data, the priority or the environment does not fit.
         """
-        if self.trainer is not None and stage == "fit":
+        if stage == "fit" and self._takes_blocks():
             self._epoch()  # refuses lengths that do not fit before anything slow is done
         judges = self.trainer is not None and stage in ("fit", "validate", "test")
         if judges and self.rollouts is not None and self.world is None:
             self.world = matching.make_world(self.source, self.rollouts)
-        if self._spec is None or (stage == "fit" and self.priority is not None and self.weights is None):
-            self._load(stage)
-        scaled = matching.scaled_rewards(self.source, self.transitions, self.reward_scale, self.reward_shift)
-        following = {key: scaled["next", key] for key in ("observation", "reward", "terminated")}
-        self.table = TensorDict(
-            {"observation": scaled["observation"], "action": scaled["action"], "next": following},
-            batch_size=scaled.batch_size,
-            device=scaled.device,
-        )
+        loaded, self._loaded = self._loaded, None
+        fresh = loaded is None or loaded.source is not self.source
+        # Judging needs no weights.
+        weighs = (self.trainer is None or stage == "fit") and (fresh or self._weighed_by is not self.priority)
+        # Weights and fingerprint belong to the data as recorded, before actions are clipped.
+        reads = fresh or (weighs and self.clip_actions)
+        if loaded is None or reads:
+            loaded = self._read()
+        if fresh:
+            self._weighed_by = None
+            self._hold(loaded, None, "")
+        if weighs:
+            self._weigh(loaded)
+        if reads:
+            self._match(loaded)
+        scaled = loaded.arrange(self.reward_scale, self.reward_shift)
         if self.trainer is not None and stage in ("fit", "predict"):
             columns = getattr(self.trainer.lightning_module, "columns", None)
-            self.table.update(columns(scaled) if columns else {})
+            loaded.entries.update(columns(scaled) if columns else {})
+        self._loaded = loaded
 
-    def _load(self, stage: str | None) -> None:
+    def _read(self) -> Table:
         if self.trainer is None:
             self.prepare_data()
-        origin = self.source.origin()
         if self.location == "memmap":
-            self.storage = storage.load_mapped(self._map_folder())
+            kept = storage.load_mapped(self._map_folder())
         else:
             device = torch.device("cpu")
             if self.location == "device" and self.trainer is not None:
                 device = self.trainer.strategy.root_device
-            self.storage = storage.fill(self.source, device)
-        self.transitions = squeezed(self.storage[:])
-        rows = len(self.transitions)
-        if rows < self.batch_size:
-            raise InputError(f"data.batch_size {self.batch_size} is larger than the dataset ({rows:,} transitions)")
+            kept = storage.fill(self.source, device)
+        loaded = Table(self.source, kept)
+        if len(loaded) < self.batch_size:
+            raise InputError(
+                f"data.batch_size {self.batch_size} is larger than the dataset ({len(loaded):,} transitions)"
+            )
         if self.world is not None:
-            matching.check_shapes(self.source, self.transitions, self.world)
-        # Weights and fingerprint belong to the data as recorded, before actions are clipped. Judging needs no weights.
-        recorded = fingerprint(self.transitions)
-        if self.priority is not None and (self.trainer is None or stage == "fit"):
-            self.set_weights(self.priority(self.transitions))
-        low, high = matching.action_bounds(self.transitions["action"], self.world, origin, self.trainer is not None)
-        matching.check_actions(self.source, self.transitions["action"], low, high, self.clip_actions)
-        self._spec = matching.spec(self.transitions, origin, self.world, (low.cpu(), high.cpu()), recorded)
+            matching.check_shapes(self.source, loaded.transitions, self.world)
+        return loaded
+
+    def _weigh(self, loaded: Table) -> None:
+        """Asks the priority for its weights, and says what is doubtful about them."""
+        weights, name = None, type(self.priority).__name__
+        if self.priority is not None:
+            weights = checked(self.priority(loaded.transitions), len(loaded), name)
+            for doubt in doubts(self.priority, loaded.transitions, weights):
+                note(doubt)
+        self._hold(loaded, weights, name)
+        self._weighed_by = self.priority
+
+    def _match(self, loaded: Table) -> None:
+        """Brings data and environment together."""
+        origin, actions, ask = self.source.origin(), loaded.transitions["action"], self.trainer is not None
+        low, high = matching.action_bounds(self.source, actions, self.world, origin, ask)
+        matching.check_actions(self.source, actions, low, high, self.clip_actions)
+        bounds = low.cpu(), high.cpu()
+        self._spec = matching.spec(loaded.transitions, origin, self.world, bounds, loaded.recorded)
 
     def teardown(self, stage: str) -> None:
         """Closes the environments; :meth:`setup` makes them anew."""
@@ -164,61 +213,120 @@ class OfflineDataModule(LightningDataModule):
             self.world.close()
             self.world = None
 
+    def _map_folder(self) -> Path:
+        if self.memmap_folder is not None:
+            return place(self.memmap_folder) / "transitions"
+        if self.trainer is not None:
+            return Path(self.trainer.default_root_dir) / "memmap" / "transitions"
+        if self._temporary is None:
+            self._temporary = tempfile.mkdtemp(prefix="oper-")
+            weakref.finalize(self, _remove, self._temporary, os.getpid())
+        return Path(self._temporary) / "transitions"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: all but the trainer, the environments and a temporary folder to tidy up."""
+        return {**self.__dict__, "trainer": None, "world": None, "_temporary": None}
+
+    # What is loaded ----------------------------------------------------------------------------------------------
+
+    def _at_hand(self, what: str) -> Table:
+        if self._loaded is None:
+            raise InputError(f"OfflineDataModule has no {what} before the data are loaded: call setup() first")
+        return self._loaded
+
     @property
     def spec(self) -> DataSpec:
         """What an algorithm needs to know of the data."""
-        if self._spec is None:
-            raise RuntimeError("OfflineDataModule.setup() has not been called")
+        self._at_hand("spec")
         return self._spec
 
-    def _map_folder(self) -> Path:
-        if self.memmap_folder is None:
-            under = self.trainer.default_root_dir if self.trainer is not None else tempfile.mkdtemp(prefix="oper-")
-            self.memmap_folder = str(Path(under) / "memmap")
-        return Path(self.memmap_folder) / "transitions"
+    @property
+    def storage(self) -> TensorStorage:
+        """All N transitions as recorded, in torchrl's TED layout: reward and flags are ``[N, 1]``."""
+        return self._at_hand("storage").storage
 
-    # Drawing -----------------------------------------------------------------------------------------------------
+    @property
+    def transitions(self) -> TensorDict:
+        """The same memory as a TensorDict ``[N]`` in which reward and flags are ``[N]``."""
+        return self._at_hand("transitions").transitions
 
-    def set_weights(self, weights: Tensor | None) -> None:
-        """Replaces the priority: weights ``[N]``, or ``[S, N]`` for S seeds that train together; None for uniform."""
-        self.weights = None if weights is None else weights.to(self.transitions.device or "cpu")
-        self._loss_weights = torch.empty(0) if self.weights is None else self.weights.float()
-        # Equal weights are no priority: the run is then the uniform one, draw for draw.
-        self._prioritises = self.weights is not None and bool((self.weights != self.weights[..., :1]).any())
-        self._sampler = WeightedSampler(self.weights) if self.weights is not None and self._prioritises else None
+    @property
+    def table(self) -> TensorDict:
+        """What algorithms get of the transitions, TensorDict ``[N]``: rewards scaled, their own columns beside."""
+        return self._at_hand("table").entries
 
-    def replay_buffer(self, batch_size: int | None = None) -> TensorDictReplayBuffer:
-        """A torchrl replay buffer over the raw transitions, drawing or weighing by the priority."""
-        kept, sampler, transform = self.storage, RandomSampler(), None
-        if self.weights is not None and self.mode == "resample":
-            sampler = WeightedSampler(self.weights, self.seed)
-        elif self.weights is not None:
-            transform = LossWeight(self.weights)
-            rows = self.storage[:].clone(recurse=False)
-            kept = TensorStorage(rows.set("index", torch.arange(len(rows), device=rows.device)))
-        size = batch_size or self.batch_size
-        return TensorDictReplayBuffer(storage=kept, sampler=sampler, transform=transform, batch_size=size)
+    @property
+    def weights(self) -> Tensor | None:
+        """The priority, float64 ``[N]``, mean 1; ``[S, N]`` while S seeds train together; None if uniform."""
+        self._at_hand("weights")
+        return self._weights
 
     def rows(self, index: Tensor | slice) -> TensorDict:
         """The transitions with row numbers ``[...]`` (or a slice), as algorithms get them: scaled, with columns."""
-        part: TensorDict = self.table[index]
-        if ("next", "row") in part.keys(include_nested=True):  # n-step targets end at other rows
-            part["next", "observation"] = self.transitions["next", "observation"][part["next"].pop("row")]
-        return part
+        return self._at_hand("rows").rows(index)
 
     def in_order(self, size: int = PART) -> Iterator[TensorDict]:
         """All transitions in row order, as from :meth:`rows`; whole episodes, ``size`` rows or more at a time."""
-        start = 0
-        for stop in self.cuts(size):
-            yield self.rows(slice(start, stop))
-            start = stop
+        return self._at_hand("rows").in_order(size)
 
-    def cuts(self, size: int = PART) -> list[int]:
-        """Where :meth:`in_order` cuts: the last end of an episode before each multiple of ``size``, and the end."""
-        ends = torch.nonzero(self.transitions["next", "done"]).squeeze(1).cpu() + 1
-        block = torch.div(ends, size, rounding_mode="floor")
-        first = torch.cat([block[1:] != block[:-1], torch.ones(1, dtype=torch.bool)])
-        return [int(end) for end in ends[first]]
+    def __repr__(self) -> str:
+        """What is loaded and how it is weighed, in a line."""
+        if self._loaded is None:
+            return f"OfflineDataModule({type(self.source).__name__}, not loaded: call setup())"
+        episodes = int(self._loaded.transitions["next", "done"].sum())
+        shapes = f"observations {list(self._spec.observation_shape)}, actions {list(self._spec.action_shape)}"
+        priority = "uniform"
+        if self._weights is not None:
+            priority = f"{self._weights_of}, {self.mode} for {', '.join(self.roles)}"
+            if self._weights.dim() == 1:
+                priority += f", effective share {statistics(self._weights)['ess']:.0%}"
+        return (
+            f"OfflineDataModule({self._spec.dataset}: {len(self._loaded):,} transitions, {episodes:,} episodes, "
+            f"{shapes}; {priority}; batches of {self.batch_size})"
+        )
+
+    __str__ = __repr__
+
+    # Drawing -----------------------------------------------------------------------------------------------------
+
+    def set_weights(self, weights: object) -> None:
+        """Puts weights ``[N]``, a tensor or array, in the place of the priority's; None for uniform.
+
+        They stay until :meth:`setup` finds another priority than before.
+
+        Raises:
+            InputError: if they are not one finite, non-negative number per transition, with one above 0.
+        """
+        loaded = self._at_hand("transitions to weigh")
+        given = None if weights is None else checked(weights, len(loaded), "set_weights")
+        self._hold(loaded, given, "weights set by hand")
+
+    def set_weights_of_seeds(self, weights: Tensor) -> None:
+        """The same for S seeds that train together, ``[S, N]``: each then gets rows of its own in every batch."""
+        loaded = self._at_hand("transitions to weigh")
+        if weights.dim() != 2 or weights.shape[1] != len(loaded):
+            raise InputError(f"weights of seeds have shape {list(weights.shape)}; [S, {len(loaded)}] is needed")
+        self._hold(loaded, weights, f"weights of {len(weights)} seeds")
+
+    def _hold(self, loaded: Table, weights: Tensor | None, name: str) -> None:
+        self._weights_of = name
+        self._weights = None if weights is None else weights.to(loaded.device)
+        self._mixture = Mixture(len(loaded), self._weights, loaded.device)
+
+    def replay_buffer(self, batch_size: int | None = None) -> TensorDictReplayBuffer:
+        """A torchrl replay buffer over the raw transitions, drawing or weighing by the priority.
+
+        Draws by weight follow ``seed``; uniform ones follow torch's global seed, as torchrl's do.
+        """
+        kept, sampler, transform = self.storage, RandomSampler(), None
+        if self._weights is not None and self.mode == "resample":
+            sampler = WeightedSampler(self._weights, self.seed)
+        elif self._weights is not None:
+            transform = LossWeight(self._weights)
+            rows = kept[:].clone(recurse=False)
+            kept = stored(rows.set("index", torch.arange(len(rows), device=rows.device)))
+        size = batch_size or self.batch_size
+        return buffer(storage=kept, sampler=sampler, transform=transform, batch_size=size)
 
     def draw(self, updates: int) -> Batch:
         """The next block: transitions for ``updates`` updates, ``[K, B]``, or ``[K, S, B]`` under ``[S, N]`` weights.
@@ -226,76 +334,33 @@ class OfflineDataModule(LightningDataModule):
         What is drawn is a function of the seed and the number of the first update. All ranks draw the rows of all
         ranks, and each keeps its own.
         """
-        seeds = self.weights.shape[:-1] if self.weights is not None else torch.Size()
-        prioritised = self.roles if self._prioritises else ()
-        parts: dict[bool, TensorDict] = {}
-        resample = self.mode == "resample"
-        if not resample or len(prioritised) < len(ROLES):
-            parts[False] = self._part(self._index("uniform", updates, seeds))
-        if prioritised:
-            parts[True] = (
-                self._part(self._index("priority", updates, seeds)) if resample else self._weighted(parts[False])
-            )
+        rows = self._at_hand("batches").rows
+        block = self._mixture.draw(rows, self.mode, self.roles, self.seed, self.drawn, updates, self.batch_size)
         self.drawn += updates
-        return Batch(*(parts[role in prioritised] for role in ROLES))
-
-    def _index(self, stream: str, updates: int, seeds: torch.Size) -> Tensor:
-        """Row numbers ``[K, B]`` or ``[K, S, B]`` of this rank."""
-        batch = self.batch_size * ranks.world_size()
-        seed = ranks.stream_seed(self.seed, stream, self.drawn)
-        if stream == "priority":
-            assert self._sampler is not None
-            self._sampler.generator.manual_seed(seed)
-            index = self._sampler.draw(updates * batch)
-        else:
-            device = self.table.device or torch.device("cpu")
-            generator = torch.Generator(device).manual_seed(seed)
-            shape = (*seeds, updates * batch)
-            index = torch.randint(len(self.table), shape, generator=generator, device=device)
-        index = index.reshape(*seeds, updates, batch).movedim(-2, 0)
-        return index[..., ranks.rank() * self.batch_size :][..., : self.batch_size]
-
-    def _part(self, index: Tensor) -> TensorDict:
-        part = self.rows(index)
-        if self.mode == "reweight":
-            part["index"] = index
-        part["weight"] = torch.ones(index.shape, device=index.device)
-        return part
-
-    def _weighted(self, part: TensorDict) -> TensorDict:
-        """The same transitions with the priority as their weight."""
-        return part.clone(recurse=False).set("weight", self._loss_weights[part["index"]])
+        return block
 
     # What Lightning asks for -------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> Blocks:
-        """Blocks for the next epoch; see :meth:`draw`."""
-        return Blocks(self, *self._epoch())
+    def train_dataloader(self) -> Blocks | Batches:
+        """The next epoch: blocks of updates for this package's algorithms, single batches for anybody else's loop."""
+        return Blocks(self, *self._epoch()) if self._takes_blocks() else Batches(self, self.updates_per_epoch)
+
+    def _takes_blocks(self) -> bool:
+        return self.trainer is not None and getattr(self.trainer.lightning_module, "takes_blocks", False)
 
     def _epoch(self) -> tuple[int, int]:
         """Blocks per epoch and updates per block."""
-        if self.trainer is not None and self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        assert self.trainer is not None
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return 1, 1
-        updates = self.updates_per_epoch
-        steps = self.trainer.max_steps if self.trainer is not None else -1
-        if 0 < steps < updates:
-            updates = steps
-        if steps > 0 and steps % updates:
-            raise InputError(
-                f"trainer.max_steps {steps:,} is not a multiple of data.updates_per_epoch {updates:,}; "
-                f"evaluations and checkpoints come at the end of an epoch"
-            )
-        block = self.updates_per_block or max(k for k in range(1, LARGEST_BLOCK + 1) if updates % k == 0)
-        if updates % block:
-            raise InputError(f"data.updates_per_block {block} does not divide the {updates:,} updates of an epoch")
-        return updates // block, block
+        return shared_out(self.updates_per_epoch, self.trainer.max_steps, self.updates_per_block)
 
     def val_dataloader(self) -> list[Episodes]:
         """One loader whose only item is this rank's share of the episodes; none without an environment."""
         return self._episodes(test=False)
 
     def test_dataloader(self) -> list[Episodes]:
-        """The same on other episode seeds."""
+        """A loader like :meth:`val_dataloader`'s, with the episode seeds of the test."""
         return self._episodes(test=True)
 
     def _episodes(self, test: bool) -> list[Episodes]:
@@ -306,7 +371,7 @@ class OfflineDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> InOrder:
         """All transitions in row order."""
-        return InOrder(self)
+        return InOrder(self._at_hand("rows"))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Moves transitions to the training device; roles that were the same object stay so."""

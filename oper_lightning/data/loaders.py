@@ -9,10 +9,39 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.envs.rollouts import Act, World
+from oper_lightning.errors import InputError
 from oper_lightning.spec import Batch
 
 if TYPE_CHECKING:
     from oper_lightning.data.datamodule import OfflineDataModule
+    from oper_lightning.data.table import Table
+
+
+LARGEST_BLOCK = 50  # updates
+
+
+def shared_out(updates: int, steps: int, block: int | None) -> tuple[int, int]:
+    """How many blocks an epoch has, and how many updates each.
+
+    Args:
+        updates: of an epoch.
+        steps: updates of the whole run; below 1 if it has no end.
+        block: updates of a block, if they are not to be chosen here.
+
+    Raises:
+        InputError: if they do not divide each other.
+    """
+    if 0 < steps < updates:
+        updates = steps
+    if steps > 0 and steps % updates:
+        raise InputError(
+            f"trainer.max_steps {steps:,} is not a multiple of data.updates_per_epoch {updates:,}; "
+            f"evaluations and checkpoints come at the end of an epoch"
+        )
+    block = block or max(k for k in range(1, LARGEST_BLOCK + 1) if updates % k == 0)
+    if updates % block:
+        raise InputError(f"data.updates_per_block {block} does not divide the {updates:,} updates of an epoch")
+    return updates // block, block
 
 
 class Blocks:
@@ -29,6 +58,21 @@ class Blocks:
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(self.count):
             yield self.data.draw(self.updates)
+
+
+class Batches:
+    """A loader of known length over one epoch's updates, one batch of TensorDicts ``[B]`` at a time."""
+
+    def __init__(self, data: OfflineDataModule, count: int) -> None:
+        self.data = data
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _ in range(self.count):
+            yield self.data.draw(1).unbind()[0]
 
 
 class Episodes:
@@ -55,7 +99,7 @@ class Episodes:
 class InOrder:
     """A loader over all transitions in row order, whole episodes at a time."""
 
-    def __init__(self, data: OfflineDataModule) -> None:
+    def __init__(self, data: Table) -> None:
         self.data = data
 
     def __len__(self) -> int:

@@ -53,34 +53,55 @@ def check_shapes(source: Source, transitions: TensorDict, world: World) -> None:
             )
 
 
-def action_bounds(actions: Tensor, world: World | None, origin: Origin, ask: bool) -> tuple[Tensor, Tensor]:
-    """Bounds ``[A]`` of actions ``[N, A]`` as known by the environment, else by the source, else from the data.
+def action_bounds(
+    source: Source, actions: Tensor, world: World | None, origin: Origin, ask: bool
+) -> tuple[Tensor, Tensor]:
+    """Bounds ``[A]`` of actions ``[N, A]`` as known by the source, else by the environment, else, with a note, read off
+    the data.
 
     Args:
+        source: for messages.
         actions: all of them.
         world: the environment, where it was made.
         origin: what the source knows.
         ask: whether to make the environment for its bounds where only its name is known.
+
+    Raises:
+        InputError: if the source's bounds are not for as many columns.
     """
+    known = [(origin.action_low, origin.action_high)]
     space: Any = world.action_space if world else None
     if space is None and origin.action_low is None and origin.environment and ask:
         space = action_space(origin.environment, origin.environment_options)
-    known = (getattr(space, "low", None), getattr(space, "high", None)), (origin.action_low, origin.action_high)
+    known.append((getattr(space, "low", None), getattr(space, "high", None)))
     for low, high in known:
         if low is not None and high is not None:
-            bounds = torch.as_tensor(low).to(actions), torch.as_tensor(high).to(actions)
+            bounds = [torch.as_tensor(bound).to(actions) for bound in (low, high)]
+            for bound in bounds:
+                if bound.dim() and bound.shape != actions.shape[1:]:
+                    raise InputError(
+                        f"{source}: action bounds of shape {list(bound.shape)} for actions of shape "
+                        f"{list(actions.shape[1:])}; give one number, or one for each column"
+                    )
             if all(bound.isfinite().all() for bound in bounds):
-                return bounds
-    return _recorded_bounds(actions)
+                lowest, highest = (bound.expand(actions.shape[1:]).clone() for bound in bounds)
+                return lowest, highest
+    unasked = f"without a trainer {origin.environment} is not asked" if origin.environment and not ask else "not known"
+    return _recorded_bounds(source, actions, unasked)
 
 
-def _recorded_bounds(actions: Tensor) -> tuple[Tensor, Tensor]:
-    """±1 if all actions are within, else what occurs."""
+def _recorded_bounds(source: Source, actions: Tensor, why: str) -> tuple[Tensor, Tensor]:
+    """±1 if all actions are within, else what occurs; either is a guess, and said to be one."""
     low, high = actions.amin(0), actions.amax(0)
     unit = torch.ones_like(low)
-    if (low >= -1).all() and (high <= 1).all():
-        return -unit, unit
-    return low, torch.where(high > low, high, low + 1)
+    within = bool((low >= -1).all() and (high <= 1).all())
+    span = f"{low.min().item():g} to {high.max().item():g}"
+    note(
+        f"{source}: action bounds: {why}; "
+        + (f"-1 to 1 is taken, as all actions lie within ({span})" if within else f"taken from the data: {span}")
+        + "; a policy acts within them: name them with the source's action_low and action_high"
+    )
+    return (-unit, unit) if within else (low, torch.where(high > low, high, low + 1))
 
 
 def outside(actions: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchrl.data.replay_buffers.samplers import Sampler
 
+from oper_lightning.data.rl import Sampler
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.priority import mean_one
 
@@ -54,6 +54,17 @@ class WeightedSampler(Sampler):  # type: ignore[misc]
         """The inverse of :meth:`state_dict`."""
         self.cumulative = state_dict["cumulative"].to(self.cumulative.device)
         self.generator.set_state(state_dict["generator"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along; the generator as bytes, as a tensor made here would be gone when a worker starts."""
+        state = self.generator.get_state().numpy().tobytes()
+        return {**self.__dict__, "generator": (self.generator.device, state)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        device, bits = state.pop("generator")
+        self.__dict__.update(state)
+        self.generator = torch.Generator(device)
+        self.generator.set_state(torch.frombuffer(bytearray(bits), dtype=torch.uint8))
 
     def dumps(self, path: str | Path) -> None:
         """Writes the state into a folder."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import TensorStorage
 
+from oper_lightning.data.rl import TensorStorage, stored
 from oper_lightning.data.sources.source import Source
 from oper_lightning.errors import InputError, first_line
 from oper_lightning.files import beside
@@ -56,7 +56,7 @@ def fill(source: Source, device: torch.device, folder: Path | None = None) -> Te
         start = stop
     if table is None or start != rows:
         raise InputError(f"{source}: {start:,} transitions came, but the source announced {rows:,}")
-    return TensorStorage(table)
+    return stored(table)
 
 
 def _allocate(example: TensorDict, rows: int, device: torch.device, folder: Path | None) -> TensorDict:
@@ -111,7 +111,7 @@ def map_new(source: Source, folder: Path) -> None:
 
 def load_mapped(folder: Path) -> TensorStorage:
     """Opens what :func:`fill` left memory-mapped in ``folder``."""
-    return TensorStorage(TensorDict.load_memmap(folder))
+    return stored(TensorDict.load_memmap(folder))
 
 
 def observation_statistics(observations: Tensor) -> tuple[Tensor, Tensor]:

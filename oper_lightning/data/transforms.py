@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.envs.transforms import Transform
+
+from oper_lightning.data.rl import Transform
 
 
 class LossWeight(Transform):  # type: ignore[misc]

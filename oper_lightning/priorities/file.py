@@ -89,8 +89,8 @@ def weights_for(path: str | Path, rows: int, data: str) -> Tensor:
 def rescale_linear(weights: Tensor, std: float | None, floor: float, ceiling: float | None) -> Tensor:
     """``max(1 + std * z, floor)`` with the z-scores of weights ``[N]``, brought back to mean 1; float64.
 
-    The realised standard deviation is thus below ``std`` and the floor below ``floor``. Without ``std`` the weights
-    less their minimum, floored alike.
+    The realised standard deviation is thus below ``std`` and the floor below ``floor``. Without ``std`` the result is
+    the weights less their minimum, with the same floor and ceiling.
 
     Raises:
         InputError: if a weight is not finite.

@@ -11,6 +11,8 @@ from torch import Tensor
 from oper_lightning.errors import InputError, note
 from oper_lightning.spec import ROLES, Role
 
+MEAN_ROUNDING = 1e-9  # by how much the mean of weights in float64 may miss 1
+
 
 class Priority(ABC):
     """How much each transition matters."""
@@ -20,10 +22,13 @@ class Priority(ABC):
 
     @abstractmethod
     def __call__(self, transitions: TensorDict) -> Tensor:
-        """Weights of the transitions, float64 ``[N]``, non-negative, mean 1.
+        """Weights of the transitions, ``[N]``: one non-negative number each, as a tensor or a numpy array.
+
+        Those of this package are float64 and have mean 1; the datamodule brings anybody's to that.
 
         Args:
-            transitions: TensorDict ``[N]`` with raw rewards, see :mod:`oper_lightning.data.transitions`.
+            transitions: TensorDict ``[N]`` with raw rewards, see :mod:`oper_lightning.data.transitions`; to be read
+                only.
         """
 
 
@@ -45,6 +50,33 @@ def mean_one(weights: Tensor, origin: str) -> Tensor:
     if (total == 0).any():
         raise InputError(f"{origin}: all weights are zero; at least one transition must matter")
     return weights * (weights.shape[-1] / total)
+
+
+def checked(weights: object, rows: int, origin: str) -> Tensor:
+    """Weights ``[N]`` as somebody's code gave them, tensor or array; float64, mean 1.
+
+    Args:
+        weights: what was given.
+        rows: number N of transitions.
+        origin: who gave them, for messages.
+
+    Raises:
+        InputError: if they are not one number per transition, or :func:`mean_one` refuses them.
+    """
+    wanted = f"one number for each of the {rows:,} transitions, shape [{rows}], is needed"
+    try:
+        given = torch.as_tensor(weights).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{origin}: weights are of type {type(weights).__name__}; {wanted}") from None
+    if given.is_complex():
+        raise InputError(f"{origin}: weights are complex; {wanted}")
+    if given.shape != (rows,):
+        same = given.numel() == rows and rows > 1
+        remedy = "flatten them with .reshape(-1)" if same else "they were made for other data"
+        raise InputError(f"{origin}: weights have shape {list(given.shape)}; {wanted}: {remedy}")
+    scaled = mean_one(given, origin)
+    # Weights whose mean is 1 already stay as they are to the last bit, and so do the draws made by them.
+    return given.double() if abs(given.double().mean().item() - 1) < MEAN_ROUNDING else scaled
 
 
 def rescale_std(weights: Tensor, std: float) -> Tensor:

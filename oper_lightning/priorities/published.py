@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oper_lightning.errors import InputError, first_line
+from oper_lightning.errors import InputError, first_line, reading
 from oper_lightning.priorities.priority import mean_one
 
 
@@ -138,24 +139,58 @@ def read_published(path: str | Path) -> dict[Any, Any]:
     return content
 
 
-def published_weights(path: str | Path, rows: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Weights ``[I, N]`` of a published file and, from the older layout, advantages and values ``[1, N]``; float32.
+def published_weights(paths: Sequence[str | Path], rows: int) -> dict[str, Tensor]:
+    """What published files, one per seed, hold for ``rows`` transitions; float32.
+
+    ``weights`` ``[I, S, N]``, mean 1. Files of the older layout hold advantages; the authors average these over seeds
+    as they are, before anything else, so that they come out as one: ``weights``, ``advantage`` and, where all files
+    have it, ``value`` ``[1, 1, N]``.
 
     Raises:
-        InputError: if the layout is neither of the two, or the arrays are not for ``rows`` transitions.
+        InputError: if a layout is neither of the two, the files differ in it or in the number of iterations, or the
+            arrays are not for ``rows`` transitions.
     """
-    content = read_published(path)
-    if "iter" in content:
-        iterations = [_column(content, k, rows, path) for k in range(1, int(content["iter"]) + 1)]
-        return mean_one(torch.stack(iterations), str(path)).float(), None, None
-    steps = [key for key, value in content.items() if isinstance(value, dict) and "adv" in value]
-    if not steps:
-        raise InputError(f"{path}: neither 'iter' with an array per iteration nor steps with 'adv': no known layout")
-    last = content[max(steps)]
-    advantage = _column(last, "adv", rows, path)
-    value = _column(last, "v", rows, path) if "v" in last else None
-    weights = mean_one(advantage - advantage.min(), str(path))
-    return weights.float()[None], advantage.float()[None], value if value is None else value.float()[None]
+    contents = [(str(path), read_published(path)) for path in paths]
+    older = {"iter" not in content for _, content in contents}
+    if len(older) > 1:
+        raise InputError(f"{contents[0][0]} and others: files of the older and of the newer layout; convert them apart")
+    if older == {False}:
+        seeds = [_iterations(content, rows, path) for path, content in contents]
+        if len(counts := {len(weights) for weights in seeds}) > 1:
+            raise InputError(f"files with different numbers of iterations: {sorted(counts)}; convert them one by one")
+        return {"weights": torch.stack(seeds, 1).float()}
+    parts: dict[str, list[Tensor]] = {"adv": [], "v": []}
+    for path, content in contents:
+        last = _last_step(content, path)
+        for key, columns in parts.items():
+            if key == "adv" or key in last:
+                columns.append(_column(last, key, rows, path))
+    advantage = torch.stack(parts["adv"]).mean(0)
+    tensors = {"weights": mean_one(advantage - advantage.min(), contents[0][0]), "advantage": advantage}
+    if len(parts["v"]) == len(contents):
+        tensors["value"] = torch.stack(parts["v"]).mean(0)
+    return {key: tensor.float()[None, None] for key, tensor in tensors.items()}
+
+
+def _iterations(content: dict[Any, Any], rows: int, path: str) -> Tensor:
+    """Weights ``[I, N]`` of the newer layout, float64."""
+    with reading(path, "published weights"):
+        count = int(content["iter"])
+        if count < 1:
+            raise InputError(f"{path}: 'iter' is {count}; at least 1 is needed")
+        return mean_one(torch.stack([_column(content, k, rows, path) for k in range(1, count + 1)]), path)
+
+
+def _last_step(content: dict[Any, Any], path: str) -> dict[Any, Any]:
+    """What the older layout holds of the last evaluation."""
+    with reading(path, "published weights"):
+        steps = [key for key, value in content.items() if isinstance(value, dict) and "adv" in value]
+        if not steps:
+            raise InputError(
+                f"{path}: neither 'iter' with an array per iteration nor steps with 'adv': no known layout"
+            )
+        last: dict[Any, Any] = content[max(steps)]
+        return last
 
 
 def _column(content: dict[Any, Any], key: Any, rows: int, path: str | Path) -> Tensor:

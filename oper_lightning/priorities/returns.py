@@ -5,6 +5,7 @@ OPER-R: Yue et al. 2022, arXiv 2210.09241; 2023, arXiv 2306.05412. AW and RW: Ho
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -75,82 +76,192 @@ def advantage_of_trajectories(returns: Tensor, initial_observations: Tensor, end
     return torch.from_numpy(advantage)[episode_of(ends.cpu())]
 
 
-def _returns(transitions: TensorDict) -> tuple[Tensor, Tensor]:
+Returns = Literal["sum", "per_step", "rank"]
+
+
+def scores(transitions: TensorDict, returns: Returns) -> tuple[Tensor, Tensor]:
+    """What a trajectory of E is taken to be worth, float64 ``[N]``, one number for each of its transitions; and ends.
+
+    With G the sum of a trajectory's raw rewards and T its number of transitions: ``sum`` is G, ``per_step`` is G / T,
+    and ``rank`` is (r - 1) / (E - 1), where r is the place of G in ascending order, from 1; equal G share the mean of
+    their places.
+    """
     ends = transitions["next", "done"]
-    return episode_returns(transitions["next", "reward"], ends), ends
+    total = episode_returns(transitions["next", "reward"], ends)
+    if returns == "sum":
+        return total, ends
+    episode = episode_of(ends)
+    if returns == "per_step":
+        return total / torch.bincount(episode)[episode], ends
+    _, place, count = total[ends].unique(return_inverse=True, return_counts=True)
+    middle = count.cumsum(0) - (count + 1) / 2  # mean place of equal values, from 0
+    share = middle.double() / max(int(ends.sum()) - 1, 1)
+    return share[place][episode], ends
 
 
-class OperR(Priority):
+class ByReturn(Priority):
+    """A priority that goes by what trajectories returned.
+
+    Args:
+        returns: what a trajectory is worth: sum (of its rewards), per_step (that over its length, where lengths differ
+            for other reasons than skill) or rank (its place among the trajectories from 0 to 1, where a few returned
+            far more or less than the rest). Papers: sum.
+    """
+
+    def __init__(self, returns: Returns) -> None:
+        self.returns: Returns = returns
+
+    def scores(self, transitions: TensorDict) -> tuple[Tensor, Tensor]:
+        """What each transition's trajectory is worth, float64 ``[N]``, and ends, bool ``[N]``."""
+        return scores(transitions, self.returns)
+
+
+class OperR(ByReturn):
     """OPER-R: a transition weighs as much as its trajectory returned, min-max normalised.
 
     Args:
         p_base: added to the normalised return; 0 gives the worst trajectory weight 0. Paper: 0, antmaze 0.2.
+        returns: sum, per_step (over the trajectory's length) or rank (place among the trajectories). Paper: sum.
     """
 
-    def __init__(self, p_base: float = 0.0) -> None:
+    def __init__(self, p_base: float = 0.0, returns: Returns = "sum") -> None:
+        super().__init__(returns)
         if p_base < 0:
             raise InputError(f"OperR: p_base {p_base} is negative; 0 or more is right")
         self.p_base = p_base
 
     def __call__(self, transitions: TensorDict) -> Tensor:
-        returns, _ = _returns(transitions)
-        return oper_r(returns, self.p_base)
+        return oper_r(self.scores(transitions)[0], self.p_base)
 
 
-class TopFraction(Priority):
+class TopFraction(ByReturn):
     """The best part of the data, by return; the rest is never drawn.
 
     Args:
         fraction: share that is kept, in (0, 1].
         by: whether to rank transitions by their trajectory's return (ties stay) or to keep whole trajectories.
+        returns: sum, per_step (over the trajectory's length) or rank, which orders as sum does. Paper: sum.
     """
 
-    def __init__(self, fraction: float = 0.1, by: Literal["transitions", "trajectories"] = "transitions") -> None:
+    def __init__(
+        self,
+        fraction: float = 0.1,
+        by: Literal["transitions", "trajectories"] = "transitions",
+        returns: Returns = "sum",
+    ) -> None:
+        super().__init__(returns)
         if not 0 < fraction <= 1:
             raise InputError(f"TopFraction: fraction {fraction} is not in (0, 1]; 0.1 keeps the best 10 %")
         self.fraction = fraction
         self.by = by
 
     def __call__(self, transitions: TensorDict) -> Tensor:
-        returns, ends = _returns(transitions)
+        values, ends = self.scores(transitions)
         if self.by == "transitions":
-            return top_transitions(returns, self.fraction)
-        return top_trajectories(returns, ends, self.fraction)
+            return top_transitions(values, self.fraction)
+        return top_trajectories(values, ends, self.fraction)
 
 
-class ReturnWeighting(Priority):
+class ReturnWeighting(ByReturn):
     """RW: softmax of the trajectory's return, min-max normalised.
 
     Args:
         temperature: divides the normalised return; lower is greedier. Paper: 0.1.
+        returns: sum, per_step (over the trajectory's length) or rank (place among the trajectories). Paper: sum.
     """
 
-    def __init__(self, temperature: float = 0.1) -> None:
+    def __init__(self, temperature: float = 0.1, returns: Returns = "sum") -> None:
+        super().__init__(returns)
         _check_temperature(self, temperature)
         self.temperature = temperature
 
     def __call__(self, transitions: TensorDict) -> Tensor:
-        return softmax_weights(_returns(transitions)[0], self.temperature, "RW")
+        return softmax_weights(self.scores(transitions)[0], self.temperature, "RW")
 
 
-class AdvantageWeighting(Priority):
+class AdvantageWeighting(ByReturn):
     """AW: softmax of the trajectory's return minus what its first observation lets one expect (a linear fit).
 
     Args:
         temperature: divides the normalised advantage; lower is greedier. Paper: 0.1.
+        returns: sum, per_step (over the trajectory's length) or rank (place among the trajectories). Paper: sum.
     """
 
-    def __init__(self, temperature: float = 0.1) -> None:
+    def __init__(self, temperature: float = 0.1, returns: Returns = "sum") -> None:
+        super().__init__(returns)
         _check_temperature(self, temperature)
         self.temperature = temperature
 
     def __call__(self, transitions: TensorDict) -> Tensor:
-        returns, ends = _returns(transitions)
+        values, ends = self.scores(transitions)
         starts = ends.roll(1)  # the last row of all is an end, so the first one is a start
-        advantage = advantage_of_trajectories(returns, transitions["observation"][starts], ends)
+        advantage = advantage_of_trajectories(values, transitions["observation"][starts], ends)
         return softmax_weights(advantage, self.temperature, "AW")
 
 
 def _check_temperature(priority: Priority, temperature: float) -> None:
     if temperature <= 0:
         raise InputError(f"{type(priority).__name__}: temperature {temperature} is not positive; the paper has 0.1")
+
+
+# What is doubtful -------------------------------------------------------------------------------------------------
+
+MOST = 0.75  # of the transitions
+ALIKE = 0.01  # by which share of the larger their weights differ at most
+
+
+def doubts(priority: object, transitions: TensorDict, weights: Tensor) -> list[str]:
+    """What a person should know before they believe weights by return, a line each; nothing for other priorities.
+
+    Args:
+        priority: what made the weights.
+        transitions: TensorDict ``[N]`` with raw rewards.
+        weights: ``[N]``, mean 1.
+    """
+    if not isinstance(priority, ByReturn):
+        return []
+    found = []
+    name = type(priority).__name__
+    if alike := _squeezed(weights):
+        share, low, high = alike
+        found.append(
+            f"{name}: {share:.0%} of the transitions weigh nearly the same ({low:.4g} to {high:.4g}), because a few "
+            f"trajectories returned far more or less than the rest; set the priority's returns to rank"
+        )
+    if priority.returns == "sum" and (long := _by_length(transitions)):
+        shortest, longest, by_length, by_step = long
+        kind = "long" if by_length > 0 else "short"
+        found.append(
+            f"{name}: returns go with the length of trajectories ({shortest:,} to {longest:,} steps, correlation "
+            f"{by_length:.2f}), hardly with the reward per step ({by_step:.2f}): {kind} ones "
+            f"are preferred, not good ones; unless length is merit, set the priority's returns to per_step"
+        )
+    return found
+
+
+def _squeezed(weights: Tensor) -> tuple[float, float, float] | None:
+    """Share, lowest and highest of the weights ``[N]`` that lie together within a percent without being equal."""
+    ordered = weights.double().sort().values
+    most = math.ceil(MOST * len(ordered))
+    low, high = ordered[: len(ordered) - most + 1], ordered[most - 1 :]
+    width = (high - low) / high.clamp(min=1e-12)
+    first = int(width.argmin())
+    if not 0 < width[first] <= ALIKE or ordered[-1] - ordered[0] <= ALIKE * ordered[-1]:
+        return None
+    middle = ordered[first + most // 2]
+    inside = ordered[(ordered - middle).abs() <= ALIKE * middle]
+    return len(inside) / len(ordered), inside[0].item(), inside[-1].item()
+
+
+def _by_length(transitions: TensorDict) -> tuple[int, int, float, float] | None:
+    """Shortest and longest, and how returns correlate with length and with reward per step; None if not doubtful."""
+    ends = transitions["next", "done"]
+    total, per_step = (scores(transitions, how)[0][ends].cpu() for how in ("sum", "per_step"))
+    length = torch.bincount(episode_of(ends)).double().cpu()
+    if len(length) < 3 or length.max() <= 2 * length.min() or _all_equal(total):
+        return None
+    by_length = torch.corrcoef(torch.stack([total, length]))[0, 1].item()
+    by_step = 0.0 if _all_equal(per_step) else torch.corrcoef(torch.stack([total, per_step]))[0, 1].item()
+    if abs(by_length) <= 0.8 or by_step >= 0.5:
+        return None
+    return int(length.min()), int(length.max()), by_length, by_step

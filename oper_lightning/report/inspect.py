@@ -65,7 +65,7 @@ def inspect(
     source.prepare()
     transitions = squeezed(fill(source, torch.device("cpu"))[:])
     origin = source.origin()
-    low, high = matching.action_bounds(transitions["action"], None, origin, ask=True)
+    low, high = matching.action_bounds(source, transitions["action"], None, origin, ask=True)
     facts = describe(transitions, low, high)
     warnings, unusable = list(facts.warnings), []
     known = [Weights("OPER-R", OperR(p_base)(transitions)[None])]

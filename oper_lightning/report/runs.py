@@ -38,6 +38,7 @@ NOT_COMPARED = (
     "data.rollouts.episodes",
     "data.rollouts.parallel",
     "data.rollouts.seed",
+    "data.seed",
     "data.location",
     "data.memmap_folder",
     "data.updates_per_",

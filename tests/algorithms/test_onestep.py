@@ -237,6 +237,7 @@ def test_operators_that_search(operator: str, monkeypatch: pytest.MonkeyPatch) -
     """Minus the value of a sampled action, and the operator's own term on the constraint's data, each weighted."""
     model = built(operator=operator, alpha=0.7, samples=3)
     improvement, constraint = rows(), rows()
+    constraint["action"][3] = 1.0  # on the border, where it is clipped
     constraint["observation"] = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(9))
     improvement["weight"], constraint["weight"] = torch.linspace(0, 2, ROWS), torch.linspace(3, 0, ROWS)
     drawn: list[torch.Tensor] = []
@@ -250,7 +251,8 @@ def test_operators_that_search(operator: str, monkeypatch: pytest.MonkeyPatch) -
         terms = [(policy.log_prob(drawn[1][:, k]) - behaviour.log_prob(drawn[1][:, k])).sum(-1) for k in range(3)]
         expected = expected + 0.7 * (constraint["weight"] * sum(terms) / 3).mean()
     if operator == "il_reg":
-        expected = expected - 0.7 * (constraint["weight"] * policy.log_prob(constraint["action"]).sum(-1)).mean()
+        cloned = constraint["action"].clamp(-0.9999, 0.9999)
+        expected = expected - 0.7 * (constraint["weight"] * policy.log_prob(cloned).sum(-1)).mean()
     torch.testing.assert_close(found["policy_loss"], expected)
     torch.testing.assert_close(found["value"], model.critics.first(pair).mean())
 
@@ -265,6 +267,20 @@ def test_qpi_evaluates_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     model.critic_loss(table)
     assert len(asked) == 1
     assert asked[0].equal(model.policy(table["next", "observation"]).mean)
+
+
+@pytest.mark.parametrize("critic", ["qpi", "double_qpi"])
+def test_the_policy_is_evaluated_at_actions_within_the_box(critic: str) -> None:
+    """As the authors do: values of actions that no environment takes are learnt from nothing."""
+    model, table = built(critic=critic), rows()
+    model.policy.body[-1].bias.data[:2] = 20  # means at the border, so that about half of the samples lie beyond
+    model.policy.body[-1].bias.data[2:] = 20  # and deviations of one
+    asked: list[torch.Tensor] = []
+    values = model.target_critics
+    values.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0][..., -2:]))
+    model.critic_loss(table)
+    assert asked[0].abs().max() <= 1
+    assert (asked[0] == 1).double().mean() > 0.2
 
 
 def test_the_baselines_value_bootstraps_from_its_target() -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from helpers import Arrays, columns, transitions, write_hdf5
 from test_sampler import chi_square_tail
 
-from oper_lightning import D4RL, InputError, OfflineDataModule, OperR
+from oper_lightning import D4RL, InputError, Npz, OfflineDataModule, OperR
 from oper_lightning.data.datamodule import Batch
 from oper_lightning.data.sources.source import Origin
 from oper_lightning.data.transitions import squeezed
@@ -152,13 +154,13 @@ def test_draws_depend_on_seed_and_update_only() -> None:
 
 def test_seeds_that_train_together_get_rows_of_their_own() -> None:
     data = ready()
-    data.set_weights(torch.ones(3, 100))
+    data.set_weights_of_seeds(torch.ones(3, 100))
     block = data.draw(2).evaluation
     assert block.batch_size == torch.Size([2, 3, 10])
     assert not block["observation"][:, 0].equal(block["observation"][:, 1])
     weights = torch.zeros(3, 100)
     weights[torch.arange(3), torch.tensor([5, 6, 7])] = 1
-    data.set_weights(weights)
+    data.set_weights_of_seeds(weights)
     assert rows_of(data.draw(2).evaluation["observation"]).reshape(2, 3, 10)[1, :, 0].tolist() == [5, 6, 7]
 
 
@@ -205,11 +207,54 @@ def test_actions_outside_the_known_space() -> None:
     assert data.storage[:]["action"].abs().max() == 0.5
 
 
-def test_unknown_bounds_come_from_the_data() -> None:
+def test_unknown_bounds_come_from_the_data_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
     wide = {**DATA, "actions": DATA["actions"] * 3}
     data = OfflineDataModule(Arrays(wide), batch_size=10)
     data.setup()
     np.testing.assert_array_equal(data.spec.action_high, wide["actions"].max(0))
+    assert re.search(
+        r"arrays: action bounds: not known; taken from the data: -2.\d+ to 2.\d+; .*action_low", caplog.text
+    )
+    caplog.clear()
+    valve = {**DATA, "actions": np.abs(DATA["actions"]) * 0.8}
+    data = OfflineDataModule(Arrays(valve), batch_size=10)
+    data.setup()
+    assert re.search(
+        r"action bounds are not known; -1 to 1 is taken, as all actions lie within \(0.\d+ to 0", caplog.text
+    )
+
+
+@pytest.mark.parametrize("kind", [D4RL, Npz])
+def test_bounds_that_a_person_names(kind: type[D4RL | Npz], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arrays = {
+        **DATA,
+        "actions": (110 + 70 * DATA["actions"]).astype(np.float32),
+    }  # a pump, used at 40 to 180 of 0 to 250
+    file = str(write_hdf5(tmp_path / "a.hdf5", arrays)) if kind is D4RL else str(tmp_path / "a.npz")
+    if kind is Npz:
+        np.savez(file, **arrays)
+
+    def loaded(low: Any, high: Any) -> OfflineDataModule:
+        data = OfflineDataModule(kind(file, action_low=low, action_high=high), batch_size=10)
+        data.setup()
+        return data
+
+    spec = loaded(0, 250).spec
+    assert (spec.action_low.tolist(), spec.action_high.tolist()) == ([0, 0], [250, 250])
+    spec = loaded([0, 10], 250).spec
+    assert (spec.action_low.tolist(), spec.action_high.tolist()) == ([0, 10], [250, 250])
+    assert "bounds" not in caplog.text
+    for low, high, message in (
+        (0, None, "action_low and action_high are named together"),
+        (250, 0, "action_low 250 must be below action_high 0"),
+        (0, float("inf"), "both finite"),
+        ([0, 0], [1, 1, 1], "not for as many columns"),
+        ([0, 0, 0], 250, r"action bounds of shape \[3\] for actions of shape \[2\]; give one number"),
+        (0, 100, r"\d+ of 100 actions lie outside the action space \[0, 100\].*clip_actions"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            loaded(low, high)
+        assert file in str(caught.value)
 
 
 def test_loading_real_data_is_quick_on_memory(shared: Path) -> None:

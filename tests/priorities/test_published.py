@@ -42,10 +42,11 @@ def iterated(seed: int = 0) -> dict[Any, Any]:
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_the_iterated_layout(tmp_path: Path, protocol: int) -> None:
     content = iterated()
-    weights, advantage, value = published_weights(save(tmp_path / "w.npy", content, protocol), ROWS)
-    assert weights.shape == (3, ROWS)
-    np.testing.assert_allclose(weights[1], content[2][:, 0] / content[2].mean(), rtol=1e-6)
-    assert advantage is value is None
+    files = [save(tmp_path / f"{seed}.npy", part, protocol) for seed, part in enumerate((content, iterated(1)))]
+    found = published_weights(files, ROWS)
+    assert found.keys() == {"weights"}
+    assert found["weights"].shape == (3, 2, ROWS)
+    np.testing.assert_allclose(found["weights"][1, 0], content[2][:, 0] / content[2].mean(), rtol=1e-6)
 
 
 def test_numpys_own_save_is_read(tmp_path: Path) -> None:
@@ -54,15 +55,32 @@ def test_numpys_own_save_is_read(tmp_path: Path) -> None:
     assert read_published(tmp_path / "w.npy")["iter"] == 3
 
 
+def older(adv: np.ndarray) -> dict[Any, Any]:
+    return {500_000: {"adv": adv * 0, "q": adv, "v": adv}, 1_000_000: {"adv": adv, "q": adv, "v": adv + 1}}
+
+
 def test_the_older_layout(tmp_path: Path) -> None:
     adv = np.arange(ROWS, dtype=np.float32)[:, None] - 5
-    content = {500_000: {"adv": adv * 0, "q": adv, "v": adv}, 1_000_000: {"adv": adv, "q": adv, "v": adv + 1}}
-    weights, advantage, value = published_weights(save(tmp_path / "w.npy", content), ROWS)
-    np.testing.assert_allclose(weights[0], np.arange(ROWS) / np.arange(ROWS).mean(), rtol=1e-6)
-    assert advantage is not None
-    assert value is not None
-    np.testing.assert_array_equal(advantage[0], adv[:, 0])
-    np.testing.assert_array_equal(value[0], adv[:, 0] + 1)
+    found = published_weights([save(tmp_path / "w.npy", older(adv))], ROWS)
+    np.testing.assert_allclose(found["weights"][0, 0], np.arange(ROWS) / np.arange(ROWS).mean(), rtol=1e-6)
+    np.testing.assert_array_equal(found["advantage"][0, 0], adv[:, 0])
+    np.testing.assert_array_equal(found["value"][0, 0], adv[:, 0] + 1)
+
+
+def test_seeds_of_the_older_layout_are_averaged_as_raw_advantages(tmp_path: Path) -> None:
+    """A seed whose advantages are ten times as large counts ten times as much, as in the authors' loader."""
+    generator = np.random.default_rng(0)
+    seeds = [generator.normal(size=(ROWS, 1)) * scale for scale in (1, 10)]
+    files = [save(tmp_path / f"{seed}.npy", older(adv)) for seed, adv in enumerate(seeds)]
+    mean = (seeds[0] + seeds[1])[:, 0] / 2
+    expected = (mean - mean.min()) / (mean - mean.min()).mean()
+    np.testing.assert_allclose(published_weights(files, ROWS)["weights"], expected[None, None], rtol=1e-5, atol=1e-6)
+
+
+def test_layouts_are_not_mixed(tmp_path: Path) -> None:
+    files = [save(tmp_path / "0.npy", older(np.ones((ROWS, 1)))), save(tmp_path / "1.npy", iterated())]
+    with pytest.raises(InputError, match=r"0\.npy and others: files of the older and of the newer layout"):
+        published_weights(files, ROWS)
 
 
 class Payload:
@@ -107,11 +125,14 @@ def test_no_other_name_is_admitted(tmp_path: Path, name: str) -> None:
         ({"other": 1}, "no known layout"),
         ([1, 2], "a dict of arrays is needed"),
         ({"iter": 1, 1: -np.ones((ROWS, 1))}, "negative"),
+        ({"iter": [1], 1: np.ones((ROWS, 1))}, r"w\.npy: cannot read it as published weights"),
+        ({"iter": 0}, r"w\.npy: 'iter' is 0; at least 1 is needed"),
+        ({1: {"adv": np.ones(ROWS)}, "last": {"adv": np.ones(ROWS)}}, r"w\.npy: cannot read it as published weights"),
     ],
 )
 def test_other_content(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        published_weights(save(tmp_path / "w.npy", content), ROWS)
+        published_weights([save(tmp_path / "w.npy", content)], ROWS)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
@@ -161,7 +182,7 @@ class Constructor:
 @pytest.mark.parametrize("content", [Constructor((), np.dtype(object), b"A" * 8), {1: Constructor((4,), "f8")}])
 def test_numpys_constructor_is_out_of_reach(content: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be read safely|not published weights"):
-        published_weights(save(tmp_path / "w.npy", content), ROWS)
+        published_weights([save(tmp_path / "w.npy", content)], ROWS)
 
 
 @pytest.mark.parametrize("order", ["<f8", ">f8", "<f4", "<i8"])

@@ -17,7 +17,7 @@ from typing import Any
 from tensordict import TensorDict
 
 from oper_lightning.data.sources.flat import OPTIONAL, REQUIRED, FlatEpisodes
-from oper_lightning.data.sources.source import Origin, Source, environment_named_by_data
+from oper_lightning.data.sources.source import Bound, Origin, Source, action_box, environment_named_by_data
 from oper_lightning.envs.scores import environment_of, family
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.files import beside
@@ -35,6 +35,9 @@ class D4RL(Source):
         environment: Gymnasium id of the environment it was recorded in, if the file does not say.
         max_episode_steps: steps after which episodes were cut, for files without timeouts.
         qlearning_rows: keep exactly the rows of D4RL's qlearning_dataset, for weights published on those rows.
+        action_low: lowest action that may be taken, one number or one for each column, where the environment does not
+            say it or is not at hand.
+        action_high: highest action likewise.
     """
 
     def __init__(
@@ -43,11 +46,14 @@ class D4RL(Source):
         environment: str | None = None,
         max_episode_steps: int | None = None,
         qlearning_rows: bool = False,
+        action_low: Bound | None = None,
+        action_high: Bound | None = None,
     ) -> None:
         self.path = path
         self.environment = environment
         self.max_episode_steps = max_episode_steps
         self.qlearning_rows = qlearning_rows
+        self.box = action_box(action_low, action_high, path)
 
     def prepare(self) -> None:
         if not Path(self.path).exists() and self._name():
@@ -72,6 +78,8 @@ class D4RL(Source):
             environment_options=options,
             reference=reference,
             d4rl=name is not None,
+            action_low=self.box[0],
+            action_high=self.box[1],
         )
 
     def __str__(self) -> str:
@@ -133,9 +141,9 @@ class D4RL(Source):
 
 def _addresses() -> dict[str, str]:
     """Address of every published dataset by name."""
-    from torchrl.data.datasets.d4rl_infos import D4RL_DATASETS
+    from oper_lightning.data import rl
 
-    return dict(D4RL_DATASETS)
+    return rl.d4rl_addresses()
 
 
 def known_names() -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from tensordict import TensorDict
 
 from oper_lightning.data.sources.flat import OPTIONAL, REQUIRED, FlatEpisodes
-from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.source import Bound, Origin, Source, action_box
 from oper_lightning.errors import InputError, nearest
 
 NEORL2 = {
@@ -35,6 +35,9 @@ class Npz(Source):
         environment: Gymnasium id of the environment it was recorded in, if there is one.
         max_episode_steps: steps after which episodes were cut, for files without timeouts.
         reference: returns that score 0 and 100.
+        action_low: lowest action that may be taken, one number or one for each column, where the environment does not
+            say it or is not at hand.
+        action_high: highest action likewise.
     """
 
     def __init__(
@@ -44,15 +47,24 @@ class Npz(Source):
         environment: str | None = None,
         max_episode_steps: int | None = None,
         reference: tuple[float, float] | None = None,
+        action_low: Bound | None = None,
+        action_high: Bound | None = None,
     ) -> None:
         self.path = path
         self.names = names
         self.environment = environment
         self.max_episode_steps = max_episode_steps
         self.reference = reference
+        self.box = action_box(action_low, action_high, path)
 
     def origin(self) -> Origin:
-        return Origin(dataset=Path(self.path).stem, environment=self.environment, reference=self.reference)
+        return Origin(
+            dataset=Path(self.path).stem,
+            environment=self.environment,
+            action_low=self.box[0],
+            action_high=self.box[1],
+            reference=self.reference,
+        )
 
     def __str__(self) -> str:
         return self.path

@@ -1,0 +1,92 @@
+"""What the batches of an update are made of: which rows each role sees, and with what weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from oper_lightning.data.sampler import WeightedSampler
+from oper_lightning.nn import ranks
+from oper_lightning.spec import ROLES, Batch, Role
+
+Mode = Literal["resample", "reweight"]
+
+
+class Mixture:
+    """Draws blocks of batches from N rows: uniformly, in proportion to weights, or uniformly with weights beside.
+
+    What is drawn is a function of the seed and of the number of the block's first update, and of nothing else. All
+    ranks draw the row numbers of all ranks, and each keeps its own, so that R ranks see what one process would see.
+
+    Args:
+        rows: how many there are.
+        weights: float64 ``[N]``, mean 1; ``[S, N]`` for S seeds that train together; None for uniform.
+        device: where row numbers are drawn.
+    """
+
+    def __init__(self, rows: int, weights: Tensor | None, device: torch.device) -> None:
+        self.rows = rows
+        self.device = device
+        self.seeds = torch.Size() if weights is None else weights.shape[:-1]
+        self.sampler: WeightedSampler | None = None
+        # Equal weights are no priority: the run is then the uniform one, draw for draw.
+        if weights is not None and bool((weights != weights[..., :1]).any()):
+            self.sampler = WeightedSampler(weights)
+            self.loss_weights = weights.float()
+
+    def draw(
+        self,
+        take: Callable[[Tensor], TensorDict],
+        mode: Mode,
+        roles: Sequence[Role],
+        seed: int,
+        number: int,
+        updates: int,
+        batch_size: int,
+    ) -> Batch:
+        """A block ``[K, B]``, or ``[K, S, B]`` for S seeds.
+
+        Args:
+            take: gives the transitions ``[...]`` with row numbers ``[...]``.
+            mode: resample draws the prioritised roles by weight; reweight draws all of them alike.
+            roles: those that see the priority.
+            seed: of the run.
+            number: of the block's first update.
+            updates: K.
+            batch_size: B.
+        """
+        prioritised = {*roles} if self.sampler is not None else set()
+
+        def drawn(stream: str) -> tuple[Tensor, TensorDict]:
+            index = self._index(stream, ranks.stream_seed(seed, stream, number), updates, batch_size)
+            part = take(index)
+            part["weight"] = torch.ones(index.shape, device=index.device)
+            return index, part
+
+        parts: dict[bool, TensorDict] = {}
+        if mode == "reweight" or len(prioritised) < len(ROLES):
+            index, parts[False] = drawn("uniform")
+        if prioritised and mode == "resample":
+            _, parts[True] = drawn("priority")
+        elif prioritised:
+            # The same transitions, sharing everything but their weight.
+            parts[True] = parts[False].clone(recurse=False).set("weight", self.loss_weights[index])
+        return Batch(*(parts[role in prioritised] for role in ROLES))
+
+    def _index(self, stream: str, seed: int, updates: int, batch_size: int) -> Tensor:
+        """Row numbers ``[K, B]`` or ``[K, S, B]`` of this rank."""
+        batch = batch_size * ranks.world_size()
+        if stream == "priority":
+            assert self.sampler is not None
+            self.sampler.generator.manual_seed(seed)
+            index = self.sampler.draw(updates * batch)
+        else:
+            generator = torch.Generator(self.device).manual_seed(seed)
+            shape = (*self.seeds, updates * batch)
+            index = torch.randint(self.rows, shape, generator=generator, device=self.device)
+        index = index.reshape(*self.seeds, updates, batch).movedim(-2, 0)
+        return index[..., ranks.rank() * batch_size :][..., :batch_size]
