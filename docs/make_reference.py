@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 import re
 from pathlib import Path
-from typing import Any
 
-import oper_lightning
-from oper_lightning.cli.help import TRAINER, parameters
-from oper_lightning.cli.messages import known_types
-from oper_lightning.data.datamodule import OfflineDataModule
-from oper_lightning.envs.rollouts import Rollouts
+from oper_lightning.cli.help import TRAINER
+from oper_lightning.cli.outline import PACKAGE, REQUIRED, Outline, class_of, classes
 
+DATA = class_of(PACKAGE / "data" / "datamodule.py", "OfflineDataModule")
+ROLLOUTS = class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts")
 PAGE = Path(__file__).with_name("reference.md")
 HEAD = """# Configuration reference
 
@@ -55,15 +50,9 @@ that the argument must be given.
 | `--seed_everything N` | the seed of all randomness, 0 by default |
 | `--print_config` | shows the whole configuration and stops |
 """
+QUOTE = "'"
 KINDS = {"model": "Algorithms", "source": "Sources", "priority": "Priorities"}
 FLAGS = {"model": "model", "source": "data.source", "priority": "data.priority"}
-
-
-def load_all() -> None:
-    """Imports whatever holds classes that can be named."""
-    for module in pkgutil.walk_packages(oper_lightning.__path__, "oper_lightning."):
-        if module.name.split(".")[1] in ("algorithms", "data", "priorities"):
-            importlib.import_module(module.name)
 
 
 def plain(text: str) -> str:
@@ -71,51 +60,40 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"``?([^`]+)``?", r"`\1`", text)).replace("|", "\\|").strip()
 
 
-def table(cls: type, prefix: str, skip: frozenset[str] = frozenset()) -> list[str]:
+def table(of: Outline, prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
     """The arguments of a class."""
-    rows = [(name, *entry) for name, entry in parameters(cls).items() if name not in skip]
+    rows = [(name, *entry) for name, entry in of.explained().items() if name not in skip]
     if not rows:
         return ["It has no arguments."]
     return ["| argument | default | |", "|---|---|---|"] + [
-        f"| `--{prefix}.{name}` | {shown(value)} | {plain(text)} |" for name, text, value in rows
+        f"| `--{prefix}.{name}` | {shown(default)} | {plain(text)} |" for name, text, default in rows
     ]
 
 
-def shown(value: Any) -> str:
+def shown(default: str | None) -> str:
     """A default as a yaml has it."""
-    if value is inspect.Parameter.empty:
+    if default is REQUIRED:
         return "*required*"
-    known = {"None": "null", "True": "true", "False": "false"}.get(str(value), value)
-    return f"`{list(known) if isinstance(known, tuple) else known}`"
-
-
-def about(cls: type) -> str:
-    """What a class's docstring says before its arguments."""
-    return plain((inspect.getdoc(cls) or "").split("Args:")[0])
+    if default.startswith("("):
+        return f"`[{default[1:-1].rstrip(',')}]`"
+    words = {"None": "null", "True": "true", "False": "false"}
+    return f"`{words.get(default, default.strip(QUOTE))}`"
 
 
 def page() -> str:
     """The whole page."""
-    load_all()
     parts = [HEAD]
     for kind, title in KINDS.items():
         parts.append(f"## {title}: `--{FLAGS[kind]}`\n")
-        for name, cls in sorted(known_types(kind).items()):
-            parts += [f"### {name}\n", f"{about(cls)}\n", *table(cls, FLAGS[kind]), ""]
-    parts += [
-        "## Data: `--data`\n",
-        *table(OfflineDataModule, "data", frozenset({"source", "priority", "rollouts"})),
-        "",
-    ]
-    parts += ["## Evaluation: `--data.rollouts`\n", f"{about(Rollouts)} `--data.rollouts=null` trains without.\n"]
-    parts += [*table(Rollouts, "data.rollouts"), ""]
+        for name, cls in classes(kind).items():
+            parts += [f"### {name}\n", f"{plain(cls.about)}\n", *table(cls, FLAGS[kind]), ""]
+    parts += ["## Data: `--data`\n", *table(DATA, "data", ("source", "priority", "rollouts")), ""]
+    parts += ["## Evaluation: `--data.rollouts`\n", f"{plain(ROLLOUTS.about)} `--data.rollouts=null` trains without.\n"]
+    parts += [*table(ROLLOUTS, "data.rollouts"), ""]
     parts += ["## Trainer: `--trainer`\n"]
-    parts += ["Those of Lightning's Trainer that one needs; [all others](lightning.md) work as well.\n"]
-    parts += [
-        "| argument | |",
-        "|---|---|",
-        *(f"| `--trainer.{name}` | {plain(text)} |" for name, text in TRAINER.items()),
-    ]
+    parts += ["Those of Lightning's Trainer that one needs; [the others](lightning.md) have a page of their own.\n"]
+    parts += ["| argument | |", "|---|---|"]
+    parts += [f"| `--trainer.{name}` | {plain(text)} |" for name, text in TRAINER.items()]
     return "\n".join(parts) + "\n"
 
 

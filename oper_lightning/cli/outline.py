@@ -96,13 +96,20 @@ def classes(kind: str) -> dict[str, Outline]:
     found = {}
     for name in sorted(known):
         chain = list(parents(name))
-        if root in chain and not name.startswith("_") and not _abstract(known[name][0]):
-            found[name] = _class(*known[name], [known[parent] for parent in chain if parent in known])
+        above = [known[parent] for parent in chain if parent in known]
+        if root in chain and not name.startswith("_") and not _abstract(known[name][0], *(cls for cls, _ in above)):
+            found[name] = _class(*known[name], above)
     return found
 
 
-def _abstract(node: ast.ClassDef) -> bool:
-    return "abstractmethod" in {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+def _abstract(*family: ast.ClassDef) -> bool:
+    """Whether a method of a class, the first of its family, or of its parents is left to be defined."""
+    nearest: dict[str, bool] = {}
+    for cls in family:
+        for item in cls.body:
+            if isinstance(item, ast.FunctionDef):
+                nearest.setdefault(item.name, "abstractmethod" in map(ast.unparse, item.decorator_list))
+    return any(nearest.values())
 
 
 def _class(node: ast.ClassDef, tree: ast.Module, parents: list[tuple[ast.ClassDef, ast.Module]]) -> Outline:
