@@ -169,8 +169,8 @@ def test_best_is_the_network_that_was_scored(
     assert oper(*words(small_file, folder), option("val_check_interval", 10)) == 0
     measured = {int(update): float(value) for update, value in returns(capsys.readouterr().err)}
     assert [*measured] == [10, 20, 30, 40, 50, 60]
-    best = max(measured, key=measured.__getitem__)
-    assert checkpoint(folder / "best.ckpt")["global_step"] == best
+    best = checkpoint(folder / "best.ckpt")["global_step"]
+    assert measured[best] == max(measured.values())  # two may look alike in a line
     assert oper("validate", f"--ckpt_path={folder}/best.ckpt") == 0
     assert f"return {measured[best]:.2f} " in capsys.readouterr().out
 
