@@ -22,7 +22,7 @@ from oper_lightning.algorithms.td3_bc import TD3BC
 from oper_lightning.data.sources.bandit import MODES, Bandit
 from oper_lightning.data.transitions import squeezed
 from oper_lightning.priorities.advantages import BanditAdvantages
-from oper_lightning.report.page import canvas
+from oper_lightning.report.looks import canvas
 
 ROOT = Path(__file__).resolve().parent.parent
 RAW = ROOT / "benchmarks" / "raw" / "bandit.json"

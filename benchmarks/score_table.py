@@ -15,7 +15,7 @@ import numpy as np
 from scores import ALGORITHMS, DATASETS, LONGER, PRIORITIES, RAW, ROOT, policies, setting_of
 
 from oper_lightning.report.curves import final
-from oper_lightning.report.page import canvas, legend
+from oper_lightning.report.looks import canvas, legend
 
 Curves = dict[str, dict[str, list[float]]]
 CALLED = {

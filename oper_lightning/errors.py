@@ -18,12 +18,8 @@ class TrainingError(RuntimeError):
     """Training cannot go on: a loss is no longer finite."""
 
 
-class Stopped(Exception):
-    """The process was told to stop by a signal; ``code`` is what it exits with, ``hint`` how to go on."""
-
-    def __init__(self, code: int, hint: str = "") -> None:
-        super().__init__(hint)
-        self.code = code
+class Stopped(BaseException):
+    """The process was told to stop by a signal; no error, so that nothing takes it for one of a file or an import."""
 
 
 def note(message: str) -> None:
@@ -32,9 +28,11 @@ def note(message: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, on one line; its type if it says nothing."""
+    """What another library's error says, on one line; with its type, if it says no more than a word."""
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0][:200] if " " in lines[0].strip() else f"{type(error).__name__}: {lines[0][:200]}"
 
 
 @contextmanager
@@ -52,7 +50,7 @@ def reading(origin: object, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, TrainingError, Stopped):
+    except (InputError, TrainingError):
         raise
     except MemoryError:
         raise InputError(f"{origin}: it needs more memory than there is") from None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
+import glob
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from oper_lightning.errors import InputError, reading
 
 LARGEST_TEXT = 16 << 20  # bytes of a configuration or of a dataset's metadata
+LITTLE = 1 << 16  # bytes that are always free; asking costs more than they do
 LARGEST_YAML = 100_000  # entries, those behind aliases counted each time
 
 
@@ -30,8 +34,19 @@ def existing(path: str | Path, what: str = "file") -> Path:
     if not found.is_file():
         where = "" if str(found.absolute()) == str(path) else f" (looked for at {found.absolute()})"
         reason = "is a folder, not a file" if found.is_dir() else "is no regular file" if found.exists() else None
-        raise InputError(f"{path}: {reason or f'no such {what}'}{where}")
+        raise InputError(f"{path}: {reason or f'no such {what}'}{where}{'' if reason else _like(found)}")
     return found
+
+
+def _like(missing: Path) -> str:
+    """A phrase that names what lies in the folder under a name like the missing one, if anything does."""
+    try:
+        names = sorted(os.listdir(missing.parent))
+    except OSError:
+        return f"; there is no folder {missing.parent}{_like(missing.parent)}" if missing.parent.name else ""
+    close = [name for name in names if name.lower() == missing.name.lower()]
+    close = close or difflib.get_close_matches(missing.name, names, n=2, cutoff=0.6)
+    return "; did you mean " + " or ".join(repr(name) for name in close) + "?" if close else ""
 
 
 def read_text(path: str | Path) -> str:
@@ -68,7 +83,12 @@ def read_yaml(path: str | Path) -> Any:
 
     text = read_text(path)
     with reading(path, "yaml"):
-        root = yaml.compose(text, yaml.SafeLoader)
+        try:
+            root = yaml.compose(text, yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+            raise InputError(f"{path}: not valid yaml: {error.problem}{where}") from None
         if root is not None and _entries(root, {}) > LARGEST_YAML:
             raise InputError(f"{path}: more than {LARGEST_YAML:,} entries (aliases counted each time)")
         return yaml.safe_load(text)
@@ -102,10 +122,35 @@ def fits_memory(size: int, origin: object, what: str) -> None:
     Raises:
         InputError: if they are not; names ``origin`` and ``what`` needs them.
     """
-    if size > (free := free_memory()):
+    if size > LITTLE and size > (free := free_memory()):
         raise InputError(
             f"{origin}: {what} would take {size / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free"
         )
+
+
+def beside(path: Path) -> Path:
+    """A name beside ``path`` under which this process writes what it then moves there.
+
+    What processes of this machine that are gone left under such names is removed.
+    """
+    start = f".{path.name}.{os.uname().nodename}."
+    for left in path.parent.glob(f"{glob.escape(start)}*"):
+        process = left.name.removeprefix(start)
+        if process.isdecimal() and int(process) != os.getpid() and not _runs(int(process)):
+            with suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    return path.with_name(f"{start}{os.getpid()}")
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 @contextmanager
@@ -115,13 +160,20 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: if it cannot be written; what was at ``path`` stays.
     """
-    beside = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        with open(part, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write it ({error.strerror}); name another folder") from None
+        os.replace(part, path)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):  # torch makes a RuntimeError of a full disk's
+            reason = reason.__context__
+        if reason is None or isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot write it ({reason.strerror}); name another folder") from None

@@ -26,13 +26,18 @@ def word(argument: str) -> str:
 
 
 def config(tree: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration as it is read from config.yaml."""
+    """A configuration as it is read from a yaml, whether classes have their arguments beside or under ``init_args``."""
     tree = dict(tree)
-    for part in ("model", "data"):
+    parts: dict[str, dict[str, str]] = {"model": {}, "data": DATA}
+    for part, names in parts.items():
         entry = tree.get(part)
         if isinstance(entry, dict):
-            tree[part] = {**entry, "class_path": class_path(entry.get("class_path"))}
-    data = tree.get("data")
-    if isinstance(data, dict) and isinstance(data.get("init_args"), dict):
-        tree["data"] = {**data, "init_args": {DATA.get(key, key): value for key, value in data["init_args"].items()}}
+            entry = {
+                names.get(key, key): class_path(value) if key == "class_path" else value for key, value in entry.items()
+            }
+            if isinstance(entry.get("init_args"), dict):
+                entry["init_args"] = {names.get(key, key): value for key, value in entry["init_args"].items()}
+            tree[part] = entry
+        elif part in tree:
+            tree[part] = class_path(entry)
     return tree

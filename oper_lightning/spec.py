@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -92,8 +93,22 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> DataSpec:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            InputError: if an entry is missing, unknown, or not what belongs there.
+        """
+        names = {entry.name: entry for entry in fields(cls)}
+        missing = [name for name, entry in names.items() if name not in plain and _needed(entry)]
+        unknown = [str(name) for name in plain if name not in names]
+        if missing or unknown:
+            raise InputError(
+                f"its spec of the data {'lacks' if missing else 'has an unknown entry'} {', '.join(missing or unknown)}"
+            )
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
+        for name, value in values.items():
+            if not _fits(name, value, values):
+                raise InputError(f"its spec of the data has {name} {' '.join(str(value).split())[:60]}")
         return cls(**values)
 
     def difference(self, other: DataSpec) -> str | None:
@@ -125,3 +140,30 @@ class DataSpec:
         if len(shape) != 1:
             raise InputError(f"{self.dataset}: {name}s of shape {shape}; this algorithm needs vectors")
         return shape[0]
+
+
+def _needed(entry: Field[Any]) -> bool:
+    return entry.default is MISSING and entry.default_factory is MISSING
+
+
+def _fits(name: str, value: Any, values: dict[str, Any]) -> bool:
+    """Whether a value of a spec, as read from a file, is what belongs there."""
+    if name in ("observation_shape", "action_shape"):
+        return isinstance(value, tuple) and all(type(size) is int and size > 0 for size in value)
+    if DataSpec.__annotations__[name] == "Tensor":
+        # A tensor that is not contiguous can stand for more memory than its file holds.
+        plain = isinstance(value, Tensor) and value.dtype is torch.float32 and value.is_contiguous()
+        shape = values["action_shape" if name.startswith("action") else "observation_shape"]
+        return plain and tuple(value.shape) == shape and bool(value.isfinite().all())
+    if name == "rows":
+        return type(value) is int and value > 0
+    if name == "environment_options":
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    if name == "observation_keys":
+        return isinstance(value, tuple) and all(isinstance(key, str) for key in value)
+    if name == "reference":
+        numbers = isinstance(value, tuple) and len(value) == 2 and all(type(v) in (int, float) for v in value)
+        return value is None or (numbers and value[0] != value[1])
+    if name == "d4rl":
+        return isinstance(value, bool)
+    return isinstance(value, str) or (name == "environment" and value is None)

@@ -145,7 +145,9 @@ def _announced(rows: int, **options: Any) -> Callable[[h5py.File, str, np.ndarra
     """Many more rows than were ever written."""
 
     def change(file: h5py.File, name: str, array: np.ndarray) -> None:
-        file.create_dataset(name, (rows, *array.shape[1:]), array.dtype, chunks=(min(4096, rows), *array.shape[1:]), **options)
+        file.create_dataset(
+            name, (rows, *array.shape[1:]), array.dtype, chunks=(min(4096, rows), *array.shape[1:]), **options
+        )
 
     return change
 

@@ -9,14 +9,13 @@ from collections.abc import Hashable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning import renamed
-from oper_lightning.algorithms import guards
+from oper_lightning.algorithms import guards, judging, loops, options, stored
 from oper_lightning.algorithms.execution import Compile, executor
-from oper_lightning.envs.scores import normalised
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.optim import flushed_denormals, settle
@@ -57,8 +56,13 @@ class OfflineAlgorithm(LightningModule, ABC):
         self.spec: DataSpec | None = None
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         self.how: Compile = compile
+        self._goes_on_from: dict[str, Any] | None = None  # a checkpoint, until its optimisers were looked at
         self.branch: Hashable = None
         """what :meth:`prepare` returned for the update at hand"""
+        self.main_loss: str | None = None
+        """name of the first number that :meth:`update` returned last"""
+        self._validated = -1  # updates done when the networks were last validated
+        self._metrics: dict[str, Tensor] = {}  # what callbacks went by when the checkpoint was written
 
     # What an algorithm defines -----------------------------------------------------------------------------------
 
@@ -165,11 +169,18 @@ class OfflineAlgorithm(LightningModule, ABC):
         self._scales_actions = bool((self.action_centre != 0).any() or (self.action_scale != 1).any())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what is needed to use the policy without data or configuration."""
+        """Adds what is needed to use the policy without data or configuration.
+
+        Raises:
+            TrainingError: if a network is no longer finite.
+        """
         assert self.spec is not None
+        guards.finite_parameters(self, self.global_step)
+        loops.record(self.trainer, checkpoint["loops"]["fit_loop"], self._validated == self.global_step)
         checkpoint["spec"] = self.spec.to_dict()
         checkpoint["class_path"] = class_path(type(self))
         checkpoint["seed"] = self.seed
+        checkpoint["metrics"] = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         checkpoint["lengths"] = self.lengths()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -179,44 +190,69 @@ class OfflineAlgorithm(LightningModule, ABC):
             InputError: if the checkpoint holds another algorithm, was made for data of other shapes, or is to go on
                 with other data.
         """
-        made_by = renamed.class_path(checkpoint.get("class_path"))
+        name = stored.origin(checkpoint)
+        stored.sections(checkpoint, name)
+        made_by = renamed.class_path(checkpoint["class_path"])
         if made_by != class_path(type(self)):
-            raise InputError(f"the checkpoint holds {made_by}, not {class_path(type(self))}")
+            raise InputError(f"{name} holds {made_by}, not {class_path(type(self))}")
         spec = DataSpec.from_dict(checkpoint["spec"])
         if self.spec is None:
             self._build(spec)
         elif different := spec.difference(self.spec):
-            raise InputError(f"the checkpoint was made for other data ({spec.dataset}): {different}")
+            raise InputError(f"{name} was made for other data ({spec.dataset}): {different}")
         elif self._fits() and spec.fingerprint != self.spec.fingerprint:
             raise InputError(
-                f"the checkpoint belongs to a run on other data ({spec.dataset}): rows, order or values differ from "
+                f"{name} belongs to a run on other data ({spec.dataset}): rows, order or values differ from "
                 f"{self.spec.dataset}; only the same data can go on"
             )
         else:
             self._take(spec)
-        guards.same_networks(self, checkpoint)
-        if self._trainer is not None and self._fits() and checkpoint["lengths"] != self.lengths():
+        stored.networks(self, checkpoint)
+        self.seed = checkpoint["seed"]
+        if self._trainer is None:
+            return
+        if not self._fits():
+            for section in ("loops", "callbacks", type(self.trainer.datamodule).__qualname__):  # type: ignore[attr-defined]
+                checkpoint.pop(section, None)  # they are training's
+            return
+        stored.to_go_on(self, checkpoint)
+        if checkpoint["lengths"] != self.lengths():
             was, now = (", ".join(f"{part:,}" for part in parts) for parts in (checkpoint["lengths"], self.lengths()))
             raise InputError(
-                f"the checkpoint's run has parts of {was} updates, this one of {now}: a run that goes on keeps "
+                f"{name}: its run has parts of {was} updates, this one of {now}: a run that goes on keeps "
                 f"trainer.max_steps and what shares it out"
             )
-        self.seed = checkpoint["seed"]
+        self._goes_on_from = checkpoint
+        self._metrics = {name: torch.tensor(value) for name, value in checkpoint.get("metrics", {}).items()}
 
     # Training ----------------------------------------------------------------------------------------------------
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds none; refuses, before anything is read, what cannot work of Lightning's options and callbacks."""
+        if self._fits():
+            options.possible(self.trainer)
+        return []
+
     def on_fit_start(self) -> None:
-        """Refuses what cannot work."""
+        """Refuses what cannot work with these data."""
         guards.possible(self)
+        if self._goes_on_from is not None:
+            stored.optimisers(self, self._goes_on_from)
+            self._goes_on_from = None
+        options.in_blocks(self.trainer)
         self._execute = executor(self.update, self.how, self.device)
         self._hears = guards.Hears(self)
+        loops.finish_epochs(self.trainer)
 
     def on_fit_end(self) -> None:
         """Lets go of graphs and compiled code."""
+        options.in_updates(self.trainer)
         del self._execute, self._hears
 
     def on_train_start(self) -> None:
         """Logs what the priority is like; lets a given learning rate win over the one in a checkpoint's optimisers."""
+        self.trainer.callback_metrics.update(self._metrics)
+        self._metrics = {}
         for optimiser in self.trainer.optimizers:
             settle(optimiser, self.how == "cudagraphs")
         weights = getattr(self.trainer.datamodule, "weights", None)  # type: ignore[attr-defined]
@@ -237,13 +273,19 @@ class OfflineAlgorithm(LightningModule, ABC):
                     results.setdefault(name, []).append((number, value.detach()))
         guards.finite_losses(results)
         # Lightning counts steps of the optimisers that it wraps; ours are raw, so that K updates cost one count.
-        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        loop = self.trainer.fit_loop.epoch_loop
+        steps = loop.manual_optimization.optim_step_progress.total
         steps.ready += len(batches)
         steps.completed += len(batches)
+        loop._batches_that_stepped = self.global_step - 1  # the x axis of Lightning's own callbacks
+        self.main_loss = f"train/{next(iter(results))}"
+        names = [f"train/{name}" for name in results]
+        means = torch.stack([torch.stack([value.float() for _, value in rows]).mean() for rows in results.values()])
+        means = ranks.sum_over_ranks(means) / ranks.world_size()
+        self.trainer.callback_metrics.update(zip(names, means.unbind(), strict=True))
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.global_step // every > first // every or self.global_step == self.trainer.max_steps:
-            means = {name: ranks.batch_mean(torch.stack([v for _, v in rows])) for name, rows in results.items()}
-            self.log_to_loggers({f"train/{name}": value.item() for name, value in means.items()})
+        if every and (self.global_step // every > first // every or self.global_step == self.trainer.max_steps):
+            self.log_to_loggers(dict(zip(names, means.tolist(), strict=True)))
 
     def _normalise(self, part: TensorDict) -> TensorDict:
         """Observations and actions, next ones too, as the networks see them."""
@@ -259,7 +301,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         return part
 
     def on_train_epoch_end(self) -> None:
-        """Makes sure, before the checkpoint, that no network was poisoned by the epoch's last gradients."""
+        """Makes sure that no network was poisoned by the epoch's last gradients, with or without a checkpoint."""
         guards.finite_parameters(self, self.global_step)
 
     def log_to_loggers(self, numbers: dict[str, float]) -> None:
@@ -280,23 +322,12 @@ class OfflineAlgorithm(LightningModule, ABC):
     def _judge(self, episodes: Any, stage: str) -> None:
         assert self.spec is not None
         returns, lengths = episodes(self.act)
-        sums = torch.stack(
-            [torch.tensor(float(len(returns))).double(), returns.sum(), returns.square().sum(), lengths.sum()]
-        )
-        count, total, squares, steps = ranks.sum_over_ranks(sums.to(self.device)).tolist()
-        mean = total / count
-        numbers = {
-            "return": mean,
-            "return_std": max(squares / count - mean**2, 0.0) ** 0.5,
-            "length": steps / count,
-            "episodes": count,
-        }
-        if self.spec.reference is not None:
-            numbers["score"] = normalised(mean, self.spec.reference)
+        numbers = judging.summary(returns, lengths, self.spec.reference, self.device)
         numbers = {f"{stage}/{name}": value for name, value in numbers.items()}
         # While training Lightning would log them by the number of blocks; elsewhere it also returns what it logs.
         self.log_dict(numbers, logger=not self._fits(), batch_size=1)
-        if self._fits():
+        if self._fits() and not self.trainer.sanity_checking:
+            self._validated = self.global_step
             self.log_to_loggers(numbers)
 
     def predict_step(self, batch: TensorDict, batch_idx: int) -> dict[str, Tensor]:

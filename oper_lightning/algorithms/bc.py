@@ -20,7 +20,7 @@ from oper_lightning.spec import Batch, DataSpec
 
 
 class BC(OfflineAlgorithm):
-    """Behaviour cloning.
+    """Behaviour cloning: the policy imitates the recorded actions.
 
     Args:
         policy: deterministic (squared error) or gaussian (log likelihood; acts by its mean).

@@ -29,7 +29,7 @@ LARGEST_LAGRANGE = 1e6
 
 
 class CQL(OfflineAlgorithm):
-    """CQL.
+    """CQL: a soft actor-critic whose critics value the policy's actions lower than the recorded ones.
 
     Args:
         cql_weight: of the penalty against the Bellman errors.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.algorithms import options
 from oper_lightning.errors import InputError, TrainingError
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch, Role
@@ -25,11 +26,9 @@ ADVICE = (
 
 
 def possible(model: OfflineAlgorithm) -> None:
-    """Refuses to train at a precision that does not work, or with a priority that no loss term sees."""
-    trainer = model.trainer
-    if trainer.precision not in ("32-true", "bf16-mixed"):
-        raise InputError(f"trainer.precision {trainer.precision} does not work; choose 32-true or bf16-mixed")
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    """Refuses to train with a priority that no loss term sees, or with callbacks that no evaluation serves."""
+    data = model.trainer.datamodule  # type: ignore[attr-defined]
+    options.scored(model.trainer)
     if getattr(data, "priority", None) is not None and not {*data.roles} & {*model.reads}:
         raise InputError(
             f"data.prioritise has {', '.join(data.roles)}: of those {type(model).__name__} has no loss term here, so "
@@ -92,18 +91,6 @@ class Hears:
 
 def _no_numbers(values: Tensor) -> Tensor:
     return torch.full_like(values, math.nan) if values.is_floating_point() else values
-
-
-def same_networks(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
-    """Refuses a checkpoint whose networks have other shapes, and names the hyper-parameters that differ."""
-    stored = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-    here = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    if stored == here:
-        return
-    theirs, mine = checkpoint["hyper_parameters"], dict(model.hparams)
-    changed = [f"{key} {theirs.get(key)} there, {mine[key]} here" for key in mine if mine[key] != theirs.get(key)]
-    reason = ", ".join(changed) or f"differing: {sorted(set(stored.items()) ^ set(here.items()))[0][0]}"
-    raise InputError(f"the checkpoint's networks do not fit those at hand: {reason}")
 
 
 def finite_losses(results: dict[str, list[tuple[int, Tensor]]]) -> None:

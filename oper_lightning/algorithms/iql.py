@@ -27,7 +27,7 @@ LARGEST_EXPONENT = 80.0  # far beyond that weight; infinity times a priority of 
 
 
 class IQL(OfflineAlgorithm):
-    """IQL.
+    """IQL: values from recorded actions only, by expectile regression; the policy clones them by their advantage.
 
     Args:
         expectile: of the values (tau, equation 5); above one half, values look to the better of the actions. Paper:

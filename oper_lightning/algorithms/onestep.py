@@ -30,7 +30,7 @@ Phase = Literal["behaviour", "critic", "policy"]
 
 
 class OnestepRL(OfflineAlgorithm):
-    """OnestepRL.
+    """OnestepRL: clones the behaviour, learns its values, and improves on it once.
 
     Args:
         operator: how the policy improves on the behaviour: exp_weight (advantage-weighted cloning), reverse_kl (values

@@ -27,7 +27,9 @@ from oper_lightning.spec import Batch, DataSpec
 
 
 class OperA(OfflineAlgorithm):
-    """OPER-A's stage 1. Leaves weights.safetensors in the run's folder, written anew after every iteration.
+    """OPER-A's stage 1: weighs transitions by their advantage over the behaviour, again and again.
+
+    Leaves weights.safetensors in the run's folder, written anew after every iteration.
 
     Args:
         iterations: how often weights are made; trainer.max_steps is shared out equally among them. Paper: 5.
@@ -310,4 +312,13 @@ class OperA(OfflineAlgorithm):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.weights, self.advantages, self.values = checkpoint["iterations"]
+        parts = checkpoint.get("iterations")
+        shape = (self.seeds, checkpoint["spec"]["rows"])
+        if not (
+            isinstance(parts, list)
+            and len(parts) == 3
+            and all(isinstance(part, list) and len(part) == len(parts[0]) for part in parts)
+            and all(isinstance(row, Tensor) and row.shape == shape for part in parts for row in part)
+        ):
+            raise InputError(f"the checkpoint's iterations are not weights, advantages, values of {shape} each")
+        self.weights, self.advantages, self.values = parts

@@ -25,7 +25,7 @@ from oper_lightning.spec import Batch, DataSpec
 
 
 class TD3BC(OfflineAlgorithm):
-    """TD3+BC.
+    """TD3+BC: twin critics, and an actor that maximises their values but stays near the recorded actions.
 
     Args:
         alpha: weight of the Q term against behaviour cloning (equation 5; there 2.5).

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from oper_lightning import __version__, renamed
-from oper_lightning.cli import folders
+from oper_lightning.cli import folders, signals
 from oper_lightning.errors import InputError, Stopped, TrainingError, first_line, nearest, note
 
 VERBS = ("fit", "validate", "test", "predict", "run", "inspect", "report", "convert")
@@ -36,26 +38,70 @@ usage: oper <verb> ...
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs one command; returns its exit code. Errors that a person can mend are one line on stderr."""
-    args = sys.argv[1:] if args is None else args
+    """Runs one command; returns its exit code. Whatever goes wrong is one line on stderr.
+
+    Args:
+        args: the command's words; by default those of the process, which is taken to end with the command.
+    """
+    return signals.run(lambda: _guarded(sys.argv[1:] if args is None else args), last=args is None)
+
+
+def _guarded(args: list[str]) -> int:
+    """One guard around everything: no error reaches the terminal as a traceback, unless OPER_TRACEBACK asks for it."""
     # The matrices are small: on a busy machine more threads are slower, on an idle one little faster.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # A rank that is killed leaves semaphores, which Python takes away, but not without a warning.
+    quiet = "ignore:resource_tracker:UserWarning"
+    if quiet not in (filters := os.environ.get("PYTHONWARNINGS", "")):
+        os.environ["PYTHONWARNINGS"] = f"{filters},{quiet}".strip(",")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # algorithms and sources of one's own are found where one stands
     try:
-        with _notes():
+        with _notes(), _threads():
             return _dispatch(args)
-    except (InputError, TrainingError) as error:
-        print(f"oper: error: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # whoever read our output has seen enough, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (KeyboardInterrupt, Stopped) as stop:
-        print(f"oper: stopped{stop if isinstance(stop, Stopped) else ''}", file=sys.stderr)
-        return getattr(stop, "code", 130)
+    except Exception as error:
+        if signals.told():  # what a signal interrupted may have made another error of it
+            raise Stopped from None
+        signals.after_the_cause()
+        print(f"oper: error: {_explained(error)}", file=sys.stderr)
+        if os.environ.get("OPER_TRACEBACK"):
+            traceback.print_exception(error)
+        return 1
+    except SystemExit as end:  # of a parser that has shown what was asked for, or of another library
+        if isinstance(end.code, str):
+            print(f"oper: error: {end.code}", file=sys.stderr)
+            return 1
+        return end.code or 0
     finally:
         folders.release()
+
+
+def _explained(error: Exception) -> str:
+    """An error in a line."""
+    if isinstance(error, InputError | TrainingError):
+        return str(error)
+    where = "" if os.environ.get("OPER_TRACEBACK") else " (OPER_TRACEBACK=1 shows where)"
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {first_line(error)}{where}"
+    return f"{type(error).__name__}: {first_line(error)}{where}"
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Tells at a good end what went wrong in threads beside; at a bad one the main thread has told the same."""
+    failed: list[str] = []
+    hook = threading.excepthook
+    if not os.environ.get("OPER_TRACEBACK"):
+        threading.excepthook = lambda what: failed.append(f"{what.exc_type.__name__}: {what.exc_value}")
+    try:
+        yield
+        for line in failed:
+            note(f"in a thread: {line} (OPER_TRACEBACK=1 shows where)")
+    finally:
+        threading.excepthook = hook
 
 
 def _dispatch(args: list[str]) -> int:
@@ -66,12 +112,18 @@ def _dispatch(args: list[str]) -> int:
         print(__version__)
         return 0
     verb, rest = args[0], [_today(word) for word in args[1:]]
+    if verb not in VERBS:
+        raise InputError(f"no verb {verb!r}; {nearest(verb, VERBS)}")
     if verb == "run":
         from oper_lightning.cli.chain import run
 
         return run(rest)
-    if verb not in VERBS:
-        raise InputError(f"no verb {verb!r}; {nearest(verb, VERBS)}")
+    if (text := _help(verb, rest)) is not None:
+        print(text)
+        return 0
+    from oper_lightning.cli.early import check
+
+    check(verb, rest)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from oper_lightning.cli.verbs import OperCLI, call
@@ -97,6 +149,20 @@ def _dispatch(args: list[str]) -> int:
     return 0
 
 
+def _help(verb: str, words: list[str]) -> str | None:
+    """The help that was asked for, if any was; made without importing Lightning."""
+    from oper_lightning.cli.help import class_help, verb_help
+    from oper_lightning.cli.words import value_of
+
+    if {"-h", "--help"} & {*words}:
+        return verb_help(verb)
+    for flag in ("model", "data.source", "data.priority", "source"):
+        # Classes of one's own, by dotted names, are jsonargparse's to explain.
+        if (name := value_of(words, f"--{flag}.help")) and "." not in name:
+            return class_help(flag, name)
+    return None
+
+
 def _today(word: str) -> str:
     """A word of the command line by today's names."""
     now = renamed.word(word)
@@ -112,7 +178,7 @@ def _notes() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("oper: %(message)s"))
     log.addHandler(handler)
-    log.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)
+    log.setLevel(logging.ERROR if folders.rank() else logging.INFO)
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -15,14 +16,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from oper_lightning import __version__
+from oper_lightning.cli import folders
 from oper_lightning.files import whole
 from oper_lightning.priorities.file import save_tensors
 
 
 class Progress(ProgressBar):
-    """One bar over the whole run, counted in gradient updates, and a line for every evaluation.
+    """One bar over the whole run, counted in gradient updates, and a line for every epoch and every evaluation.
 
-    Where the output is no terminal only the lines are written, and one for every epoch without evaluation.
+    Where the output is no terminal only the lines are written.
     """
 
     def __init__(self) -> None:
@@ -42,6 +45,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar where the run stands."""
         self.began, self.first = time.monotonic(), trainer.global_step
+        self.written = trainer.global_step  # updates done when the last line was written
         if not self.enabled or not self.console.is_terminal:
             return
         self.bar = RichProgress(
@@ -67,19 +71,31 @@ class Progress(ProgressBar):
     def _rate(self, trainer: Trainer) -> float:
         return (trainer.global_step - self.first) / max(time.monotonic() - self.began, 1e-9)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what was measured."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._line(trainer, pl_module, judged=True)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the epoch's line."""
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        quiet = self.bar is not None and "eval/return" not in metrics
-        # Lightning ends the epoch of an epoch-end checkpoint once more when it goes on from there.
-        if not self.enabled or quiet or trainer.global_step == self.first:
+        """Writes the line of an epoch without evaluation at its end."""
+        if self.written != trainer.global_step:
+            self._line(trainer, pl_module, judged=False)
+
+    def _line(self, trainer: Trainer, pl_module: LightningModule, judged: bool) -> None:
+        """Writes how the run stands; a return only if it was just measured."""
+        self.written = trainer.global_step
+        if not self.enabled:
             return
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         total = f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else ""
         line = f"{type(pl_module).__name__}  update {trainer.global_step:,}{total}"
-        if "eval/return" in metrics:
+        if judged and "eval/return" in metrics:
             line += f"  return {metrics['eval/return']:.2f} ± {metrics['eval/return_std']:.2f}"
-        if "eval/score" in metrics:
+        if judged and "eval/score" in metrics:
             line += f"  score {metrics['eval/score']:.1f}"
+        loss = getattr(pl_module, "main_loss", None)
+        if loss in metrics:
+            line += f"  {loss.removeprefix('train/')} {metrics[loss]:.4g}"
         self.console.print(f"{line}  ({self._rate(trainer):,.0f} updates/s)", soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,12 +136,18 @@ class SaveConfig(SaveConfigCallback):
         """Writes config.yaml, whole or not at all."""
         if not trainer.is_global_zero:
             return
+        folders.still_there()
         config = self.config.clone()
         # What this process read and wrote is not what the run is.
         for key in ("ckpt_path", "output", "trainer.default_root_dir"):
             config[key] = None
         with whole(Path(trainer.default_root_dir) / "config.yaml") as file:
-            file.write(self.parser.dump(config, skip_unset=False).encode())
+            file.write(f"# {versions()}\n{self.parser.dump(config, skip_unset=False)}".encode())
+
+
+def versions() -> str:
+    """What a run's results may depend on, for the first line of its configuration; `oper report` shows it."""
+    return f"oper-lightning {__version__}, torch {torch.__version__}, lightning {lightning.__version__}"
 
 
 class PredictionWriter(Callback):

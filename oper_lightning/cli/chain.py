@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -11,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from oper_lightning.cli import signals
+from oper_lightning.cli.words import FLAGS, values_of
+from oper_lightning.errors import InputError, Stopped, first_line, nearest, note
+from oper_lightning.files import read_json, read_yaml, whole
 
-from oper_lightning.errors import InputError, Stopped, first_line, nearest
-from oper_lightning.files import whole
+LEDGER = "chain.json"
 
 HELP = """usage: oper run CHAIN.yaml [--folder FOLDER] [--NAME VALUE ...]
 
@@ -39,28 +43,32 @@ def run(args: list[str]) -> int:
         return 0
     chain = load(args[0], _overrides(args[1:]))
     folder = Path(chain["folder"])
-    ledger = folder / "chain.json"
+    ledger = folder / LEDGER
     links = _read(ledger)
     for name, words in chain["links"].items():
         command = " ".join(["oper", *map(shlex.quote, words)])
-        begun = links.get(name, {"command": command, "done": False})
-        changed = begun["command"] != command
+        read = {path: _content(path) for path in values_of(words, *FLAGS["config"])}
+        begun: dict[str, Any] = {"command": command, "done": False, "read": read} | links.get(name, {})
+        edited = [path for path in read if path in begun["read"] and begun["read"][path] != read[path]]
+        changed = ""
+        if begun["command"] != command:
+            changed = f"link {name!r} was another command ({_difference(begun['command'], command)})"
+        elif edited:
+            changed = f"{' and '.join(edited)} was edited since link {name!r} read it"
         # A link that left nothing may be mended; what it left must not become part of something else.
         if changed and words[0] == "fit" and (begun["done"] or (folder / name / "last.ckpt").is_file()):
             raise InputError(
-                f"{ledger}: link {name!r} was another command ({_difference(begun['command'], command)}); "
-                f"name another --folder, or delete {folder / name} and what came after it"
+                f"{ledger}: {changed}; name another --folder, or delete {folder / name} and what came after it"
             )
         if begun["done"] and not changed:
             print(f"# {name}: done already", flush=True)
             continue
-        links[name] = {"command": command, "done": False}
+        if changed and begun["done"]:
+            note(f"{changed}: {name} is done again")
+        links[name] = {"command": command, "done": False, "read": read}
         _write(ledger, links)
         print(f"\n$ {command}", flush=True)
-        try:
-            code = subprocess.run([sys.executable, "-m", "oper_lightning", *words], check=False).returncode
-        except KeyboardInterrupt:
-            raise Stopped(130, f" at link {name!r}; the same `oper run` goes on from here") from None
+        code = _call(name, words)
         if code:
             print(f"oper: link {name!r} stopped with exit code {code}; the same `oper run` goes on from here")
             return code
@@ -69,22 +77,39 @@ def run(args: list[str]) -> int:
     return 0
 
 
+def _call(name: str, words: list[str]) -> int:
+    """Runs a link in a process of its own, which ends before this one does; returns its exit code."""
+    # The link has some seconds for an orderly end, and this process a few more.
+    signals.on_stop(lambda: f" at link {name!r}; the same `oper run` goes on from here", grace=8.0)
+    process = subprocess.Popen([sys.executable, "-m", "oper_lightning", *words], env={**os.environ, signals.LINK: name})
+    try:
+        return process.wait()
+    except Stopped:
+        process.send_signal(signals.told() - 128)
+        process.wait()
+        raise
+
+
 def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     """Reads a chain and fills in its names: ``folder``, and ``links`` as lists of words.
 
     Raises:
         InputError: if the file is no chain, or a name in it stands for nothing.
     """
-    try:
-        chain = yaml.safe_load(Path(path).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot read this chain: {first_line(error)}") from None
-    if not isinstance(chain, dict) or not isinstance(chain.get("links"), dict):
+    chain = read_yaml(path)
+    if not isinstance(chain, dict) or not isinstance(chain.get("links"), dict) or not chain["links"]:
         raise InputError(f"{path}: not a chain; it needs `links:` with a name and a command each")
+    if not isinstance(chain.get("folder"), str | None):
+        raise InputError(f"{path}: `folder:` is {chain['folder']!r:.60}; the name of a folder is needed")
+    if "\\u0000" in json.dumps([chain["links"], chain.get("set"), chain.get("folder")], default=str):
+        raise InputError(f"{path}: it holds a zero byte, which no command can")
     given = chain.get("set") or {}
     if not isinstance(given, dict):
         raise InputError(f"{path}: `set:` needs names with values")
     given = {str(key): value for key, value in given.items()}
+    for key, value in given.items():
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value)):
+            raise InputError(f"{path}: {key} is {value!r:.60}; a text, a number or a list of them is needed")
     for key in overrides:
         if key not in ("folder", *given):
             raise InputError(f"{path}: no name {key!r} to set; {nearest(key, ['folder', *given])}")
@@ -106,12 +131,16 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     links = {}
     for name, command in chain["links"].items():
         where = f"{path}: link {name!r}"
-        words = _split(str(command or ""), where)
+        if not isinstance(command, str | None):
+            raise InputError(f"{where} is {command!r:.60}; a command is needed, as one text")
+        words = _split(command or "", where)
         repeated = bool(lists) and names.repeat(words, lists[0])
         for item in names.items if repeated else [""]:
             link = f"{name}_{item}" if repeated else str(name)
             if link in links:
                 raise InputError(f"{where}: there is another link {link!r}; rename one")
+            if not re.fullmatch(r"\w[\w.,+=-]*", link) or link == LEDGER:
+                raise InputError(f"{where}: no folder of the chain can be called {link!r}; use letters, digits, -_.,+=")
             links[link] = (names.at(lists[0], item) if repeated else names).put_into(words, where)
             if not links[link]:
                 raise InputError(f"{where} has no command")
@@ -180,7 +209,7 @@ def _filled(text: str, values: dict[str, str], where: str) -> str:
 
 def _difference(before: str, after: str) -> str:
     """The words in which two commands differ."""
-    old, new = shlex.split(before), shlex.split(after)
+    old, new = _split(before, LEDGER), _split(after, LEDGER)
     gone = [word for word in old if word not in new]
     come = [word for word in new if word not in old]
     return f"{' '.join(gone) or 'nothing'} became {' '.join(come) or 'nothing'}"
@@ -198,10 +227,29 @@ def _overrides(words: list[str]) -> dict[str, str]:
 
 
 def _read(ledger: Path) -> dict[str, dict[str, Any]]:
+    """What was done, by link: its command, whether it is done, and what the yamls that it names held."""
+    if not ledger.exists():
+        return {}
+    links = read_json(ledger)
+    kinds = {"command": str, "done": bool}
+    whole_entries = isinstance(links, dict) and all(
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+        and isinstance(entry.get("read", {}), dict)
+        for entry in links.values()
+    )
+    if not whole_entries:
+        raise InputError(f"{ledger}: not what `oper run` writes; delete it to begin the chain anew in another --folder")
+    return {name: {"read": {}} | entry for name, entry in links.items()}
+
+
+def _content(path: str) -> str:
+    """A hash of what a yaml says, its comments aside; of nothing, if it cannot be read: its link will say why."""
     try:
-        return dict(json.loads(ledger.read_text())) if ledger.exists() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{ledger}: cannot read it ({first_line(error)})") from None
+        said = json.dumps(read_yaml(path), sort_keys=True, default=str)
+    except (InputError, TypeError, ValueError):
+        said = ""
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _write(ledger: Path, links: dict[str, Any]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -13,8 +13,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from oper_lightning import renamed
-from oper_lightning.errors import InputError, first_line
-from oper_lightning.files import whole
+from oper_lightning.algorithms import stored
+from oper_lightning.cli import folders, signals
+from oper_lightning.errors import InputError, first_line, reading
+from oper_lightning.files import existing, fits_memory, whole
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -23,17 +25,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: if it is missing, broken, or of another make.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such checkpoint")
+    file = existing(path, "checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(file) as archive:
+            # What PyTorch writes is not compressed: what is could be of any size once it is read.
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+        if compressed:
+            raise InputError(f"{path}: not a checkpoint of oper-lightning: its entries are compressed")
+        fits_memory(file.stat().st_size, path, "its tensors")
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a broken file makes PyTorch raise
         reason = first_line(error)
         raise InputError(f"{path}: not a whole checkpoint ({reason}); try best.ckpt or last.ckpt beside it") from None
-    if not isinstance(checkpoint, dict) or not {"class_path", "spec", "hyper_parameters"} <= checkpoint.keys():
-        raise InputError(f"{path}: not a checkpoint of oper-lightning (no class_path, spec and hyper_parameters)")
+    with reading(path, "a checkpoint"):
+        stored.sections(checkpoint, str(path))
+        version = str(checkpoint.get("pytorch-lightning_version"))
+        if not re.fullmatch(r"[2-9]\.\d.*", version):
+            raise InputError(f"{path}: written by Lightning {version:.20}; 2 or later is needed")
     checkpoint["class_path"] = renamed.class_path(checkpoint["class_path"])
-    return checkpoint
+    checkpoint[stored.ORIGIN] = str(path)
+    return cast(dict[str, Any], checkpoint)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -41,7 +54,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes the file whole, or leaves the old one."""
-        with whole(Path(path)) as file:
+        folders.still_there()
+        with signals.held(), whole(Path(path)) as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(
@@ -62,24 +76,33 @@ class BestCheckpoint(ModelCheckpoint):
             self.best_model_path = self.kth_best_model_path = str(best)
             self.best_k_models = {str(best): state_dict["best_model_score"]}
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the epoch's evaluation."""
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the return just measured: the networks are those that earned it."""
         if self.monitor in trainer.callback_metrics:
-            super().on_train_epoch_end(trainer, pl_module)
+            super().on_validation_end(trainer, pl_module)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps the newest checkpoint: from the end of every epoch, and from before every evaluation, which may fail."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what has been trained; at the end of the epoch it is written again, with what the evaluation said."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
 
 def checkpoint_callbacks(folder: Path) -> list[ModelCheckpoint]:
-    """best.ckpt and last.ckpt at the end of every epoch; best first, so that last.ckpt knows of it."""
+    """best.ckpt after evaluations, last.ckpt at the end of every epoch; best first, so that last.ckpt knows of it."""
     return [
         BestCheckpoint(
             dirpath=folder,
             filename="best",
             monitor="eval/return",
             mode="max",
-            save_on_train_epoch_end=True,
+            save_on_train_epoch_end=False,
             enable_version_counter=False,
         ),
-        ModelCheckpoint(
+        LastCheckpoint(
             dirpath=folder,
             filename="last",
             save_on_train_epoch_end=True,

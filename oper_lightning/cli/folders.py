@@ -22,12 +22,28 @@ def release() -> None:
     if _lock is None:
         return
     folder = Path(_lock.name).parent
-    if not _began(folder):
+    if folder.is_dir() and not _began(folder):
         for child in folder.iterdir():
             child.unlink()
         folder.rmdir()
     _lock.close()
     _lock = None
+
+
+def still_there() -> None:
+    """Makes sure that the folder which this process claimed has not been moved or removed since.
+
+    Raises:
+        InputError: if it has: what would be written now were half of a run.
+    """
+    if _lock is None:
+        return
+    try:
+        same = os.path.samestat(os.fstat(_lock.fileno()), os.stat(_lock.name))
+    except OSError:
+        same = False
+    if not same:
+        raise InputError(f"{Path(_lock.name).parent}: the run's folder was removed or moved while it trained")
 
 
 def _began(folder: Path) -> bool:
@@ -52,6 +68,8 @@ def _hold(folder: Path) -> None:
         raise InputError(f"{folder}: another process writes to it; wait for it, or name another --output") from None
     except OSError:  # a file system without locks
         return
+    for left in folder.glob("*.part"):  # of a process that was killed while it wrote
+        left.unlink(missing_ok=True)
 
 
 def writable(folder: Path) -> None:
@@ -87,7 +105,7 @@ def claim_next(parent: Path) -> Path:
     """
     if TAKEN in os.environ:
         return Path(os.environ[TAKEN])
-    if _rank() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if rank() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("several processes cannot agree on a numbered folder: name it with --output")
     number = max(_numbers(parent), default=-1) + 1
     while True:
@@ -108,7 +126,7 @@ def claim(folder: Path, resume: bool) -> Path:
     Raises:
         InputError: if it holds another run, is in use, or cannot be written.
     """
-    if TAKEN in os.environ or _rank():
+    if TAKEN in os.environ or rank():
         return folder
     writable(folder)
     _hold(folder)
@@ -120,11 +138,12 @@ def claim(folder: Path, resume: bool) -> Path:
     return folder
 
 
-def _rank() -> int:
-    """Number of this process where something else than Lightning started several."""
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-    return int(getattr(rank_zero_only, "rank", 0) or 0)
+def rank() -> int:
+    """Number of this process among those that run the same command, from 0, as whoever started it says."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return 0
 
 
 def _unwritable(folder: Path, error: OSError) -> InputError:

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
 import textwrap
-from collections.abc import Callable
-from typing import Any
 
-from docstring_parser import parse
-
-from oper_lightning.cli.messages import known_classes, known_types
-from oper_lightning.data.datamodule import OfflineDataModule
-from oper_lightning.envs.rollouts import Rollouts
+from oper_lightning.cli.outline import PACKAGE, REQUIRED, Outline, class_of, classes, function
 from oper_lightning.errors import InputError, nearest
 
 WIDTH = 110
+KINDS = {
+    "model": "the algorithm, one of these; --model.help=CLASS says more",
+    "source": "where transitions come from; --{}.help=CLASS says more",
+    "priority": "how much each transition matters; --{}.help=CLASS says more",
+}
+LIGHTNING = {
+    "fit": "Train an algorithm on recorded data. Leaves last.ckpt, best.ckpt, config.yaml and TensorBoard events (and, "
+    "from OPER-A's stage 1, weights.safetensors) in the run's folder.",
+    "validate": "Score a checkpoint in the environment.",
+    "test": "Score a checkpoint on other episode seeds than validate's.",
+    "predict": "Write what a checkpoint makes of every transition of a dataset: actions, or values and advantages.",
+}
+FUNCTIONS = {
+    "inspect": PACKAGE / "report" / "inspect.py",
+    "report": PACKAGE / "report" / "report.py",
+    "convert": PACKAGE / "cli" / "convert.py",
+}
 TRAINER = {
     "max_steps": "length of the run in gradient updates",
-    "devices": "number of GPUs, or of CPU processes; with --trainer.strategy=ddp they train together",
+    "accelerator": "auto takes a GPU where there is one; cpu, cuda",
+    "devices": "number of GPUs, or of CPU processes; with --trainer.strategy=ddp they work together",
     "precision": "32-true or bf16-mixed",
     "logger": "another logger than TensorBoard, or false",
     "log_every_n_steps": "gradient updates between logged losses",
     "fast_dev_run": "true: one update, nothing written",
 }
-
-
-def describe(function: Callable[..., Any]) -> dict[str, str]:
-    """What a function's or class's docstring says of its arguments."""
-    return {found.arg_name: found.description or "" for found in parse(inspect.getdoc(function) or "").params}
-
-
-def summary(cls: type) -> str:
-    """First sentence of a class's docstring."""
-    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".")
+WITHOUT_TRAINING = ("accelerator", "devices", "precision")
 
 
 def _entry(name: str, text: str, indent: int = 4, column: int = 34) -> str:
@@ -42,32 +44,29 @@ def _entry(name: str, text: str, indent: int = 4, column: int = 34) -> str:
     return "\n".join([first, *(" " * column + line for line in lines[1:])])
 
 
-def _classes(key: str) -> list[str]:
-    types = known_types(key)
-    return [_entry(name, summary(types[name]), indent=8) for name in known_classes(key)]
-
-
-def parameters(cls: type) -> dict[str, tuple[str, Any]]:
-    """Explanation and default of each argument of a class, those that it passes on to its parent included."""
-    found = {}
-    own = inspect.signature(cls).parameters
-    for name, parameter in own.items():
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-            found[name] = describe(cls).get(name, ""), parameter.default
-        else:
-            found |= {name: entry for name, entry in parameters(cls.__mro__[1]).items() if name not in own}
-    return found
-
-
-def _arguments(cls: type, prefix: str, skip: set[str]) -> list[str]:
+def _arguments(of: Outline, prefix: str = "", skip: tuple[str, ...] = (), indent: int = 4) -> list[str]:
     lines = []
-    for name, (text, value) in parameters(cls).items():
-        if name in skip:
-            continue
-        default = {"None": "null", "True": "true", "False": "false"}.get(str(value), value)
-        known = "must be given" if default is inspect.Parameter.empty else default
-        lines.append(_entry(f"--{prefix}.{name}", f"{text.rstrip('.')} [{known}]"))
+    for name, (text, default) in of.explained().items():
+        if name not in skip:
+            known = "must be given" if default is REQUIRED else _as_yaml(default)
+            lines.append(_entry(f"--{prefix}{name}", f"{text.rstrip('.')} [{known}]", indent))
     return lines
+
+
+def _as_yaml(default: str) -> str:
+    """A default as one would write it in a yaml."""
+    if default.startswith("("):
+        return f"[{default[1:-1].rstrip(',')}]"
+    return {"None": "null", "True": "true", "False": "false"}.get(default, default.strip("'"))
+
+
+def _kind(kind: str, flag: str) -> list[str]:
+    known = classes(kind).values()
+    return [
+        _entry(f"--{flag} CLASS", KINDS[kind].format(flag), 2),
+        *(_entry(cls.name, cls.summary, indent=8) for cls in known),
+        "",
+    ]
 
 
 def class_help(flag: str, name: str) -> str:
@@ -76,49 +75,77 @@ def class_help(flag: str, name: str) -> str:
     Raises:
         InputError: if there is no such class.
     """
-    key = flag.rsplit(".", 1)[-1]
-    types = known_types(key)
-    if name not in types:
-        raise InputError(f"--{flag}: no class {name!r}; {nearest(name, types)}")
-    about = (inspect.getdoc(types[name]) or "").split("Args:")[0].strip()
-    return "\n".join([f"--{flag}={name}", "", about, "", *_arguments(types[name], flag, set())])
+    known = classes(flag.rsplit(".", 1)[-1])
+    if name not in known:
+        raise InputError(f"--{flag}: no class {name!r}; {nearest(name, known)}")
+    cls = known[name]
+    paper = [cls.module_doc, ""] if flag == "model" else []
+    return "\n".join([f"--{flag}={name}", "", cls.about, "", *paper, *_arguments(cls, f"{flag}.")])
 
 
-def verb_help(verb: str, description: str) -> str:
-    """The help of fit, validate, test or predict."""
+def verb_help(verb: str) -> str:
+    """The help of one verb, with its own arguments only."""
+    return _function_help(verb) if verb in FUNCTIONS else _lightning_help(verb)
+
+
+def _function_help(verb: str) -> str:
+    """Of a verb that calls a function: its first argument stands alone, the others are flags."""
+    called = function(FUNCTIONS[verb], verb)
+    first, (text, default) = next(iter(called.explained().items()))
+    word = first.rstrip("s").upper()
+    return "\n".join(
+        [
+            f"usage: oper {verb} {f'{word} [{word} ...]' if default is REQUIRED else f'[{word} ...]'}"
+            + "".join(f" [--{name} VALUE]" for name in list(called.arguments)[1:]),
+            "",
+            *textwrap.wrap(called.about.replace("\n", " "), WIDTH),
+            "",
+            _entry(word, text.rstrip("."), 2),
+            "",
+            *_arguments(called, skip=(first, "source"), indent=2),
+            "",
+            *(_kind("source", "source") if "source" in called.arguments else []),
+        ]
+    )
+
+
+def _lightning_help(verb: str) -> str:
+    """Of fit, validate, test and predict."""
+    fit, scores = verb == "fit", verb != "predict"
+    data = class_of(PACKAGE / "data" / "datamodule.py", "OfflineDataModule")
+    rollouts = class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts")
+    output = "where to write; by default runs/<names of the yamls>/<number>" if fit else "where to write what was found"
+    start = (
+        "go on from this checkpoint; last: from the run's last one, or from the start if there is none"
+        if fit
+        else "the checkpoint; class, hyper-parameters and, from config.yaml beside it, the data come with it"
+    )
+    first = "[--config FILE] [--model CLASS] [--ckpt_path FILE]" if fit else "--ckpt_path FILE [--config FILE]"
+    usage = f"usage: oper {verb} {first} [--output FOLDER] [--data.… VALUE] [--trainer.… VALUE]"
     lines = [
-        f"usage: oper {verb} [--config FILE] [--model CLASS] [--data.… VALUE] [--trainer.… VALUE] [--output FOLDER] "
-        f"[--ckpt_path FILE]",
+        *textwrap.wrap(usage, WIDTH, subsequent_indent=" " * 10, break_on_hyphens=False),
         "",
-        *textwrap.wrap(description, WIDTH),
+        *textwrap.wrap(LIGHTNING[verb], WIDTH),
         "",
+        *([] if fit else [_entry("--ckpt_path FILE", start, 2)]),
         _entry("--config FILE", "yaml with any of the arguments below; flags after it win over it", 2),
         _entry("--print_config", "show the configuration that the arguments make, with every default, and stop", 2),
-        _entry("--output FOLDER", "where to write; by default runs/<names of the yamls>/<number>", 2),
-        _entry(
-            "--ckpt_path FILE",
-            "go on from this checkpoint; last: from the run's last one, or from the start if there is none"
-            if verb == "fit"
-            else "the checkpoint; class, hyper-parameters and, from config.yaml beside it, the data come with it",
-            2,
-        ),
+        _entry("--output FOLDER", output if fit else f"{output}; by default the checkpoint's folder", 2),
+        *([_entry("--ckpt_path FILE", start, 2)] if fit else []),
         _entry("--seed_everything N", "seed of all randomness [0]", 2),
         "",
-        _entry("--model CLASS", "the algorithm, one of these; --model.help=CLASS lists its arguments", 2),
-        *_classes("model"),
-        "",
-        _entry("--data.source CLASS", "where transitions come from; --data.source.help=CLASS lists its arguments", 2),
-        *_classes("source"),
-        "",
-        _entry("--data.priority CLASS", "how much each transition matters; --data.priority.help=CLASS", 2),
-        *_classes("priority"),
-        "",
-        "  --data.…",
-        *_arguments(OfflineDataModule, "data", {"source", "priority", "rollouts"}),
-        _entry("--data.rollouts null", "train without evaluation"),
-        *_arguments(Rollouts, "data.rollouts", set()),
-        "",
-        "  --trainer.…  (--help=all lists every argument of Lightning's Trainer)",
-        *(_entry(f"--trainer.{name}", text) for name, text in TRAINER.items()),
+        *(_kind("model", "model") if fit else []),
     ]
+    if fit:
+        lines += [*_kind("source", "data.source"), *_kind("priority", "data.priority"), "  --data.…"]
+        lines += _arguments(data, "data.", skip=("source", "priority", "rollouts"))
+        lines += [_entry("--data.rollouts null", "train without evaluation")]
+    else:
+        other = "another dataset than the run's; its spaces must be the same"
+        lines += ["  --data.…", _entry("--data.source CLASS", f"{other}; --data.source.help=CLASS says more")]
+        lines += _arguments(data, "data.", skip=tuple(name for name in data.arguments if name != "location"))
+    if scores:
+        lines += _arguments(rollouts, "data.rollouts.")
+    lines += ["", "  --trainer.…  (--help=all lists every argument of Lightning's Trainer)"]
+    lines += [_entry(f"--trainer.{name}", text) for name, text in TRAINER.items() if fit or name in WITHOUT_TRAINING]
     return "\n".join(lines)

@@ -9,25 +9,45 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from oper_lightning.algorithms.base import OfflineAlgorithm
-from oper_lightning.data.sources.source import Source
-from oper_lightning.errors import first_line, nearest
-from oper_lightning.priorities.priority import Priority
+from oper_lightning.errors import InputError, TrainingError, first_line, nearest
+from oper_lightning.trust import KINDS, descendants
 
 OPEN, BETWEEN, CLOSE = "\x01", "\x02", "\x03"
-KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority}
+
+
+@contextmanager
+def lightnings_objections(prefix: str = "") -> Iterator[None]:
+    """Turns what Lightning itself raises, whatever its type, into one line; others' exceptions pass.
+
+    Raises:
+        InputError: in place of an exception that was raised by a line of Lightning's.
+    """
+    try:
+        yield
+    except (InputError, TrainingError):
+        raise
+    except Exception as error:
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        if place is None or not place.tb_frame.f_globals["__name__"].startswith("lightning."):
+            raise
+        raise InputError(f"{prefix}{first_line(error)}") from error
 
 
 def wrap(message: str, parser: Any) -> str:
     """The message of one parser as a marked line: ``keys``, then what is wrong."""
     inner = re.search(f"{OPEN}([^{BETWEEN}]*){BETWEEN}([^{CLOSE}]*){CLOSE}", message)
     outer = message[: inner.start()] if inner else message
-    keys = re.findall(r'Parser key "([\w.]+)"', outer)
+    keys = [key for key in re.findall(r'Parser key "([\w.]+)"', outer) if key != "config"]
     if inner:
         keys += [inner.group(1)] if inner.group(1) else []
         return f"{OPEN}{'.'.join(keys)}{BETWEEN}{inner.group(2)}{CLOSE}"
+    keys = [key for place, key in enumerate(keys) if keys[place - 1 : place] != [key]]
     return f"{OPEN}{'.'.join(keys)}{BETWEEN}{explain(message, keys[-1] if keys else '', parser)}{CLOSE}"
 
 
@@ -57,25 +77,75 @@ def explain(message: str, key: str, parser: Any) -> str:
     if "is abstract" in message:
         return f"name the class first, one of {', '.join(known_classes(key))}"
     unknown = r"Expected a dot import path string: (\S+)|No module named '(\S+)'"
-    unknown += r"|Expected a path but (\S+) either|given class_path '(\S+)'"
+    unknown += r"|Expected a path but (\S+) either|given class_path '(\S+)'|Not a valid subclass of.* Got value: (\S+)"
     if key in KINDS and (found := re.search(unknown, message)):
         name = next(word for word in found.groups() if word)
         return _not_found(name) or (
             f"no class {name!r} of that kind; {nearest(name.rsplit('.', 1)[-1], known_classes(key))}"
         )
-    if found := re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.+)", message):
-        if found.group(2).strip("'") in re.findall(r"'(\w+)'", found.group(1)):
-            return f"a list is needed: [{found.group(2)}]"
-        return f"{found.group(2)!r} is none of {found.group(1)}"
-    if "typing.Literal[" in message and (found := re.search(r"Given value: (.+)", message)):
-        choices = re.findall(r"'([^'\s]+)'", " ".join(re.findall(r"typing\.Literal\[(.*?)\]", message)))
-        return f"{found.group(1)!r} is none of {', '.join(dict.fromkeys(choices))}"
-    if found := re.search(r"Expected an? <class '(\w+)'>\. Got value: (.+)", message):
-        return f"{found.group(2)!r} is not of type {found.group(1)}"
+    if found := re.search(r"Unable to load config ['\"](.*)['\"]", message):
+        return f"{found.group(1)!r} is no configuration; names with values are needed"
+    if wanted := _wanted(message):
+        return wanted
     if found := re.search(r"File does not exist: '?([^'\n]+)'?", message):
         return f"{found.group(1)}: no such file"
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    # What a class of somebody else's says when it is made, such as a logger that is not installed.
+    if found := re.search(r"Problem with given class_path '(\S+)':\s*([^\n]+)", message):
+        return f"{found.group(1)}: {found.group(2)}"
+    plain = re.sub(r'Parser key "[^"]*":', "", message)
+    lines = [line.strip(" -") for line in plain.splitlines() if line.strip(" -")]
     return "; ".join(lines)[:300]
+
+
+# How a person calls what jsonargparse calls by Python's names.
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "NoneType": "null",
+    "dict": "names with values",
+    "list": "a list",
+    "Sequence": "a list",
+    "Iterable": "a list",
+}
+TYPE = r"list\[.*?\]+|typing\.Literal\[.*?\]|<class '[\w.]+'>|(?:\w+\.)*(?:Iterable|Sequence|dict)\[.*?\]+"
+
+
+def _wanted(message: str) -> str | None:
+    """In place of the types that a value is not of: what would be right."""
+    one = re.search(r"Expected an? (.+?)\. Got value: (.*)", message)
+    union = re.search(r"Subtypes: \[(.*)\]\n", message)
+    given = re.search(r"Given value: (.*)", message)
+    if union and given:
+        types, value = union.group(1), given.group(1).strip("'")
+    elif one:
+        types, value = one.group(1), one.group(2).strip("'")
+    else:
+        return None
+    choices = re.findall(r"'([^'\s<>]+)'", " ".join(re.findall(r"typing\.Literal\[(.*?)\]", message)))
+    if value in choices:
+        return f"a list is needed: [{value}]"
+    names = [name for found in re.findall(TYPE, types) for name in _names(found)]
+    if list(dict.fromkeys(names)) and not choices:
+        return f"{value!r} is not {_either(names)}"
+    return f"{value!r} is none of {', '.join(dict.fromkeys([*names, *choices]))}" if choices else None
+
+
+def _names(found: str) -> list[str]:
+    """What a person calls a type; nothing for one that only lists words."""
+    if "Literal" in found:
+        return []
+    if found.startswith("<class"):
+        short = found.split("'")[1].rpartition(".")[2]
+        return [TYPES.get(short, f"a {short}")]
+    return [TYPES.get(found.split("[")[0].rpartition(".")[2], found)]
+
+
+def _either(names: list[str]) -> str:
+    """The names with "or" before the last."""
+    *others, last = dict.fromkeys(names)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _not_found(name: str) -> str | None:
@@ -104,14 +174,6 @@ def known_classes(key: str) -> list[str]:
 def known_types(key: str) -> dict[str, type]:
     """The same classes by name."""
     bases = [KINDS[key]] if key in KINDS else list(KINDS.values())
-    found = [cls for base in bases for cls in _descendants(base)]
+    found = [cls for base in bases for cls in descendants(base)]
     ours = [cls for cls in found if not inspect.isabstract(cls) and cls.__module__.startswith("oper_lightning.")]
     return {cls.__name__: cls for cls in ours}
-
-
-def _descendants(cls: type) -> list[type]:
-    found: list[type] = []
-    children: list[type] = cls.__subclasses__()
-    for child in children:
-        found += [child, *_descendants(child)]
-    return found

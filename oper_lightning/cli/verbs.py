@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import inspect
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from oper_lightning.algorithms import load_all
+from oper_lightning.algorithms import options
 from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
-from oper_lightning.cli import folders
+from oper_lightning.cli import configuration, folders, signals
+from oper_lightning.cli.announcement import Announcement, early_end
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
-from oper_lightning.cli.help import class_help, describe, verb_help
-from oper_lightning.cli.messages import unwrap, wrap
-from oper_lightning.cli.words import FLAGS, flat, listed, value_of, values_of, without
+from oper_lightning.cli.help import LIGHTNING
+from oper_lightning.cli.messages import explain, lightnings_objections, unwrap, wrap
+from oper_lightning.cli.resume import changes
+from oper_lightning.cli.words import FLAGS, listed, plain, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
-from oper_lightning.data.sources import bandit, d4rl, minari, npz, reacher
-from oper_lightning.errors import InputError, Stopped, first_line, note
+from oper_lightning.errors import InputError
 from oper_lightning.files import whole
-from oper_lightning.priorities import advantages, file, returns
-
-# Imported so that a configuration can name their classes in short.
-SHORT_NAMES = (bandit, d4rl, minari, npz, reacher, advantages, file, returns)
-
-VERBS = {
-    "fit": "Train an algorithm on recorded data. Leaves last.ckpt, best.ckpt, config.yaml and TensorBoard events (and, "
-    "from OPER-A's stage 1, weights.safetensors) in the run's folder.",
-    "validate": "Score a checkpoint in the environment.",
-    "test": "Score a checkpoint on other episode seeds than validate's.",
-    "predict": "Write what a checkpoint makes of every transition of a dataset: actions, or values and advantages.",
-}
+from oper_lightning.trust import existing, load_all
 
 # Where this package's runs differ from Lightning's defaults.
 TRAINER = {
@@ -61,12 +52,12 @@ class Parser(LightningArgumentParser):
 
 def call(function: Callable[..., None], words: list[str]) -> None:
     """Calls a function with arguments from the command line: its first parameter by position, the others by name."""
-    parser = Parser(prog=f"oper {function.__name__}", description=(function.__doc__ or "").split("\n")[0])
+    parser = Parser(prog=f"oper {function.__name__}")
     first = next(iter(inspect.signature(function).parameters.values()))
     if first.default is inspect.Parameter.empty:
-        parser.add_argument(first.name, nargs="+", help=describe(function)[first.name])
+        parser.add_argument(first.name, nargs="+")
     else:
-        parser.add_argument(first.name, nargs="*", default=[], help=describe(function)[first.name])
+        parser.add_argument(first.name, nargs="*", default=[])
     parser.add_function_arguments(function, skip={first.name})
     try:
         arguments = parser.instantiate(parser.parse_args(words))
@@ -78,36 +69,40 @@ def call(function: Callable[..., None], words: list[str]) -> None:
 class OperCLI(LightningCLI):
     """LightningCLI with run folders, whole checkpoints, and hyper-parameters that follow a checkpoint."""
 
+    folder: Path | None
+    checkpoint: Path | None
+    earlier: dict[str, Any]
+    """what the config.yaml beside the checkpoint holds"""
+
     def __init__(self, args: list[str]) -> None:
         load_all()
-        self.folder: Path | None = None
-        if {"-h", "--help"} & {*args}:
-            print(verb_help(args[0], VERBS[args[0]]))
-            return
-        for flag in ("model", "data.source", "data.priority"):
-            # Classes of one's own, by dotted names, are jsonargparse's to explain.
-            if (name := value_of(args, f"--{flag}.help")) and "." not in name:
-                print(class_help(flag, name))
-                return
-        super().__init__(
-            OfflineAlgorithm,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=Parser,
-            parser_kwargs={verb: {"description": text} for verb, text in VERBS.items()},
-            save_config_callback=SaveConfig,
-            seed_everything_default=0,
-            trainer_defaults=TRAINER,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
+        self.folder = self.checkpoint = None
+        self.earlier = {}
+        try:
+            super().__init__(
+                OfflineAlgorithm,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                parser_class=Parser,
+                parser_kwargs={verb: {"description": text} for verb, text in LIGHTNING.items()},
+                save_config_callback=SaveConfig,
+                seed_everything_default=0,
+                trainer_defaults=TRAINER,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+            )
+        except InputError as error:
+            raise InputError(configuration.with_origin(str(error), self.checkpoint)) from None
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's verbs without the arguments that have no meaning here."""
-        return {verb: {*skip, "weights_only", "verbose"} for verb, skip in LightningCLI.subcommands().items()}
+        return {
+            verb: {*skip, "weights_only", "verbose", "return_predictions"}
+            for verb, skip in LightningCLI.subcommands().items()
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's folder."""
@@ -122,49 +117,53 @@ class OperCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Takes class and hyper-parameters from the checkpoint where nothing was given explicitly."""
         assert isinstance(args, list)
-        try:
-            self._parse(parser, args)
-        except InputError as error:
-            message = unwrap(str(error))
-            if "parsing config" in message:
-                message = f"{value_of(args, *FLAGS['config'])}: not valid yaml: {message.split('; ')[-1]}"
-            raise InputError(message) from None
-
-    def _parse(self, parser: LightningArgumentParser, args: list[str]) -> None:
         if "--help=all" in args:
             super().parse_arguments(parser, [args[0], "--help"])
-        verb, rest = args[0], args[1:]
-        given = {name: value_of(rest, *flags) for name, flags in FLAGS.items()}
-        self.family = Path("runs") / ("-".join(Path(name).stem for name in values_of(rest, *FLAGS["config"])) or verb)
+        verb, words = args[0], args[1:]
+        given = {name: value_of(words, *flags) for name, flags in FLAGS.items()}
+        self.family = Path("runs") / ("-".join(Path(name).stem for name in values_of(words, *FLAGS["config"])) or verb)
         self.resume = given["checkpoint"] is not None
+        if given["checkpoint"] not in (None, "last", "best"):
+            given["checkpoint"] = str(configuration.checkpoint_file(str(given["checkpoint"]), verb))
         self.folder = self._folder(verb, **given)
         path = given["checkpoint"]
         if path in ("last", "best"):
             path = str(self.folder / f"{path}.ckpt") if self.folder else None
             if verb == "fit" and path and not Path(path).is_file():
                 path = None  # nothing to go on from yet
-        before: list[str] = []
-        checkpoint: dict[str, Any] = {}
-        if path is not None:
-            checkpoint = read_checkpoint(path)
-            beside = Path(path).with_name("config.yaml")
-            if given["config"] is None and beside.is_file():
-                before.append(f"--config={beside}")
-            model = {"class_path": checkpoint["class_path"], "init_args": checkpoint["hyper_parameters"]}
-            before.append("--model=" + json.dumps(model))
-        elif verb != "fit" and not any(word.startswith("--print_config") for word in rest):
-            raise InputError(f"oper {verb} needs a trained network: --ckpt_path=<folder of a run>/best.ckpt")
-        rest = without(rest, *FLAGS["checkpoint"]) + ([f"--ckpt_path={path}"] if path is not None else [])
-        super().parse_arguments(parser, [verb, *before, *rest])
+        if path is None and verb != "fit" and not any(word.startswith("--print_config") for word in words):
+            raise InputError(f"oper {verb} needs a trained network: --ckpt_path=<folder of a run>")
+        yamls = configuration.named_yamls(words)
+        configuration.import_named(words, yamls)
+        before, made_by = self._from_checkpoint(Path(path), words, yamls) if path is not None else ([], None)
+        own = configuration.with_text(without(words, *FLAGS["checkpoint"]), yamls)
+        own += [f"--ckpt_path={path}"] if path is not None else []
+        try:
+            super().parse_arguments(parser, [verb, *before, *own])
+        except InputError as error:
+            parts = {path: configuration.with_text([f"--config={path}"], yamls) for path in yamls}
+            parts |= {f"{path} and the config.yaml beside it": before} if before else {}
+            message = configuration.blamed(parser, verb, parts, unwrap(str(error)), yamls)
+            raise InputError(message) from None
         for key, value in (("output", given["output"]), ("ckpt_path", path)):
             if value is None and self.config[verb].get(key) is not None:
                 raise InputError(
                     f"{key} belongs on the command line, not into a yaml: --{key}={self.config[verb][key]}"
                 )
+        configuration.complete(self.config[verb].as_dict())
         named = self.config[verb].model.class_path
-        # The same class may be named by its module or by the package's front.
-        if checkpoint and named.rpartition(".")[2] != checkpoint["class_path"].rpartition(".")[2]:
-            raise InputError(f"{path} holds {checkpoint['class_path']}, but the configuration asks for {named}")
+        if made_by is not None and existing(named, OfflineAlgorithm) is not existing(made_by, OfflineAlgorithm):
+            raise InputError(f"{path} holds {made_by}, but the configuration asks for {named}")
+
+    def _from_checkpoint(self, path: Path, words: list[str], yamls: dict[str, dict[str, Any]]) -> tuple[list[str], str]:
+        """What a checkpoint and the config.yaml beside it say, as words of a command; and the checkpoint's class."""
+        self.checkpoint = path
+        checkpoint = read_checkpoint(path)
+        beside = path.with_name("config.yaml")
+        if beside.is_file():
+            self.earlier = configuration.read_mapping(beside)
+        data = {} if yamls else self.earlier
+        return configuration.checkpoint_words(path, checkpoint, data, words), checkpoint["class_path"]
 
     def _folder(self, verb: str, output: str | None, config: str | None, checkpoint: str | None) -> Path | None:
         """The run's folder as far as it is known before it is claimed."""
@@ -183,28 +182,23 @@ class OperCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Claims the folder of a training run before anything slow is done."""
         trainer = self._get(self.config, "trainer")
+        trainer.callbacks = plain(trainer.callbacks)
         if trainer.default_root_dir is not None:
             raise InputError("trainer.default_root_dir: name the folder with --output")
         endless = trainer.max_steps == -1 and not (trainer.max_epochs or trainer.max_time or trainer.fast_dev_run)
         if self.subcommand == "fit" and endless:
-            raise InputError("trainer.max_steps must be given: the number of gradient updates")
+            was = configuration.longer(self.earlier, self.checkpoint)
+            raise InputError(f"trainer.max_steps must be given: the number of gradient updates{was}")
+        configuration.possible(trainer, self.subcommand or "")
         if self.subcommand == "fit" and not trainer.fast_dev_run:
             folder = folders.claim(self.folder, self.resume) if self.folder else folders.claim_next(self.family)
             self.folder = folder
-            self._note_changes(folder / "config.yaml")
+            if self.resume and self.earlier:
+                now = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False))
+                changes(self.earlier, now)
             self.config.fit.output = str(folder)
         if self.folder is not None:
             trainer.default_root_dir = str(self.folder)
-
-    def _note_changes(self, earlier: Path) -> None:
-        """Tells what is not as it was in a run that goes on."""
-        if not (self.resume and earlier.is_file()):
-            return
-        before = flat(yaml.safe_load(earlier.read_text()))
-        now = flat(yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False)))
-        for key in sorted(before.keys() | now.keys()):
-            if key.startswith(("model.", "data.", "seed")) and before.get(key) != now.get(key):
-                note(f"{key} was {before.get(key)} in this run, now it is {now.get(key)}")
 
     def instantiate_classes(self) -> None:
         """Says what a constructor objects to as it says it: jsonargparse reports it as a value of a wrong type."""
@@ -214,62 +208,68 @@ class OperCLI(LightningCLI):
             reason: BaseException | None = error
             while reason is not None and not isinstance(reason, InputError):
                 reason = reason.__cause__
-            raise (reason or error) from None
+            raise reason or InputError(explain(str(error), "", self.parser)) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds logger, checkpoints and progress to a training run; keeps the other verbs from writing."""
         given = self._get(self.config_init, "trainer")
         callbacks = [*listed(given.callbacks)]
         if self.subcommand == "fit":
+            options.refuse(callbacks)  # before they see this, or any, exception
+        if self.subcommand == "fit" and given.barebones:
+            kwargs["log_every_n_steps"] = 0
+        elif self.subcommand == "fit":
             if not given.fast_dev_run:
-                callbacks += checkpoint_callbacks(Path(given.default_root_dir))
+                if given.enable_checkpointing is not False:
+                    callbacks += checkpoint_callbacks(Path(given.default_root_dir))
                 if given.logger in (None, True):
                     kwargs["logger"] = Events(given.default_root_dir)
-            if given.enable_progress_bar is not False:
+            if given.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
                 callbacks.append(Progress())
+            callbacks.append(Announcement())
         else:
+            callbacks = [one for one in callbacks if not isinstance(one, Checkpoint | ProgressBar)]
             kwargs.update(logger=False, enable_checkpointing=False, enable_progress_bar=False)
             if self.subcommand == "predict":
                 assert self.folder is not None
                 folders.writable(self.folder)
                 callbacks.append(PredictionWriter(self.folder / "predictions.safetensors"))
         plugins = [*listed(given.plugins), AtomicCheckpointIO()]
-        try:
-            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
-        except ValueError as error:
-            raise InputError(f"trainer: {first_line(error)}") from None
+        if any(isinstance(plugin, CheckpointIO) for plugin in plugins[:-1]):
+            raise InputError("trainer.plugins: checkpoints are written by this package, whole or not at all")
+        with lightnings_objections("trainer: "):
+            trainer: Trainer = super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+        signals.attach(trainer)
+        return trainer
 
     def fit(self, **arguments: Any) -> None:
         """Says where the run lies."""
-        self._interruptible(self.trainer.fit, **arguments)
+        self._run(self.trainer.fit, **arguments)
         if self.folder is not None and self.trainer.is_global_zero:
             files = [
                 name for name in ("last.ckpt", "best.ckpt", "weights.safetensors") if (self.folder / name).is_file()
             ]
-            print(f"{self.folder}: update {self.trainer.global_step:,}; {', '.join(files)}")
+            early = f" of {self.trainer.max_steps:,}: {reason}" if (reason := early_end(self.trainer)) else ""
+            print(f"{self.folder}: update {self.trainer.global_step:,}{early}; {', '.join(files) or 'no checkpoint'}")
 
-    def _interruptible(self, function: Callable[..., Any], **arguments: Any) -> None:
-        """Says so where a signal ended it; Lightning would end in silence, or as if all was done."""
-        try:
+    @staticmethod
+    def _run(function: Callable[..., Any], **arguments: Any) -> None:
+        with lightnings_objections():
             function(**arguments)
-        except SystemExit:
-            code = 128 + (signal.SIGTERM if self.trainer.received_sigterm else signal.SIGINT)
-            last = self.folder / "last.ckpt" if self.subcommand == "fit" and self.folder else None
-            raise Stopped(code, f"; --ckpt_path={last} goes on" if last and last.is_file() else "") from None
 
     def validate(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
-        self._interruptible(self.trainer.validate, **{**arguments, "verbose": False})
+        self._run(self.trainer.validate, **{**arguments, "verbose": False})
         self._print("eval")
 
     def test(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
-        self._interruptible(self.trainer.test, **{**arguments, "verbose": False})
+        self._run(self.trainer.test, **{**arguments, "verbose": False})
         self._print("test")
 
     def predict(self, **arguments: Any) -> None:
         """Keeps nothing in memory but what is written."""
-        self._interruptible(self.trainer.predict, **{**arguments, "return_predictions": False})
+        self._run(self.trainer.predict, **{**arguments, "return_predictions": False})
 
     def _print(self, stage: str) -> None:
         if not self.trainer.is_global_zero:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 
@@ -51,3 +52,17 @@ def listed(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def plain(value: Any) -> Any:
+    """A configuration's entry with names in place of enumerations, which yaml cannot write: Timer's default is one."""
+    from jsonargparse import Namespace
+
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    if isinstance(value, Namespace):
+        for key, one in vars(value).items():
+            setattr(value, key, plain(one))
+    return value

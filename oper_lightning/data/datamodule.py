@@ -352,7 +352,7 @@ class OfflineDataModule(LightningDataModule):
         """Blocks per epoch and updates per block."""
         assert self.trainer is not None
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return 1, 1
+            return int(self.trainer.fast_dev_run), 1  # type: ignore[attr-defined]
         return shared_out(self.updates_per_epoch, self.trainer.max_steps, self.updates_per_block)
 
     def val_dataloader(self) -> list[Episodes]:
@@ -380,9 +380,15 @@ class OfflineDataModule(LightningDataModule):
         return batch.to(device) if isinstance(batch, TensorDict) else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed and number of updates drawn: all that the order of the data depends on."""
-        return {"seed": self.seed, "drawn": self.drawn}
+        """Seed and number of updates drawn, all that the order of the data depends on; and the rows of an update."""
+        return {"seed": self.seed, "drawn": self.drawn, "rows": self.batch_size * ranks.world_size()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues where the checkpoint stood."""
         self.seed, self.drawn = state_dict["seed"], state_dict["drawn"]
+        now = self.batch_size * ranks.world_size()
+        if (before := state_dict.get("rows", now)) != now:
+            note(
+                f"updates see {now:,} rows now (data.batch_size {self.batch_size:,} in each of {ranks.world_size()} "
+                f"processes), {before:,} before: the run goes on as another one than it began"
+            )

@@ -56,7 +56,10 @@ class Blocks:
         return self.count
 
     def __iter__(self) -> Iterator[Batch]:
-        for _ in range(self.count):
+        # A run that goes on within an epoch gets the rest of it.
+        trainer = self.data.trainer
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer is not None else 0
+        for _ in range(done, self.count):
             yield self.data.draw(self.updates)
 
 

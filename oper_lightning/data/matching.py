@@ -29,6 +29,8 @@ def make_world(source: Source, rollouts: Rollouts) -> World | None:
         note(f"{source}: no environment known: training without evaluation")
         return None
     options = origin.environment_options if rollouts.environment is None else {}
+    if rollouts.steps is not None:
+        options = {**options, "max_episode_steps": rollouts.steps}
     try:
         return World(name, options, origin.observation_keys, min(rollouts.parallel, rollouts.episodes))
     except InputError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from oper_lightning.data.rl import TensorStorage, stored
 from oper_lightning.data.sources.source import Source
-from oper_lightning.errors import InputError
+from oper_lightning.data.transitions import missed_ends, squeezed
+from oper_lightning.errors import InputError, first_line, note
+from oper_lightning.files import beside, fits_memory
 
 CHUNK = 1 << 14  # rows that are converted at a time
 KEYS = (
@@ -35,14 +38,15 @@ def fill(source: Source, device: torch.device, folder: Path | None = None) -> Te
         folder: keeps it memory-mapped in this folder instead.
 
     Raises:
-        InputError: if a value is not finite, episodes do not fit each other, or the last one has no end.
+        InputError: if a value is not finite, episodes do not fit each other, the last one has no end, or the storage
+            would take more memory than is free.
     """
     table: TensorDict | None = None
     rows, start = len(source), 0
     for episodes in source.episodes():
         stop = start + len(episodes)
         if table is None:
-            table = _allocate(episodes, rows, device, folder)
+            table = _allocate(source, episodes, rows, device, folder)
         if stop > rows:
             raise InputError(f"{source}: more than the {rows:,} transitions that the source announced")
         if not episodes["next", "done"][-1]:
@@ -54,15 +58,37 @@ def fill(source: Source, device: torch.device, folder: Path | None = None) -> Te
         start = stop
     if table is None or start != rows:
         raise InputError(f"{source}: {start:,} transitions came, but the source announced {rows:,}")
+    if len(missed := missed_ends(squeezed(table))):
+        first = ", ".join(f"{row:,}" for row in missed[:5].tolist()) + (", …" if len(missed) > 5 else "")
+        note(
+            f"{source}: ends of {len(missed):,} episodes seem to be unmarked: after rows {first} an observation is far "
+            f"from where the step before led to"
+        )
     return stored(table)
 
 
-def _allocate(example: TensorDict, rows: int, device: torch.device, folder: Path | None) -> TensorDict:
+def _allocate(source: Source, example: TensorDict, rows: int, device: torch.device, folder: Path | None) -> TensorDict:
     empty = example[:1].expand(rows)
     if folder is not None:
-        return empty.memmap_like(prefix=folder)
+        return _reserved(empty, folder)
+    size = sum(empty[key].nbytes for key in KEYS)
+    if device.type == "cpu":
+        fits_memory(size, source, f"its {rows:,} transitions")
     tensors = {key: torch.empty(empty[key].shape, dtype=empty[key].dtype, device=device) for key in KEYS}
     return TensorDict(tensors, batch_size=[rows], device=device)
+
+
+def _reserved(empty: TensorDict, folder: Path) -> TensorDict:
+    """Memory-mapped tensors whose place on the disk is taken: on a full one, writing to them would end the process."""
+    try:
+        table = empty.memmap_like(prefix=folder)
+    except RuntimeError as error:  # torch's, where a file cannot be made that long
+        raise OSError(errno.EFBIG, first_line(error)) from None
+    for path in folder.rglob("*.memmap") if hasattr(os, "posix_fallocate") else ():
+        with open(path, "r+b") as file:
+            if size := os.fstat(file.fileno()).st_size:
+                os.posix_fallocate(file.fileno(), 0, size)
+    return table
 
 
 def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], source: Source, start: int) -> None:
@@ -82,16 +108,16 @@ def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], source: S
 
 def map_new(source: Source, folder: Path) -> None:
     """Writes a source memory-mapped into a folder in place of what was there; who reads the old rows keeps them."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    new = beside(folder)
     try:
-        beside.mkdir(parents=True, exist_ok=True)
-        fill(source, torch.device("cpu"), beside)
+        new.mkdir(parents=True, exist_ok=True)
+        fill(source, torch.device("cpu"), new)
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(beside, folder)
+        os.replace(new, folder)
     except OSError as error:
         raise InputError(f"{folder}: cannot write there ({error.strerror}); name another data.memmap_folder") from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def load_mapped(folder: Path) -> TensorStorage:

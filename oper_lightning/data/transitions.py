@@ -17,6 +17,9 @@ from torch import Tensor
 from oper_lightning.errors import InputError
 
 Key = str | tuple[str, str]
+LEAP = 100  # times as long as usual: no step, but the beginning of another episode
+SEAM = 1e-3  # standard deviations between where a step ended and where the next one begins
+SAMPLE = 100_000  # rows from which a scale is read off
 
 
 def transitions_from(
@@ -30,9 +33,12 @@ def transitions_from(
     """Joins arrays of M consecutive transitions into torchrl's TED layout (float32; reward and flags ``[M, 1]``).
 
     Where both flags are set the episode counts as terminated.
+
+    Raises:
+        ValueError: if a flag is neither 0 nor 1, or an array holds no real numbers.
     """
-    terminated = np.asarray(terminated, dtype=bool).reshape(-1, 1)
-    truncated = np.asarray(truncated, dtype=bool).reshape(-1, 1) & ~terminated
+    terminated = _flag(terminated, "terminated")
+    truncated = _flag(truncated, "truncated") & ~terminated
     tensors = {
         "observation": _float(observation),
         "action": _float(action),
@@ -47,7 +53,22 @@ def transitions_from(
     return TensorDict(tensors, batch_size=[len(terminated)])
 
 
+def _flag(array: np.ndarray, name: str) -> np.ndarray:
+    flags = np.asarray(array).reshape(-1, 1)
+    if (place := wrong_flag(flags)) is not None:
+        raise ValueError(f"{name} is {flags[place, 0]} at row {place:,} of {len(flags):,}; a flag is 0 or 1")
+    return flags.astype(bool)
+
+
+def wrong_flag(flags: np.ndarray) -> int | None:
+    """Row of the first flag ``[N, 1]`` or ``[N]`` that is neither 0 nor 1; None if all are."""
+    wrong = (flags != 0) & (flags != 1)
+    return int(np.argmax(wrong.reshape(-1))) if wrong.any() else None
+
+
 def _float(array: np.ndarray) -> Tensor:
+    if np.asarray(array).dtype.kind not in "fiub":
+        raise ValueError(f"an array of {np.asarray(array).dtype}; real numbers are needed")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
@@ -141,7 +162,7 @@ def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated
     done, terminated = transitions["next", "done"], transitions["next", "terminated"]
     last = last_row(done)
     row = torch.arange(len(last), device=last.device)
-    end = torch.minimum(row + n - 1, last)
+    end = torch.minimum(row + min(n, len(last)) - 1, last)
     factor = discount ** (end - row + 1).double()
     columns: dict[str, Tensor | dict[str, Tensor]] = {
         "discount": factor.masked_fill(terminated[end] if bootstrap_truncated else done[end], 0).float()
@@ -149,7 +170,7 @@ def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated
     if n > 1:
         rewards = transitions["next", "reward"].double()
         total = torch.zeros_like(rewards)
-        for step in range(n):
+        for step in range(int((end - row).max()) + 1):  # no window is longer, whatever n is
             ahead = row + step
             total += discount**step * rewards[ahead.clamp(max=len(row) - 1)].masked_fill(ahead > end, 0)
         columns["next"] = {"reward": total.float(), "row": end}
@@ -160,3 +181,28 @@ def next_action(transitions: TensorDict) -> Tensor:
     """The action taken after each transition, ``[N, A]``; at the end of an episode, where none was, zeros."""
     following: Tensor = transitions["action"].roll(-1, 0)
     return following.masked_fill(transitions["next", "done"].reshape(-1, *[1] * (following.dim() - 1)), 0)
+
+
+def missed_ends(transitions: TensorDict) -> Tensor:
+    """Rows inside episodes after which an end seems to be missing, int64 ``[M]``.
+
+    There the step to the next observation is over a hundred times as long as 98 % of all steps are, or the following
+    row begins elsewhere than the step ended. Lengths are in standard deviations of the observations.
+    """
+    observation, following = transitions["observation"], transitions["next", "observation"]
+    rows, inside = len(observation), ~transitions["next", "done"].cpu()
+    sample = observation[:: max(1, rows // SAMPLE)].flatten(1).double()
+    scale = sample.std(0, correction=0)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    length, gap = torch.zeros(rows), torch.zeros(rows)
+    part = max(1, (1 << 22) // observation[0].numel())
+    for start in range(0, rows, part):
+        begun, ended = observation[start : start + part + 1].flatten(1), following[start : start + part].flatten(1)
+        length[start : start + part] = ((ended - begun[: len(ended)]) / scale).norm(dim=1)
+        gap[start : start + len(begun) - 1] = ((begun[1:] - ended[: len(begun) - 1]) / scale).norm(dim=1)
+    steps = length[inside]
+    if len(steps) == 0:
+        return torch.empty(0, dtype=torch.long)
+    usual = torch.quantile(steps[:: max(1, len(steps) // SAMPLE)], 0.98)
+    leap = (length > LEAP * usual) & (usual > 0)
+    return torch.nonzero(inside & (leap | (gap > SEAM))).squeeze(1)

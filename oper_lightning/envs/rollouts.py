@@ -1,11 +1,12 @@
-"""Judging a policy by what it earns: rollouts of whole, seeded episodes in vectorised Gymnasium environments."""
+"""Judging a policy by what it earns: rollouts of whole, seeded episodes in Gymnasium environments, side by side."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oper_lightning.envs.observations import join
 from oper_lightning.errors import InputError, first_line, nearest
 
 Act = Callable[[Tensor], Tensor]
+LONGEST = 100_000  # steps after which an episode is taken for one that never ends; Atari's longest has 27,000
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,20 @@ class Rollouts:
         environment: Gymnasium id; the dataset's environment by default.
         seed: seed of the first episode; the others follow. `oper test` takes other seeds than `oper validate`.
         parallel: how many environments step side by side.
+        steps: where an episode is cut; by default the environment's own limit.
     """
 
     episodes: int = 10
     environment: str | None = None
     seed: int = 10_000
     parallel: int = 10
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.parallel < 1:
             raise InputError(f"rollouts: episodes {self.episodes} and parallel {self.parallel} must be at least 1")
+        if self.steps is not None and not 1 <= self.steps <= LONGEST:
+            raise InputError(f"rollouts: steps {self.steps:,} must be between 1 and {LONGEST:,}")
 
     def seeds(self, test: bool = False) -> list[int]:
         """Seeds of the episodes. A test's lie a million further: no episode serves both."""
@@ -45,11 +52,11 @@ class Rollouts:
 
 
 class World:
-    """Vectorised copies of one environment, made once and reset with a seed for every episode.
+    """Copies of one environment, made once and reset with a seed for every episode.
 
     Args:
         environment: Gymnasium id.
-        options: keyword arguments of the environment.
+        options: keyword arguments of the environment; under "wrappers", Gymnasium's own wrappers to put around it.
         observation_keys: for Dict observations, the entries to join, in this order.
         parallel: number of copies.
 
@@ -61,51 +68,40 @@ class World:
         self, environment: str, options: dict[str, Any], observation_keys: Sequence[str] = (), parallel: int = 1
     ) -> None:
         import gymnasium
-        from gymnasium.vector import AutoresetMode
 
         self.environment = environment
         self.keys = tuple(observation_keys)
+        self.copies: list[Any] = []
         _register(environment)
         try:
             with _quiet():
-                self.env: Any = gymnasium.make_vec(
-                    environment,
-                    num_envs=parallel,
-                    vectorization_mode="sync",
-                    vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
-                    **options,
-                )
+                plain = {name: value for name, value in options.items() if name != "wrappers"}
+                for _ in range(parallel):
+                    self.copies.append(wrapped(gymnasium.make(environment, **plain), options.get("wrappers", [])))
         except gymnasium.error.UnregisteredEnv:
             known = nearest(environment, gymnasium.registry)
             raise InputError(f"environment {environment!r} is not registered with Gymnasium; {known}") from None
         except Exception as error:  # an environment's constructor may raise anything
+            self.close()
             raise InputError(f"environment {environment!r} cannot be made: {first_line(error)}") from None
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
         """Shape of one observation after joining."""
-        space = self.env.single_observation_space
-        return self.join(space.sample()).shape
+        return self.join(self.copies[0].observation_space.sample()).shape
 
     @property
     def action_space(self) -> Any:
         """Gymnasium space of one action."""
-        return self.env.single_action_space
+        return self.copies[0].action_space
 
     def join(self, observation: Any) -> np.ndarray:
-        """Observations as one array; entries of a Dict are joined along the last dimension in the declared order.
+        """One observation as one array; entries of a Dict are joined along the last dimension in the declared order.
 
         Raises:
-            InputError: if the observation is a Dict and no order was declared.
+            InputError: if the observation has entries and no order was declared.
         """
-        if not isinstance(observation, dict):
-            return np.asarray(observation)
-        if not self.keys:
-            raise InputError(
-                f"environment {self.environment!r} has Dict observations ({', '.join(observation)}): "
-                f"name the entries and their order in the source's observation_keys"
-            )
-        return join_entries(observation, self.keys, self.environment)
+        return join(observation, self.copies[0].observation_space, self.keys, f"environment {self.environment!r}")
 
     @torch.no_grad()
     def rollouts(self, act: Act, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -114,33 +110,74 @@ class World:
         Args:
             act: maps raw observations ``[E, ...]`` (float32) to actions ``[E, A]`` in the environment's units.
             seeds: what the environments are reset with.
+
+        Raises:
+            InputError: if the environment fails, returns numbers that are not finite, or ends no episode; names the
+                episode's seed and its step.
         """
-        returns = np.zeros(len(seeds))
-        lengths = np.zeros(len(seeds))
-        copies = self.env.num_envs
+        returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds))
+        shape = self.observation_shape
+        # All copies go through the policy together, those that have no episode left too: the width of a matrix can
+        # change the last bit of its product.
+        observations = np.zeros((len(self.copies), *shape), dtype=np.float32)
         waiting = iter(range(len(seeds)))
-        # Number of the episode that each copy plays; a copy that has none left plays on and is not looked at.
-        playing = np.array([next(waiting, -1) for _ in range(copies)])
+        playing: dict[int, int] = {}
+
+        def begin(copy: int) -> None:
+            if (episode := next(waiting, None)) is None:
+                playing.pop(copy, None)
+                return
+            playing[copy] = episode
+            with self._explained(seeds[episode], 0):
+                first, _ = self.copies[copy].reset(seed=seeds[episode])
+                observations[copy] = self._observation(first, shape)
+
+        for copy in range(len(self.copies)):
+            begin(copy)
         low, high = getattr(self.action_space, "low", None), getattr(self.action_space, "high", None)
-        observation, _ = self.env.reset(seed=[seeds[k] if k >= 0 else None for k in playing])
-        while (playing >= 0).any():
-            action = act(torch.as_tensor(self.join(observation), dtype=torch.float32)).cpu().numpy()
+        while playing:
+            actions = act(torch.from_numpy(observations.copy())).cpu().numpy()
             if low is not None:
-                action = np.clip(action, low, high)
-            observation, reward, terminated, truncated, _ = self.env.step(action)
-            live = playing >= 0
-            returns[playing[live]] += reward[live]
-            lengths[playing[live]] += 1
-            done = terminated | truncated
-            if done.any():
-                playing[done] = [next(waiting, -1) for _ in range(int(done.sum()))]
-                reseeded = [seeds[k] if k >= 0 and over else None for k, over in zip(playing, done, strict=True)]
-                observation, _ = self.env.reset(seed=reseeded, options={"reset_mask": done})
+                actions = np.clip(actions, low, high)
+            for copy, episode in list(playing.items()):
+                step = int(lengths[episode]) + 1
+                with self._explained(seeds[episode], step):
+                    following, reward, terminated, truncated, _ = self.copies[copy].step(actions[copy])
+                    if not math.isfinite(reward):
+                        raise ValueError(f"its reward is {reward}")
+                    observations[copy] = self._observation(following, shape)
+                    if step == LONGEST and not (terminated or truncated):
+                        raise ValueError("the episode does not end; set a limit in data.rollouts.steps")
+                returns[episode] += reward
+                lengths[episode] = step
+                if terminated or truncated:
+                    begin(copy)
         return torch.from_numpy(returns), torch.from_numpy(lengths)
 
+    def _observation(self, observation: Any, shape: tuple[int, ...]) -> np.ndarray:
+        joined = self.join(observation)
+        if joined.shape != shape:
+            raise ValueError(f"its observation has shape {joined.shape} instead of {shape}")
+        if not np.isfinite(joined).all():
+            raise ValueError("its observation is not finite")
+        return joined
+
+    @contextlib.contextmanager
+    def _explained(self, seed: int, step: int) -> Iterator[None]:
+        """Says in which episode and at which step an environment failed; it may raise anything."""
+        try:
+            yield
+        except Exception as error:
+            raise InputError(
+                f"environment {self.environment!r} failed in the episode of seed {seed} at step {step:,}: "
+                f"{first_line(error)}"
+            ) from None
+
     def close(self) -> None:
-        """Closes the environments."""
-        self.env.close()
+        """Closes the environments; what they have to say against it does not matter any more."""
+        for copy in self.copies:
+            with contextlib.suppress(Exception):
+                copy.close()
 
 
 def action_space(environment: str, options: dict[str, Any]) -> Any | None:
@@ -153,26 +190,13 @@ def action_space(environment: str, options: dict[str, Any]) -> Any | None:
     return world.action_space
 
 
-def join_entries(entries: dict[str, Any], keys: Sequence[str], origin: str) -> np.ndarray:
-    """Joins entries of Dict observations ``[..., D_k]`` along the last dimension; ``a/b`` names entry b of entry a.
+def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:
+    """Puts Gymnasium's own wrappers, given as ``{"name": …, "kwargs": {…}}``, around an environment, in that order."""
+    import gymnasium
 
-    Raises:
-        InputError: if an entry is missing; names ``origin``.
-    """
-    parts = []
-    for key in keys:
-        value: Any = entries
-        for step in key.split("/"):
-            if not isinstance(value, dict) or step not in value:
-                raise InputError(f"{origin}: no observation entry {key!r}; {nearest(step, entries)}")
-            value = value[step]
-        if isinstance(value, dict):
-            raise InputError(f"{origin}: observation entry {key!r} is a Dict itself; name its entries as {key}/…")
-        parts.append(np.asarray(value))
-    if len({part.shape[:-1] for part in parts}) > 1 or any(part.ndim == 0 for part in parts):
-        shapes = ", ".join(f"{key} {part.shape}" for key, part in zip(keys, parts, strict=True))
-        raise InputError(f"{origin}: observation entries that cannot be joined into one vector: {shapes}")
-    return np.concatenate(parts, axis=-1)
+    for wrapper in wrappers:
+        environment = getattr(gymnasium.wrappers, wrapper["name"])(environment, **wrapper["kwargs"])
+    return environment
 
 
 def _register(environment: str) -> None:

@@ -12,11 +12,27 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn import functional
 
+from oper_lightning.errors import InputError
+from oper_lightning.files import fits_memory
 from oper_lightning.nn import ranks
+
+
+def possible(sizes: Sequence[int], members: int = 1) -> None:
+    """Refuses networks, so many of them, with layers of impossible sizes, before memory is taken.
+
+    Raises:
+        InputError: if a layer has no unit, or parameters, moments, gradients and targets do not fit into memory.
+    """
+    shown = ", ".join(map(str, sizes))[:60]
+    if members < 1 or any(type(size) is not int or size < 1 for size in sizes):
+        raise InputError(f"hidden_sizes: layers of {shown} units; each needs at least 1, as a whole number")
+    parameters = members * sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+    fits_memory(5 * 4 * parameters, "hidden_sizes", f"training a network with layers of {shown} units")
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given sizes (input first, output last) with ReLU between them, PyTorch's default init."""
+    possible(sizes)
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
@@ -49,6 +65,7 @@ class EnsembleMLP(nn.Module):
         super().__init__()
         self.members = members
         count = math.prod(members)
+        possible([*sizes, 1], count)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self.scales, self.shifts = nn.ParameterList(), nn.ParameterList()
         for inputs, outputs in pairwise([*sizes, 1]):

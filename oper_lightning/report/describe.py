@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data.matching import outside
-from oper_lightning.data.transitions import episode_of, episode_returns
+from oper_lightning.data.transitions import episode_of, episode_returns, missed_ends
 
 FAR = 20  # interquartile ranges from the median: a value beyond them lies apart,
 GAP = 4  # if it is so many times as far from the median as the next nearer one,
@@ -176,6 +176,13 @@ def _seams(transitions: TensorDict) -> list[str]:
         found.append(
             f"{_share(jumps)} of steps within episodes begin elsewhere than the one before ended "
             f"(first: row {row + 1:,}): steps are missing, or ends of episodes are"
+        )
+    missed = missed_ends(transitions)
+    if len(leaps := missed[follows[missed]]):
+        shown = ", ".join(f"{row:,}" for row in leaps[:8].tolist()) + (", …" if len(leaps) > 8 else "")
+        found.append(
+            f"{len(leaps):,} steps within episodes are over a hundred times as long as nearly all others (rows "
+            f"{shown}): are ends of episodes missing there?"
         )
     joined = follows & ends
     if joined.any():

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import base64
+import csv
 import html
 import io
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from oper_lightning import __version__
 from oper_lightning.errors import InputError
 from oper_lightning.files import whole
 
+# Pictures are drawn on white, and keep a white panel on a dark page. Below 700 pixels tables and pictures scroll.
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
-h1, h2 { font-weight: 600; } h2 { margin-top: 2em; }
-table { border-collapse: collapse; margin: 1em 0; } th, td { padding: .25em .8em; border-bottom: 1px solid #ddd; }
-th { text-align: left; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; } li.warning { color: #a00000; }
+:root { color-scheme: light dark; --ink: #1d2733; --soft: #5c6773; --paper: #fff; --line: #d9dee4; --stripe: #f5f7f9;
+  --warn: #9c1c1c; --warn-paper: #fdf1ef; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e3e8ee; --soft: #9aa7b4; --paper: #14181d; --line: #333c46;
+  --stripe: #1b2127; --warn: #ffb4a8; --warn-paper: #33201e; } }
+body { font: 15px/1.55 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: var(--ink);
+  background: var(--paper); overflow-wrap: anywhere; }
+h1, h2 { font-weight: 600; line-height: 1.25; } h1 { font-size: 1.6em; } h2 { margin-top: 2em; font-size: 1.2em; }
+p, figcaption { color: var(--soft); max-width: 78ch; }
+.scroll { overflow-x: auto; margin: 1em 0; } .scroll:focus-visible { outline: 2px solid var(--soft); }
+table { border-collapse: collapse; overflow-wrap: normal; }
+th, td { padding: .3em .8em; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+tbody tr:nth-child(even) { background: var(--stripe); }
+th.short, td.short { white-space: nowrap; } td.long { min-width: 16em; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } td.number { white-space: nowrap; }
+figure { margin: 1em 0; } figcaption { font-size: .9em; }
+img { display: block; height: auto; max-width: max(100%, 640px); box-sizing: border-box; background: #fff;
+  border-radius: 8px; border: 1px solid var(--line); padding: 6px; }
+ul.warnings { list-style: none; padding: 0; } ul.warnings li { margin: .5em 0; padding: .5em .9em; border-radius: 4px;
+  color: var(--warn); background: var(--warn-paper); border-left: 4px solid var(--warn); }
+footer { margin: 3em 0 1em; color: var(--soft); font-size: .85em; border-top: 1px solid var(--line);
+  padding-top: .6em; }
 """
-
-
-LINE, LETTER = 0.22, 0.07  # inches that a line of a legend and a letter take
+SHORT = 32  # letters of a cell that is not broken into lines
 PICTURE = "!["  # how a picture begins in Markdown
 
 
@@ -46,15 +65,14 @@ class Table(NamedTuple):
 
     def html(self) -> str:
         """The same for a page."""
-        rows = [
-            f"<tr>{self._cells('th', self.head)}</tr>",
-            *(f"<tr>{self._cells('td', row)}</tr>" for row in self.rows),
-        ]
-        return f"<table>{''.join(rows)}</table>"
+        rows = "".join(f"<tr>{self._cells('td', row)}</tr>" for row in self.rows)
+        head = f"<tr>{self._cells('th', self.head)}</tr>"
+        return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
     def _cells(self, tag: str, line: list[str]) -> str:
-        kinds = ["" if place < self.words else ' class="number"' for place in range(len(line))]
-        return "".join(f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, line, strict=True))
+        kinds = [("short" if len(c) <= SHORT else "long") if p < self.words else "number" for p, c in enumerate(line)]
+        cells = zip(kinds, line, strict=True)
+        return "".join(f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>' for kind, cell in cells)
 
 
 class Page:
@@ -63,12 +81,15 @@ class Page:
     def __init__(self, title: str, folder: str, name: str) -> None:
         self.folder = Path(folder)
         self.name = name
+        self.title = title
+        self.section = title
         self.web = [f"<h1>{html.escape(title)}</h1>"]
         self.text: list[str] = []
         self.files: list[Path] = []
 
     def heading(self, text: str) -> None:
         """Begins a section."""
+        self.section = text
         self.web.append(f"<h2>{html.escape(text)}</h2>")
         self.text.append(f"## {text}")
 
@@ -80,37 +101,63 @@ class Page:
     def warnings(self, lines: list[str]) -> None:
         """What somebody should look at before going on."""
         if lines:
-            self.web.append(f"<ul>{''.join(f'<li class=warning>{html.escape(line)}</li>' for line in lines)}</ul>")
+            self.web.append(f"<ul class=warnings>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>")
             self.text.append("\n".join(f"- {line}" for line in lines))
 
     def table(self, table: Table) -> None:
-        """Rows and columns."""
-        self.web.append(table.html())
+        """Rows and columns; what is wider than the window scrolls."""
+        self._scroll(table.html())
         self.text.append(table.markdown())
 
-    def picture(self, figure: Any, name: str = "") -> None:
-        """A matplotlib figure, which is closed."""
+    def picture(self, figure: Any, says: str, caption: str, name: str = "") -> None:
+        """A matplotlib figure, which is closed.
+
+        Args:
+            figure: the picture.
+            says: what it shows, for those who do not see it.
+            caption: how to read it.
+            name: what is added to the page's name for the picture's file.
+        """
         import matplotlib.pyplot as plt
 
-        data = io.BytesIO()
-        figure.savefig(data, dpi=130, format="png")
+        data, width = io.BytesIO(), round(96 * figure.get_figwidth())
+        figure.savefig(data, dpi=130, format="png", facecolor="white")
         plt.close(figure)
         file = f"{self.name}{name}.png"
         self._keep(file, data.getvalue())
-        self.text.append(f"{PICTURE}{self.name}{name}]({file})")
+        said = says.replace("[", "(").replace("]", ")")
+        self.text.append(f"{PICTURE}{said}]({file})\n\n{caption}")
         coded = base64.b64encode(data.getvalue()).decode()
-        self.web.append(f'<img src="data:image/png;base64,{coded}" alt="{html.escape(name or self.name)}">')
+        self.web.append("<figure>")
+        self._scroll(f'<img width="{width}" src="data:image/png;base64,{coded}" alt="{html.escape(says)}">')
+        self.web.append(f"<figcaption>{html.escape(caption)}</figcaption></figure>")
+
+    def numbers(self, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """NAME.csv with these rows, for other programs."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([head, *rows])
+        self._keep(f"{self.name}.csv", text.getvalue().encode())
 
     def write(self) -> str:
         """Writes NAME.md and NAME.html beside the pictures; returns the Markdown for a terminal, without pictures."""
-        text = "\n\n".join(self.text)
-        body = "\n".join(self.web)
-        for suffix, content in (
-            (".md", f"{text}\n"),
-            (".html", f"<!doctype html><meta charset=utf-8><title>{self.name}</title><style>{STYLE}</style>\n{body}\n"),
-        ):
-            self._keep(f"{self.name}{suffix}", content.encode())
+        made = f"oper {self.name}, oper-lightning {__version__}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+        text, title = "\n\n".join([f"# {self.title}", *self.text, made]), html.escape(self.title)
+        page = [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{title}</title><style>{STYLE}</style></head><body><main>",
+            *self.web,
+            f"</main><footer>{html.escape(made)}</footer></body></html>\n",
+        ]
+        self._keep(f"{self.name}.md", f"{text}\n".encode())
+        self._keep(f"{self.name}.html", "\n".join(page).encode())
         return "\n\n".join(part for part in self.text if not part.startswith(PICTURE))
+
+    def _scroll(self, content: str) -> None:
+        label = html.escape(self.section)
+        self.web.append(f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{content}</div>')
 
     def _keep(self, name: str, content: bytes) -> None:
         try:
@@ -120,39 +167,3 @@ class Page:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot write there ({error.strerror}); name another --output") from None
         self.files.append(self.folder / name)
-
-
-def canvas(
-    columns: int, rows: int = 1, width: float = 5.5, height: float = 4.2, foot: Sequence[str] = ()
-) -> tuple[Any, list[Any]]:
-    """A matplotlib figure with panels in a grid, in reading order, and room below for a legend of these words."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    lines = -(-len(foot) // _abreast(width * columns, foot)) if foot else 0
-    size = (width * columns, height * rows + LINE * lines)
-    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for panel in panels.flat:
-        panel.grid(alpha=0.3)
-    return figure, list(panels.flat)
-
-
-def plain(name: str) -> str:
-    """A name for a picture: matplotlib takes what stands between dollars for a formula."""
-    return name.replace("$", r"\$")
-
-
-def legend(figure: Any, panels: list[Any]) -> None:
-    """One legend for all panels, below them."""
-    found = {
-        label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    columns = _abreast(figure.get_figwidth(), list(found))
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize="small")
-
-
-def _abreast(width: float, words: Sequence[str]) -> int:
-    """How many entries of a legend fit side by side into so many inches."""
-    return max(1, int(width / (0.7 + LETTER * max(map(len, words)))))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from oper_lightning import renamed
 from oper_lightning.errors import InputError
-from oper_lightning.report.curves import Curve, final, read_curves
+from oper_lightning.files import read_yaml
+from oper_lightning.report.curves import Curve, final, first_bad, read_logged
 
 # As the papers call them.
 NAMES = {
@@ -45,6 +46,8 @@ NOT_COMPARED = (
     "model.compile",
 )
 COMPARED = ("trainer.max_steps", "trainer.precision")
+# Shown where they differ all the same.
+JUDGED = ("data.rollouts.episodes", "data.rollouts.seed")
 
 
 class Run(NamedTuple):
@@ -54,6 +57,10 @@ class Run(NamedTuple):
     config: dict[str, Any]
     """arguments by dotted names, as they are given on the command line"""
     curves: dict[str, Curve]
+    ended: float | None = None
+    """when it last logged something, in seconds since 1970; None where that is not recorded"""
+    versions: str = ""
+    """of the packages that it ran with, as in "oper-lightning 0.1.0, torch 2.13.0"; empty where not recorded"""
 
     @property
     def source(self) -> dict[str, Any]:
@@ -67,8 +74,17 @@ class Run(NamedTuple):
 
     @property
     def planned(self) -> int:
-        """Gradient updates of the whole run."""
-        return int(self.config["trainer.max_steps"])
+        """Gradient updates of the whole run; -1 where something else ended it."""
+        return int(self.config["trainer.max_steps"] or -1)
+
+    @property
+    def judging(self) -> str:
+        """How many episodes each evaluation had, and where."""
+        episodes = self.config.get("data.rollouts.episodes")
+        if episodes is None:
+            return "none"
+        where = self.config.get("data.rollouts.environment")
+        return f"{episodes}" + (f" in {where}" if where else "")
 
 
 class Group(NamedTuple):
@@ -83,8 +99,9 @@ class Group(NamedTuple):
         return np.array([final(run.curves[name].values) for run in self.runs])
 
     def bests(self, name: str) -> np.ndarray:
-        """Each run's best evaluation, ``[runs]``."""
-        return np.array([max(run.curves[name].values) for run in self.runs])
+        """Each run's best evaluation, ``[runs]``; NaN if none was finite."""
+        finite = [[value for value in run.curves[name].values if math.isfinite(value)] for run in self.runs]
+        return np.array([max(values, default=math.nan) for values in finite])
 
     def values_along(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The runs' values ``[runs, points]`` at all updates ``[points]`` at which one logged and none was over.
@@ -106,16 +123,16 @@ def read_config(run: str | Path) -> dict[str, Any]:
     file = Path(run) / "config.yaml"
     if not file.is_file():
         raise InputError(f"{file}: no such file; the folder of a run of `oper fit` is needed")
+    tree = read_yaml(file)
     try:
-        config = yaml.safe_load(file.read_text())
-        (
-            config["model"]["class_path"],
-            config["data"]["init_args"]["source"]["class_path"],
-            config["trainer"]["max_steps"],
-        )
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
-        raise InputError(f"{file}: not the configuration of a run of `oper fit`") from None
-    return renamed.config(config)
+        config = renamed.config(tree)
+        names = config["model"]["class_path"], config["data"]["init_args"]["source"]["class_path"]
+        known = all(isinstance(name, str) for name in names) and isinstance(config["trainer"]["max_steps"], int)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        known = False
+    if not known:
+        raise InputError(f"{file}: not the configuration of a run of `oper fit`")
+    return config
 
 
 def read_run(folder: str) -> Run:
@@ -124,7 +141,15 @@ def read_run(folder: str) -> Run:
     Raises:
         InputError: if the folder holds no run.
     """
-    return Run(folder, flat(read_config(folder)), read_curves(folder))
+    config, logged = flat(read_config(folder)), read_logged(folder)
+    return Run(folder, config, logged.curves, logged.ended, _versions(folder))
+
+
+def _versions(folder: str) -> str:
+    """What the first line of a run's configuration says it ran with."""
+    with open(Path(folder) / "config.yaml", encoding="utf-8") as file:
+        line = file.readline(1000).strip()
+    return line.removeprefix("# ") if line.startswith("# oper-lightning ") else ""
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -158,9 +183,38 @@ def grouped(runs: list[Run]) -> list[Group]:
     return groups
 
 
+def settings(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
+    """Arguments in which methods differ that have them in common: head and rows of a table, a column a method."""
+    methods: dict[str, list[dict[str, Any]]] = {}
+    for group in groups:
+        methods.setdefault(group.method, []).append(group.runs[0].config)
+    rows = []
+    for key in dict.fromkeys(key for configs in methods.values() for config in configs for key in config):
+        if key.startswith(NOT_COMPARED) and key not in (*COMPARED, *JUDGED):
+            continue
+        # A method may have been run on several datasets, with other values on each.
+        words = [
+            list(dict.fromkeys(_word(config[key]) for config in configs if key in config))
+            for configs in methods.values()
+        ]
+        if len({word for cell in words for word in cell}) > 1:
+            rows.append([key, *(" or ".join(cell) for cell in words)])
+    return ["argument", *methods], rows
+
+
+def _word(value: Any) -> str:
+    """A value as one would give it."""
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def oddities(group: Group) -> list[str]:
-    """What makes one doubt that the group's runs are seeds of one method."""
+    """What makes one doubt that the group's runs are seeds of one method, or sound."""
     found = []
+    for run in group.runs:
+        for name, curve in run.curves.items():
+            if (update := first_bad(curve)) is not None:
+                found.append(f"{run.folder}: {name} is no finite number at update {update:,}, the first such")
+                break
     names = group.runs[0].folder + (f" and {len(group.runs) - 1} more" if len(group.runs) > 1 else "")
     seeds = [run.config.get("seed_everything") for run in group.runs]
     if len(set(seeds)) < len(seeds):

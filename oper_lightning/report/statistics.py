@@ -13,6 +13,7 @@ import numpy as np
 Scores = Sequence[np.ndarray]
 SAMPLES = 2000  # of the bootstrap
 LEVEL = 0.95
+FEWEST = 4  # runs on each dataset from which an interval is bootstrapped; of fewer the range is given
 
 
 def mean(scores: Scores) -> float:
@@ -48,8 +49,20 @@ def interval(statistic: Callable[..., float], *groups: Scores) -> tuple[float, f
     return float(low), float(high)
 
 
+def enough(*groups: Scores) -> bool:
+    """Whether there are runs enough for intervals."""
+    return all(len(part) >= FEWEST for scores in groups for part in scores)
+
+
+def extent(scores: Scores) -> tuple[float, float]:
+    """Means over datasets of the lowest and of the highest run; of one dataset simply these."""
+    return float(np.mean([part.min() for part in scores])), float(np.mean([part.max() for part in scores]))
+
+
 def band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap interval (95 %) of the mean of curves ``[runs, points]``, ``[points]`` each."""
+    """Bootstrap interval (95 %) of the mean of curves ``[runs, points]``, or their range; ``[points]`` each."""
+    if len(curves) < FEWEST:
+        return curves.min(0), curves.max(0)
     generator = np.random.default_rng(0)
     picks = generator.integers(len(curves), size=(SAMPLES, len(curves)))
     low, high = np.quantile(curves[picks].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)

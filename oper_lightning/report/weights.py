@@ -10,12 +10,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.sources.source import Source
 from oper_lightning.data.storage import fill
 from oper_lightning.data.transitions import episode_of, episode_returns, squeezed
 from oper_lightning.errors import InputError
-from oper_lightning.priorities.priority import Priority
 from oper_lightning.report.runs import read_config
+from oper_lightning.trust import KINDS, load_all, trusted
 
 
 class EpisodeWeights(NamedTuple):
@@ -38,7 +37,8 @@ class Datasets:
         config = read_config(run)["data"]["init_args"]
         if config["priority"] is None:
             return None
-        source, priority = make(Source, config["source"]), make(Priority, config["priority"])
+        file = Path(run) / "config.yaml"
+        source, priority = make("source", config["source"], file), make("priority", config["priority"], file)
         key = json.dumps(config["source"], sort_keys=True)
         if key not in self.read:
             source.prepare()
@@ -55,8 +55,8 @@ def episode_weights(transitions: TensorDict, weights: Tensor) -> EpisodeWeights:
     return EpisodeWeights(episode_returns(transitions["next", "reward"], ends)[ends], mean)
 
 
-def make(kind: type, config: dict[str, Any]) -> Any:
-    """A source or priority from its configuration.
+def make(kind: str, config: Any, origin: object) -> Any:
+    """A ``source`` or ``priority`` from its configuration, as the file ``origin`` has it.
 
     Raises:
         InputError: if the class or its arguments are not known.
@@ -64,8 +64,10 @@ def make(kind: type, config: dict[str, Any]) -> Any:
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--made", type=kind)
+    parser.add_argument("--made", type=KINDS[kind])
+    load_all()
+    known = trusted(config, origin, kind)
     try:
-        return parser.instantiate(parser.parse_object({"made": config})).made
+        return parser.instantiate(parser.parse_object({"made": known})).made
     except ArgumentError as error:
-        raise InputError(f"{config['class_path']}: {str(error).splitlines()[-1].strip()}") from None
+        raise InputError(f"{origin}: {known['class_path']}: {str(error).splitlines()[-1].strip()}") from None

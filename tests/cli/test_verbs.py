@@ -34,9 +34,11 @@ def test_a_run_leaves_what_it_says(small_file: Path, capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     assert out == "run: update 40; last.ckpt, best.ckpt\n"
     lines = err.splitlines()
-    assert len(lines) == 2, err  # one line for each evaluation and nothing that is not ours
-    line = r"BC  update 40/40  return -?[\d.]+ ± [\d.]+  \([\d,]+ updates/s\)"
-    assert re.fullmatch(line, lines[1]), lines[1]
+    assert len(lines) == 4, (
+        err
+    )  # what was read, what will be done, a line for each evaluation; nothing that is not ours
+    line = r"BC  update 40/40  return -?[\d.]+ ± [\d.]+  policy_loss [\d.]+  \([\d,]+ updates/s\)"
+    assert re.fullmatch(line, lines[3]), lines[3]
     names = {path.name.split(".")[0] for path in Path("run").iterdir()}
     assert names == {"best", "last", "config", "events", ""}
     curves = read_curves("run")
@@ -304,7 +306,7 @@ def test_a_signal_is_no_success(number: int, code: int, small_file: Path) -> Non
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
-    for _ in range(2):  # the first epoch's checkpoint is there when the second epoch is done
+    for _ in range(4):  # what it read and will do; the first checkpoint is there when the second epoch is done
         process.stderr.readline()
     errors = ""
     for _ in range(5):  # Python drops an interrupt that falls into a destructor

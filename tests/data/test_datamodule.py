@@ -213,7 +213,7 @@ def test_unknown_bounds_come_from_the_data_with_a_note(caplog: pytest.LogCapture
     data.setup()
     np.testing.assert_array_equal(data.spec.action_high, wide["actions"].max(0))
     assert re.search(
-        r"arrays: action bounds: not known; taken from the data: -2.\d+ to 2.\d+; .*action_low", caplog.text
+        r"Arrays: action bounds: not known; taken from the data: -2.\d+ to 2.\d+; .*action_low", caplog.text
     )
     caplog.clear()
     valve = {**DATA, "actions": np.abs(DATA["actions"]) * 0.8}

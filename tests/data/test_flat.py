@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from oper_lightning.data.sources.d4rl import D4RL
 from oper_lightning.data.sources.flat import FlatEpisodes
+from oper_lightning.data.sources.npz import Npz
+from oper_lightning.data.storage import fill
+from oper_lightning.data.transitions import missed_ends, squeezed
 from oper_lightning.errors import InputError
 
 LENGTHS = st.lists(st.integers(1, 7), min_size=2, max_size=8)
 
 
 def read(arrays: dict[str, np.ndarray], **options: Any) -> Any:
-    return torch.cat(list(FlatEpisodes(arrays, "test", **options).episodes()))
+    return torch.cat(list(FlatEpisodes(arrays, "test", **options).episodes(arrays)))
 
 
 def without(arrays: dict[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
@@ -127,13 +130,114 @@ def test_long_data_comes_in_parts_of_whole_episodes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("oper_lightning.data.sources.flat.ROWS_AT_A_TIME", 10)
     arrays = columns([4] * 9 + [25])
     for options in ({}, {"qlearning_rows": True}):
-        parts = list(FlatEpisodes(arrays, "test", **options).episodes())
+        parts = list(FlatEpisodes(arrays, "test", **options).episodes(arrays))
         assert len(parts) > 3
         assert all(part["next", "done"][-1] for part in parts)
         monkeypatch.setattr("oper_lightning.data.sources.flat.ROWS_AT_A_TIME", 10**6)
         whole = read(arrays, **options)
         monkeypatch.setattr("oper_lightning.data.sources.flat.ROWS_AT_A_TIME", 10)
         assert (torch.cat(parts) == whole).all()
+
+
+@pytest.mark.parametrize("name", ["terminals", "timeouts"])
+@pytest.mark.parametrize("value", [2, -1, 0.5])
+def test_a_flag_is_0_or_1(name: str, value: float) -> None:
+    arrays = columns([4, 4])
+    arrays[name] = arrays[name].astype(float)
+    arrays[name][5] = value
+    with pytest.raises(InputError, match=rf"test: '{name}' is {value}.* at row 5; a flag is 0 or 1"):
+        read(arrays)
+
+
+def test_with_episode_terminals_a_terminal_counts_where_an_episode_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """d3rlpy's layout, in which terminals are also set one row too early."""
+    arrays = columns([4, 5, 3])  # terminal, timeout, terminal
+    arrays["episode_terminals"] = arrays["terminals"] | arrays["timeouts"]
+    expected = read(without(arrays, "episode_terminals", "next_observations"))
+    arrays["terminals"] = arrays["terminals"] | np.roll(arrays["terminals"], -1)
+    found = read(without(arrays, "timeouts", "next_observations"))
+    assert (found == expected).all()
+    assert "2 terminals lie where no episode ends" in caplog.text
+
+
+def test_with_masks_terminals_are_ends_of_trajectories() -> None:
+    """OGBench's layout."""
+    arrays = columns([4, 5, 3])
+    expected = read(without(arrays, "next_observations"))
+    arrays["masks"] = (~arrays["terminals"]).astype(np.float32)
+    arrays["terminals"] = arrays["terminals"] | arrays["timeouts"]
+    found = read(without(arrays, "timeouts", "next_observations"))
+    assert (found == expected).all()
+    # Masks of another meaning are none of our business.
+    arrays["masks"] = np.ones((12, 2))
+    assert read(without(arrays, "timeouts"))["next", "terminated"].sum() == 3
+
+
+def test_flags_that_are_never_set(caplog: pytest.LogCaptureFixture) -> None:
+    arrays = columns([4, 5, 3], terminal=False)
+    arrays["timeouts"][:] = False
+    found = read(arrays)
+    assert found["next", "truncated"].squeeze(-1).nonzero().squeeze(-1).tolist() == [3, 8, 11]
+    assert "'timeouts' is never set; 2 episodes are cut" in caplog.text
+    whole = read(without(arrays, "next_observations"))
+    assert whole["next", "done"].squeeze(-1).nonzero().squeeze(-1).tolist() == [10]
+    assert "no flag marks the end of an episode: all 12 rows count as one" in caplog.text
+
+
+def test_discrete_actions_are_named() -> None:
+    arrays = columns([4, 4])
+    arrays["actions"] = np.zeros(8, dtype=np.int32)
+    with pytest.raises(InputError, match="'actions' are discrete"):
+        read(arrays)
+
+
+def drift(lengths: list[int], with_next: bool) -> dict[str, np.ndarray]:
+    """Episodes that begin anywhere and then change slowly."""
+    arrays = columns(lengths, terminal=False)
+    generator = np.random.default_rng(0)
+    starts = np.repeat(generator.normal(size=(len(lengths), 3)), lengths, 0)
+    step = np.concatenate([np.arange(length) for length in lengths])[:, None]
+    arrays["observations"] = starts + 1e-4 * (step + 0.1 * generator.normal(size=(len(starts), 3)))
+    if with_next:
+        ends = np.cumsum(lengths) - 1
+        following = np.roll(arrays["observations"], -1, 0)
+        following[ends] = arrays["observations"][ends] + 1e-4
+        return {**arrays, "next_observations": following}
+    return without(arrays, "next_observations")
+
+
+@pytest.mark.parametrize("with_next", [False, True])
+def test_flags_that_miss_cuts_are_named_with_their_rows(with_next: bool, caplog: pytest.LogCaptureFixture) -> None:
+    arrays = drift([50] * 40, with_next)
+    file = write_hdf5(Path("log.hdf5"), arrays)
+    table = squeezed(fill(D4RL(str(file)), torch.device("cpu"))[:])
+    assert len(missed_ends(table)) == 0
+    assert "unmarked" not in caplog.text
+    arrays["timeouts"][[99, 1049, 1499]] = False
+    file = write_hdf5(Path("log.hdf5"), arrays)
+    table = squeezed(fill(D4RL(str(file)), torch.device("cpu"))[:])
+    first = int(missed_ends(table)[0])
+    assert first == (99 if with_next else 98)  # a cut row without a next observation was left out before it
+    assert f"log.hdf5: ends of 3 episodes seem to be unmarked: after rows {first}, " in caplog.text
+
+
+def test_real_recordings_have_no_unmarked_ends(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("hopper-replay.hdf5", "halfcheetah-replay.hdf5", "reacher-five-levels.hdf5", "pendulum-replay.h5"):
+        fill(D4RL(str(shared / name)), torch.device("cpu"))
+    for name in ("neorl2-DMSD-val.npz", "neorl2-SafetyHalfCheetah-val.npz"):
+        fill(Npz(str(shared / name)), torch.device("cpu"))
+    assert "unmarked" not in caplog.text
+
+
+def test_a_file_of_d3rlpy(shared: Path) -> None:
+    table = squeezed(fill(D4RL(str(shared / "pendulum-replay.h5")), torch.device("cpu"))[:])
+    # Of each episode the last row goes: it has no next observation.
+    assert (len(table), int(table["next", "done"].sum())) == (99_500 - 500, 500)
+    assert not table["next", "terminated"].any()
+    assert table["action"].abs().max() <= 2
+    words = ["--model=BC", "--data.source=D4RL", f"--data.source.path={shared / 'pendulum-replay.h5'}"]
+    sizes = ["--data.updates_per_epoch=20", "--trainer.max_steps=20", "--model.hidden_sizes=[8]"]
+    assert oper("fit", *words, *sizes, "--output=pendulum") == 0
 
 
 def test_attributes_of_the_file_are_heeded(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 import torch
 from helpers import columns
 
-from oper_lightning.data.sources.npz import NEORL2, Npz
+from oper_lightning.data.sources.columns import NEORL2
+from oper_lightning.data.sources.npz import Npz
 from oper_lightning.errors import InputError
 
 
@@ -46,3 +49,52 @@ def test_the_shared_files(shared: Path) -> None:
     assert table["next", "truncated"].sum() == 1000
     assert not table["next", "terminated"].any()
     assert len(Npz(str(shared / "neorl2-SafetyHalfCheetah-train.npz"))) == 18_000
+
+
+def lying(path: str, **shapes: tuple[int, ...]) -> None:
+    """An archive whose arrays announce other shapes than they have data for."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in columns([5, 4]).items():
+            head = {"descr": array.dtype.str, "fortran_order": False, "shape": shapes.get(name, array.shape)}
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array_header_1_0(member, head)
+                member.write(array.tobytes())
+
+
+def test_arrays_that_announce_more_than_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    lying("whole.npz")
+    assert len(Npz("whole.npz")) == 9
+    lying("long.npz", rewards=(10**12,))
+    with pytest.raises(InputError, match=r"long\.npz: array 'rewards' announces 4,000,000,000,000 bytes, but .* 36"):
+        len(Npz("long.npz"))
+    lying("short.npz", actions=(9, 1))
+    with pytest.raises(InputError, match=r"short\.npz: array 'actions' announces 36 bytes, but .* 72"):
+        len(Npz("short.npz"))
+    np.savez_compressed("bomb.npz", **{**columns([5, 4]), "observations": np.zeros((1 << 20, 3))})
+    monkeypatch.setattr("oper_lightning.files.free_memory", lambda: 1 << 20)
+    with pytest.raises(InputError, match=r"bomb\.npz: its arrays would take .* are free"):
+        len(Npz("bomb.npz"))
+
+
+def test_what_is_no_archive_of_arrays_is_one_line() -> None:
+    np.savez("whole.npz", **columns([5, 4]))
+    whole = Path("whole.npz").read_bytes()
+    Path("cut.npz").write_bytes(whole[:300])
+    np.save("one.npy", np.zeros(3))
+    Path("empty.npz").touch()
+    os.mkfifo("pipe.npz")
+    # The directory says of the first array that it is encrypted, or packed in a way that does not exist.
+    directory = whole.index(b"PK\x01\x02")
+    Path("secret.npz").write_bytes(whole[: directory + 8] + b"\x01" + whole[directory + 9 :])
+    Path("packed.npz").write_bytes(whole[: directory + 10] + b"\x63" + whole[directory + 11 :])
+    for name in ("cut.npz", "one.npy", "empty.npz", "pipe.npz", "secret.npz", "packed.npz"):
+        with pytest.raises(InputError, match=rf"^{name}: ") as caught:
+            len(Npz(name))
+        assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_are_not_real() -> None:
+    arrays = columns([5, 4])
+    np.savez("a.npz", **{**arrays, "rewards": arrays["rewards"] + 1j})
+    with pytest.raises(InputError, match=r"a\.npz: column 'rewards' holds complex64; real numbers"):
+        len(Npz("a.npz"))

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from helpers import Arrays, columns
 from lightning.pytorch import Trainer
 
 from oper_lightning import D4RL, OfflineDataModule, OperR
 from oper_lightning.algorithms.bc import BC
-from oper_lightning.envs.rollouts import Rollouts, World, join_entries
+from oper_lightning.data.matching import make_world
+from oper_lightning.data.sources.source import Origin
+from oper_lightning.envs.rollouts import Rollouts, World
 from oper_lightning.errors import InputError
 
 GAINS = torch.tensor([[0.5, -0.2]])
@@ -100,8 +104,73 @@ def test_environments_that_cannot_be_made() -> None:
         World("Hopper-v5", {"no_such_option": 1})
 
 
-def test_dict_observations_are_joined() -> None:
-    entries = {"a": np.ones((2, 3)), "b": {"c": np.zeros((2, 1))}}
-    assert join_entries(entries, ["b/c", "a"], "test").tolist() == [[0, 1, 1, 1]] * 2
-    with pytest.raises(InputError, match="no observation entry 'd'"):
-        join_entries(entries, ["d"], "test")
+class Faulty(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Ends no episode, and goes wrong at step 3 of episodes with an odd seed."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, fault: str, ends: bool = True) -> None:
+        self.fault, self.ends = fault, ends
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        assert seed is not None
+        self.odd, self.step_number = bool(seed % 2), 0
+        if self.odd and self.fault == "reset":
+            raise RuntimeError("the arm is stuck")
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.step_number += 1
+        observation, reward = np.zeros(2, np.float32), 1.0
+        if self.odd and self.step_number == 3:
+            if self.fault == "raises":
+                raise OSError("no answer from the robot")
+            reward = {"nan": np.nan, "infinite": np.inf}.get(self.fault, reward)
+            observation = {"observation": observation * np.nan, "shape": np.zeros(3)}.get(self.fault, observation)
+        return observation, reward, False, self.ends and self.step_number == 5, {}
+
+
+gymnasium.register("Faulty-v0", Faulty, disable_env_checker=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "said"),
+    [
+        ("reset", 0, "the arm is stuck"),
+        ("raises", 3, "no answer from the robot"),
+        ("nan", 3, "its reward is nan"),
+        ("infinite", 3, "its reward is inf"),
+        ("observation", 3, "its observation is not finite"),
+        ("shape", 3, r"its observation has shape \(3,\) instead of \(2,\)"),
+    ],
+)
+def test_an_environment_that_fails_is_named_with_seed_and_step(fault: str, step: int, said: str) -> None:
+    world = World("Faulty-v0", {"fault": fault}, parallel=2)
+
+    def still(observation: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(observation), 1)
+
+    returns, _ = world.rollouts(still, [2, 4, 6])
+    assert returns.tolist() == [5, 5, 5]
+    with pytest.raises(InputError, match=rf"'Faulty-v0' failed in the episode of seed 7 at step {step}: {said}"):
+        world.rollouts(still, [2, 4, 6, 7, 8])
+
+
+def test_an_episode_that_never_ends_is_cut_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def still(observation: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(observation), 1)
+
+    monkeypatch.setattr("oper_lightning.envs.rollouts.LONGEST", 200)
+    endless = World("Faulty-v0", {"fault": "none", "ends": False})
+    with pytest.raises(InputError, match=r"seed 2 at step 200: the episode does not end; .*data.rollouts.steps"):
+        endless.rollouts(still, [2])
+    data = OfflineDataModule(
+        Arrays(columns([25] * 4, 2, 1), Origin(environment="Faulty-v0", environment_options={"fault": "none"})),
+        rollouts=Rollouts(episodes=1, steps=4),
+    )
+    world = make_world(data.source, data.rollouts)
+    assert world is not None
+    assert world.rollouts(still, [2])[1].tolist() == [4]
+    with pytest.raises(InputError, match="steps 0 must be between"):
+        Rollouts(steps=0)

@@ -62,6 +62,20 @@ def torn() -> dict[str, np.ndarray]:
     return arrays
 
 
+def uncut() -> dict[str, np.ndarray]:
+    """Slow episodes that begin anywhere; the ends of two are not marked, so that the next row is what follows."""
+    arrays = sound()
+    generator = np.random.default_rng(0)
+    starts = np.repeat(generator.normal(size=(30, arrays["observations"].shape[1])), 20, 0)
+    arrays["observations"] = starts + 1e-4 * generator.normal(size=starts.shape)
+    arrays["next_observations"] = np.roll(arrays["observations"], -1, 0)
+    arrays["next_observations"][19::20] = arrays["observations"][19::20]
+    for row in (59, 199):
+        arrays["next_observations"][row] = arrays["observations"][row + 1]
+        arrays["terminals"][row] = arrays["timeouts"][row] = False
+    return arrays
+
+
 def spiked() -> dict[str, np.ndarray]:
     """A padded column, in 3 % of rows 1e6."""
     arrays = changed("observations", rows=slice(None), column=1, to=0.0)
@@ -124,6 +138,7 @@ EIGHTEEN = np.arange(0, 600, 600 // 18)[:18]  # 3 %
         (changed("actions", rows=[3], column=0, to=1.5), ["of actions lie outside their bounds"]),
         (copied(), ["1 of 30 episodes are copies of others"]),
         (torn(), ["0.17% (1) of steps within episodes begin elsewhere", "first: row 6"]),
+        (uncut(), ["2 steps within episodes are over a hundred times", "(rows 59, 199)"]),
         (joined(sound()), ["29 of 30 episodes begin exactly where the one before ended"]),
         (columns([50]), ["only one episode"]),
     ],

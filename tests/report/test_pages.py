@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,12 @@ def page(name: str) -> str:
     """An HTML page: it needs nothing from elsewhere."""
     text = Path(name).read_text()
     assert not re.search(r"(src|href)=\"(?!data:)|https?://|<script", text)
+    assert '<html lang="en">' in text
+    assert 'name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
+    # Whatever is wide scrolls by itself, and everything that scrolls can be reached by keyboard.
+    wide = len(re.findall("<table>|<img ", text))
+    assert len(re.findall('<div class="scroll" tabindex="0"', text)) == wide
     return text
 
 
@@ -56,10 +64,19 @@ def test_runs_that_differ_in_their_seeds_are_one_method(tmp_path: Path, capsys: 
             line = re.search(rf"\| {data} +\| {method} +\| +40 \|.*", out)
             assert line, out
             assert line.group().split("|")[7].strip() == "2"  # runs
-    assert len(re.findall(r"\| BC, OPER-R +\| +4 \|", out)) == 1  # over both datasets
+    assert len(re.findall(r"\| BC, OPER-R +\| +[-\d.]+ \| +4 \|", out)) == 1  # over both datasets
+    assert "95 %" not in out  # of two seeds
     text = page("out/report.html")
     assert text.count('src="data:image/png;base64,') == 2
     assert all(run in text for run in runs)
+    assert "<title>BC, uniform; BC, OPER-R on small; other</title>" in text
+    said = re.findall(r'alt="([^"]*)"', text)
+    assert "BC, OPER-R on other ends at a score of" in said[0]
+    assert "All ran with oper-lightning " in text
+    assert datetime.now(timezone.utc).strftime(">%Y-%m-%d ") in text  # when the runs ended
+    rows = list(csv.DictReader(Path("out/report.csv").read_text().splitlines()))
+    assert [row["method"] for row in rows if row["data"] == "small"] == ["BC, uniform", "BC, OPER-R"]
+    assert all(float(row["lowest"]) <= float(row["score_last"]) <= float(row["highest"]) for row in rows)
     assert Path("out/report.png").read_bytes().startswith(b"\x89PNG")
     text = Path("out/report.md").read_text()
     assert "| small | BC, OPER-R" in text
@@ -102,7 +119,7 @@ def test_a_run_that_was_stopped_does_not_count(small_file: Path, capsys: pytest.
     assert "stopped: unfinished, update 40 of 80" in capsys.readouterr().err
     long.write_text("model: [")
     assert oper("report", "whole", "longer") == 1
-    assert "whole/config.yaml: not the configuration of a run" in capsys.readouterr().err
+    assert "whole/config.yaml: not valid yaml" in capsys.readouterr().err
 
 
 def test_coupling_is_named_in_the_papers_words() -> None:
@@ -147,15 +164,15 @@ def test_a_dataset_and_its_weights(small_file: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert oper("inspect", str(small_file), str(file), "--output=out") == 0
     out = capsys.readouterr().out
-    assert re.search(r"\| episodes +\| +40 \|", out)
-    assert re.search(r"\| ended by termination +\| +20 \|", out)
+    assert re.search(r"\| episodes +\| 40 +\|", out)
+    assert re.search(r"\| ended by termination +\| 20 +\|", out)
     for name in ("uniform", "OPER-R", "OPER-A, iteration 1", "OPER-A, iteration 2"):
         assert re.search(rf"\| {name} +\|", out)
     text = page("out/inspect.html")
     assert text.count('src="data:image/png;base64,') == 2
     # The folder of a run stands for the data that it was trained on.
     assert oper("inspect", "stage1", "--output=again") == 0
-    assert re.search(r"\| episodes +\| +40 \|", capsys.readouterr().out)
+    assert re.search(r"\| episodes +\| 40 +\|", capsys.readouterr().out)
 
 
 def test_a_source_with_arguments_and_weights_of_several_runs(
@@ -198,6 +215,42 @@ def test_broken_data_and_weights_of_other_data(
     assert "all episodes return 25" in out
     assert f"{file}: made for other data (small): rows, order or values differ" in out
     assert "nowhere.safetensors: no such file" in out
-    assert "2 of 2 weights files could not be shown" in err
+    assert "2 of 2 weights could not be shown" in err
     assert "every transition weighs the same" in err
     assert "nan" not in out
+
+
+def test_runs_of_another_logger_and_numbers_that_are_none(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(small_file, "events", EVALUATION)
+    fit(small_file, "csv", EVALUATION, "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=csv")
+    found = []
+    for run in ("events", "csv"):
+        assert oper("report", run, f"--output={run}-report") == 0
+        found += list(csv.DictReader(Path(f"{run}-report/report.csv").read_text().splitlines()))
+    # The numbers of the same run are the same, whoever wrote them down.
+    assert float(found[0]["return_last"]) == pytest.approx(float(found[1]["return_last"]), rel=1e-6)
+    # What is no number any more is shown, and named.
+    metrics = next(Path("csv").rglob("metrics.csv"))
+    head, *lines = metrics.read_text().splitlines()
+    broken = [",".join("nan" if "." in cell else cell for cell in text.split(",")) for text in lines]
+    metrics.write_text("\n".join([head, *broken]))
+    capsys.readouterr()
+    assert oper("report", "csv", "events", "--output=nan") == 0
+    out, err = capsys.readouterr()
+    assert "not finite" in out
+    assert re.search(r"csv: \w+/\w+ is no finite number at update 20, the first such", err)
+    assert "is no finite number" in page("nan/report.html")
+
+
+def test_wide_data_and_a_single_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = write_hdf5(tmp_path / "wide.hdf5", columns([30] * 20, 300, 40))
+    assert oper("inspect", wide, "--output=wide") == 0
+    assert "and 32 more" in capsys.readouterr().out
+    page("wide/inspect.html")
+    single = {name: column[:1] for name, column in columns([5]).items()}
+    single["terminals"][:] = True
+    assert oper("inspect", write_hdf5(tmp_path / "one.hdf5", single), "--output=one") == 0
+    out = capsys.readouterr().out
+    assert "only one episode" in out
+    assert "nan" not in out
+    page("one/inspect.html")

@@ -10,23 +10,29 @@ import os
 import shutil
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tensordict import TensorDict
 
-from oper_lightning.data.sources.flat import OPTIONAL, REQUIRED, FlatEpisodes
-from oper_lightning.data.sources.source import Bound, Origin, Source, action_box, environment_named_by_data
+from oper_lightning.data.sources import hdf5
+from oper_lightning.data.sources.columns import REQUIRED, mapping
+from oper_lightning.data.sources.flat import FlatEpisodes
+from oper_lightning.data.sources.recorded import environment_named_by_data, reference_named_by_data
+from oper_lightning.data.sources.source import Bound, Origin, Source, action_box
 from oper_lightning.envs.scores import environment_of, family
 from oper_lightning.errors import InputError, nearest, note
+from oper_lightning.files import beside, existing, place
 
 
 class D4RL(Source):
     """A flat HDF5 file in D4RL's layout, by path, or one of D4RL's own, by name.
 
-    Columns: observations, actions, rewards, terminals and, if there are any, timeouts and next_observations. The
-    file's attributes env_id, ref_min_score and ref_max_score are heeded.
+    Columns: observations, actions, rewards, terminals and, if there are any, timeouts and next_observations; also read
+    are episode_terminals (d3rlpy's layout) and masks (OGBench's). The file's attributes env_id, ref_min_score and
+    ref_max_score are heeded. The file is closed once its rows are in the storage.
 
     Args:
         path: a file, or the name of a D4RL dataset such as hopper-medium-v2, which is downloaded once to
@@ -34,9 +40,12 @@ class D4RL(Source):
         environment: Gymnasium id of the environment it was recorded in, if the file does not say.
         max_episode_steps: steps after which episodes were cut, for files without timeouts.
         qlearning_rows: keep exactly the rows of D4RL's qlearning_dataset, for weights published on those rows.
+        names: what the file calls its columns, where it is not D4RL's name: keys out of observations, actions, rewards,
+            terminals, timeouts, next_observations, episode_terminals, masks; data/obs is a column inside a group.
         action_low: lowest action that may be taken, one number or one for each column, where the environment does not
             say it or is not at hand.
         action_high: highest action likewise.
+        allow_external: follow links to other files, and read columns that are stored in other files.
     """
 
     def __init__(
@@ -45,41 +54,25 @@ class D4RL(Source):
         environment: str | None = None,
         max_episode_steps: int | None = None,
         qlearning_rows: bool = False,
+        names: dict[str, str] | None = None,
         action_low: Bound | None = None,
         action_high: Bound | None = None,
+        allow_external: bool = False,
     ) -> None:
         self.path = path
         self.environment = environment
         self.max_episode_steps = max_episode_steps
         self.qlearning_rows = qlearning_rows
+        self.names = names
+        self.allow_external = allow_external
         self.box = action_box(action_low, action_high, path)
 
     def prepare(self) -> None:
-        if not Path(self.path).exists() and self._name():
+        if not place(self.path).exists() and self._name():
             download(self.path)
 
     def origin(self) -> Origin:
-        attributes = self._file.attrs
-        name = self._name()
-        by_name = environment_of(name) if name else None
-        environment, options = by_name or (None, {})
-        if "env_id" in attributes:
-            environment, options = environment_named_by_data(attributes["env_id"]), {}
-        if self.environment is not None:
-            environment, options = self.environment, {}
-        scores = family(name) if name else None
-        reference = (scores.low, scores.high) if scores else None
-        if "ref_min_score" in attributes and "ref_max_score" in attributes:
-            reference = (float(attributes["ref_min_score"]), float(attributes["ref_max_score"]))
-        return Origin(
-            dataset=name or Path(self.path).stem,
-            environment=environment,
-            environment_options=options,
-            reference=reference,
-            d4rl=name is not None,
-            action_low=self.box[0],
-            action_high=self.box[1],
-        )
+        return self._origin
 
     def __str__(self) -> str:
         return self.path
@@ -88,54 +81,76 @@ class D4RL(Source):
         return len(self._flat)
 
     def episodes(self) -> Iterator[TensorDict]:
-        try:
-            yield from self._flat.episodes()
-        except OSError as error:
-            raise InputError(f"{self.path}: broken HDF5 file: {error}") from None
+        flat = self._flat
+        with self._columns() as columns:
+            yield from flat.episodes(columns)
+        vars(self).pop("_flat", None)  # the storage has the rows now
+
+    @cached_property
+    def _origin(self) -> Origin:
+        with hdf5.opened(self._file) as opened:
+            attributes = {key: opened.attribute(key) for key in ("env_id", "ref_min_score", "ref_max_score")}
+        name = self._name()
+        by_name = environment_of(name) if name else None
+        environment, options = by_name or (None, {})
+        if attributes["env_id"] is not None:
+            environment, options = environment_named_by_data(attributes["env_id"]), {}
+        if self.environment is not None:
+            environment, options = self.environment, {}
+        scores = family(name) if name else None
+        recorded = reference_named_by_data(attributes["ref_min_score"], attributes["ref_max_score"], self)
+        return Origin(
+            dataset=name or place(self.path).stem,
+            environment=environment,
+            environment_options=options,
+            reference=recorded or ((scores.low, scores.high) if scores else None),
+            d4rl=name is not None,
+            action_low=self.box[0],
+            action_high=self.box[1],
+        )
+
+    @cached_property
+    def _flat(self) -> FlatEpisodes:
+        name, steps = self._name(), self.max_episode_steps
+        with self._columns() as columns:
+            if steps is None and name and "timeouts" not in columns and (known := family(name)):
+                steps = known.steps
+            return FlatEpisodes(columns, self.path, steps, self.qlearning_rows)
+
+    @contextmanager
+    def _columns(self) -> Iterator[dict[str, Any]]:
+        """Our columns in the file, which is open for so long."""
+        with hdf5.opened(self._file, self.allow_external) as opened:
+            columns = {}
+            for ours, theirs in mapping(opened.arrays(), self.names, self.path, opened.described).items():
+                columns[ours] = opened.array(theirs)
+                if ours in REQUIRED[:3]:
+                    hdf5.check_written(columns[ours], theirs, self.path)
+            yield columns
 
     def _name(self) -> str | None:
         """The D4RL name, if ``path`` is one or is a file that was downloaded under D4RL's own file name."""
         names = _addresses()
         if self.path in names:
             return self.path
-        if Path(self.path).resolve().parent != _folder().resolve():
+        file = place(self.path)
+        if file.resolve().parent != _folder().resolve():
             return None
-        file = Path(self.path).name
-        return next((name for name, address in names.items() if address.rsplit("/", 1)[-1] == file), None)
+        return next((name for name, address in names.items() if address.rsplit("/", 1)[-1] == file.name), None)
 
-    @cached_property
-    def _file(self) -> Any:
-        import h5py
-
-        name = self._name()
-        path = _file_of(name) if name and not Path(self.path).exists() else Path(self.path)
-        if not path.is_file():
-            known = nearest(self.path, _addresses()) if "/" not in self.path and "." not in self.path else ""
-            raise InputError(f"{self.path}: no such file, nor a D4RL dataset of that name; {known}".rstrip("; "))
-        try:
-            return h5py.File(path, "r")
-        except OSError as error:
-            reason = "truncated" if "truncated" in str(error) else "not an HDF5 file, or broken"
-            raise InputError(f"{path}: {reason}; a flat HDF5 file in D4RL's layout is needed") from None
-
-    @cached_property
-    def _flat(self) -> FlatEpisodes:
-        import h5py
-
-        columns = {}
-        for key in (*REQUIRED, *OPTIONAL):
-            if key in self._file:
-                if not isinstance(self._file[key], h5py.Dataset):
-                    raise InputError(f"{self.path}: {key!r} is a group; an array is needed")
-                columns[key] = self._file[key]
-        steps = self.max_episode_steps
-        name = self._name()
-        if steps is None and name and (known := family(name)):
-            steps = known.steps
-        try:
-            return FlatEpisodes(columns, self.path, steps, self.qlearning_rows)
-        except OSError as error:
-            raise InputError(f"{self.path}: broken HDF5 file: {error}") from None
+    @property
+    def _file(self) -> Path:
+        path = place(self.path)
+        if path.exists():
+            return path
+        if name := self._name():
+            path = _file_of(name)
+        if not path.exists() and "/" not in self.path and "." not in self.path:
+            known = nearest(self.path, _addresses())
+            raise InputError(
+                f"{self.path}: no such file (looked for at {path.absolute()}), nor a D4RL dataset of that name; {known}"
+            )
+        return existing(path)
 
 
 def _addresses() -> dict[str, str]:
@@ -168,18 +183,18 @@ def download(name: str) -> Path:
     if target.is_file():
         return target
     address = _addresses()[name]
-    beside = target.with_name(f"{target.name}.{os.getpid()}.part")
+    new = beside(target)
     note(f"downloading {address} to {target}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(address, timeout=30) as answer, open(beside, "wb") as file:
+        with urllib.request.urlopen(address, timeout=30) as answer, open(new, "wb") as file:
             shutil.copyfileobj(answer, file, 1 << 20)
             expected = answer.headers.get("Content-Length")
-        if expected is not None and beside.stat().st_size != int(expected):
-            raise OSError(f"{beside.stat().st_size:,} of {int(expected):,} bytes came")
-        os.replace(beside, target)
+        if expected is not None and new.stat().st_size != int(expected):
+            raise OSError(f"{new.stat().st_size:,} of {int(expected):,} bytes came")
+        os.replace(new, target)
     except (OSError, http.client.HTTPException) as error:
-        beside.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         reason = getattr(error, "reason", error)
         raise InputError(
             f"{name}: cannot download it ({reason}); fetch {address} yourself and put it at {target}"

@@ -8,20 +8,27 @@ from typing import Any
 import numpy as np
 from tensordict import TensorDict
 
-from oper_lightning.data.transitions import transitions_from
+from oper_lightning.data.sources.columns import FLAGS, OPTIONAL, REQUIRED
+from oper_lightning.data.transitions import transitions_from, wrong_flag
 from oper_lightning.errors import InputError, note
+from oper_lightning.files import fits_memory
 
-REQUIRED = ("observations", "actions", "rewards", "terminals")
-OPTIONAL = ("timeouts", "next_observations")
 ROWS_AT_A_TIME = 1 << 14
+FLAG_BYTES = 32  # per row, while episode ends are worked out
+COPIES = 6  # of a part of the rows, while it is turned into transitions
+
+Columns = Mapping[str, Any]
+"""D4RL's columns by name: numpy arrays or h5py datasets"""
 
 
 class FlatEpisodes:
-    """Reads D4RL's columns (numpy arrays or HDF5 datasets) as episodes.
+    """Where the episodes are in D4RL's columns; keeps flags and row numbers, not the columns.
 
-    An episode ends at a terminal, at a timeout, and with the last row. Without a ``timeouts`` column it also ends
-    after ``max_episode_steps``, and where the next observation is not the one of the following row. A row without a
-    next observation of its own (no such column, and the episode ends there by timeout) is left out.
+    An episode ends at a terminal, at a timeout, and with the last row. Where timeouts are missing or never set it also
+    ends after ``max_episode_steps``, and where the next observation is not the one of the following row. With
+    ``episode_terminals`` (d3rlpy) only a terminal at such an end counts; with ``masks`` (OGBench) ``terminals`` are
+    ends of trajectories and a mask of 0 is a termination. A row without a next observation of its own (no such column,
+    and the episode ends there by timeout) is left out.
 
     Args:
         columns: the required columns and any of the optional ones.
@@ -30,25 +37,25 @@ class FlatEpisodes:
         qlearning_rows: keep exactly the rows of D4RL's ``qlearning_dataset``: no timeout step, not the last row.
 
     Raises:
-        InputError: if a column is missing, has the wrong rank, length or type, or there are no rows.
+        InputError: if a column is missing, has the wrong rank, length or type, a flag is neither 0 nor 1, there are no
+            rows, or they need more memory than is free.
     """
 
     def __init__(
-        self,
-        columns: Mapping[str, Any],
-        origin: str,
-        max_episode_steps: int | None = None,
-        qlearning_rows: bool = False,
+        self, columns: Columns, origin: str, max_episode_steps: int | None = None, qlearning_rows: bool = False
     ) -> None:
-        self.columns = columns
         self.origin = origin
-        self._check()
+        count = self._check(columns)
+        fits_memory(count * FLAG_BYTES, origin, f"flags of its {count:,} rows")
         self.own_next = "next_observations" in columns and not qlearning_rows
-        terminated = self._flag("terminals")
-        if qlearning_rows and "timeouts" not in columns and max_episode_steps is not None:
-            timeout = cut_as_d4rl(terminated, max_episode_steps)
+        if qlearning_rows:
+            terminated = self._flag(columns, "terminals")
+            if "timeouts" not in columns and max_episode_steps is not None:
+                timeout = cut_as_d4rl(terminated, max_episode_steps)
+            else:
+                timeout = self._timeouts(columns, terminated, max_episode_steps, as_d4rl=True)
         else:
-            timeout = self._timeouts(terminated, max_episode_steps)
+            terminated, timeout = self._ends(columns, max_episode_steps)
         keep = np.ones(len(terminated), dtype=bool)
         if not self.own_next:
             # The next observation of a row is the following row's, which after an end belongs to another episode.
@@ -69,113 +76,166 @@ class FlatEpisodes:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def episodes(self) -> Iterator[TensorDict]:
-        """Whole episodes, many at a time."""
+    def episodes(self, columns: Columns) -> Iterator[TensorDict]:
+        """Whole episodes, many at a time, out of the columns that were given before."""
         ends = np.nonzero(self.terminated | self.truncated)[0] + 1
         start = 0
         while start < len(self.rows):
             stop = int(ends[np.searchsorted(ends, min(start + ROWS_AT_A_TIME, len(self.rows)))])
-            yield self._read(start, stop)
+            yield self._read(columns, start, stop)
             start = stop
 
-    def _read(self, start: int, stop: int) -> TensorDict:
+    def _read(self, columns: Columns, start: int, stop: int) -> TensorDict:
         rows = self.rows[start:stop]
         span = slice(int(rows[0]), int(rows[-1]) + 1)
+        width = sum(_row_bytes(columns[name]) for name in ("observations", "actions"))
+        fits_memory(COPIES * width * (span.stop - span.start), self.origin, f"rows {span.start:,} to {span.stop:,}")
         inside = slice(None) if len(rows) == span.stop - span.start else rows - span.start
-        observation = self._floats("observations", span)
+        observation = self._floats(columns, "observations", span)
         terminated = self.terminated[start:stop]
         if self.own_next:
-            following = self._floats("next_observations", span)[inside]
+            following = self._floats(columns, "next_observations", span)[inside]
         else:
-            beyond = self.columns["observations"][span.stop : span.stop + 1]
+            beyond = columns["observations"][span.stop : span.stop + 1]
             shifted = np.concatenate([observation[1:], beyond if len(beyond) else observation[-1:]])[inside]
             # What follows a terminal is the next episode; nobody looks at it, but nobody should see it either.
             mask = terminated.reshape(-1, *[1] * (observation.ndim - 1))
             following = np.where(mask, observation[inside], shifted)
         return transitions_from(
             observation[inside],
-            self._floats("actions", span)[inside],
-            self._floats("rewards", span).reshape(-1)[inside],
+            self._floats(columns, "actions", span)[inside],
+            self._floats(columns, "rewards", span).reshape(-1)[inside],
             following,
             terminated,
             self.truncated[start:stop],
         )
 
-    def _floats(self, name: str, span: slice) -> np.ndarray:
+    def _floats(self, columns: Columns, name: str, span: slice) -> np.ndarray:
         """Rows of a column, all finite."""
-        values = np.asarray(self.columns[name][span])
+        values = np.asarray(columns[name][span])
         if not np.isfinite(values).all():
             row, *place = np.argwhere(~np.isfinite(values))[0]
             column = f", column {', '.join(map(str, place))}" if place else ""
             raise InputError(
                 f"{self.origin}: {name!r} is {values[(row, *place)]} at row {span.start + row:,}{column}, the first of "
-                f"{self._broken(name):,} such rows; repair or remove their episodes"
+                f"{_broken(columns[name]):,} such rows; repair or remove their episodes"
             )
         return values
 
-    def _broken(self, name: str) -> int:
-        """How many rows of a column hold a value that is not finite."""
-        rows = self.columns[name].shape[0]
-        parts = (
-            np.asarray(self.columns[name][start : start + ROWS_AT_A_TIME]) for start in range(0, rows, ROWS_AT_A_TIME)
-        )
-        return sum(int((~np.isfinite(part)).reshape(len(part), -1).any(1).sum()) for part in parts)
-
-    def _check(self) -> None:
+    def _check(self, columns: Columns) -> int:
+        """Shapes and types; gives the number of rows."""
         for name in REQUIRED:
-            if name not in self.columns:
-                raise InputError(f"{self.origin}: no column {name!r}; it has {', '.join(self.columns) or 'nothing'}")
-        rows = self.columns["observations"].shape[0] if self.columns["observations"].shape else 0
+            if name not in columns:
+                raise InputError(f"{self.origin}: no column {name!r}; it has {', '.join(columns) or 'nothing'}")
+        rows = columns["observations"].shape[0] if columns["observations"].shape else 0
         if rows == 0:
             raise InputError(f"{self.origin}: empty dataset: 'observations' has no rows")
         for name in (*REQUIRED, *OPTIONAL):
-            if name not in self.columns:
+            if name not in columns or (name == "masks" and not _has_masks(columns)):
                 continue
-            column = self.columns[name]
+            column = columns[name]
+            shape = column.shape
             if column.dtype.kind not in "fiub":
-                raise InputError(f"{self.origin}: column {name!r} holds {column.dtype}; numbers are needed")
-            if len(column.shape) == 0 or column.shape[0] != rows:
-                length = column.shape[0] if column.shape else 1
+                raise InputError(f"{self.origin}: column {name!r} holds {column.dtype}; real numbers are needed")
+            if len(shape) == 0 or shape[0] != rows:
+                length = shape[0] if shape else 1
                 raise InputError(f"{self.origin}: {name!r} has {length:,} rows but 'observations' has {rows:,}")
-            flat = name in ("rewards", "terminals", "timeouts")
-            if flat and column.shape not in ((rows,), (rows, 1)):
-                raise InputError(f"{self.origin}: {name!r} has shape {column.shape}; one number per row is needed")
-            if not flat and len(column.shape) < 2:
-                raise InputError(f"{self.origin}: {name!r} has shape {column.shape}; [rows, size] is needed")
-        if "next_observations" in self.columns:
-            shape, needed = self.columns["next_observations"].shape, self.columns["observations"].shape
+            flat = name in ("rewards", *FLAGS)
+            if flat and shape not in ((rows,), (rows, 1)):
+                raise InputError(f"{self.origin}: {name!r} has shape {shape}; one number per row is needed")
+            if name == "actions" and len(shape) == 1 and column.dtype.kind in "iub":
+                raise InputError(
+                    f"{self.origin}: 'actions' are discrete ({column.dtype}); only continuous ones work yet"
+                )
+            if not flat and (len(shape) < 2 or 0 in shape):
+                raise InputError(f"{self.origin}: {name!r} has shape {shape}; [rows, size] is needed")
+        if "next_observations" in columns:
+            shape, needed = columns["next_observations"].shape, columns["observations"].shape
             if shape != needed:
                 raise InputError(f"{self.origin}: 'next_observations' has shape {shape} but 'observations' {needed}")
+        return int(rows)
 
-    def _flag(self, name: str) -> np.ndarray:
-        return self._floats(name, slice(0, None)).reshape(-1).astype(bool)
+    def _flag(self, columns: Columns, name: str) -> np.ndarray:
+        """A column of flags as bool ``[N]``."""
+        values = self._floats(columns, name, slice(0, None)).reshape(-1)
+        if (row := wrong_flag(values)) is not None:
+            raise InputError(f"{self.origin}: {name!r} is {values[row]} at row {row:,}; a flag is 0 or 1")
+        return values.astype(bool)
 
-    def _timeouts(self, terminated: np.ndarray, max_episode_steps: int | None) -> np.ndarray:
+    def _ends(self, columns: Columns, max_episode_steps: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows after which an episode ended by termination, and rows after which it was cut."""
+        terminals = self._flag(columns, "terminals")
+        if _has_masks(columns):
+            terminated = ~self._flag(columns, "masks")
+            cut = terminals | self._flag(columns, "timeouts") if "timeouts" in columns else terminals
+        elif "episode_terminals" in columns:
+            cut = self._flag(columns, "episode_terminals")
+            terminated = terminals & cut
+            if stray := int((terminals & ~cut).sum()):
+                note(f"{self.origin}: {stray:,} terminals lie where no episode ends (episode_terminals); left out")
+        else:
+            return terminals, self._timeouts(columns, terminals, max_episode_steps)
+        if not (terminated | cut).any():
+            self._endless(len(cut))
+        return terminated, cut & ~terminated
+
+    def _timeouts(
+        self, columns: Columns, terminated: np.ndarray, max_episode_steps: int | None, as_d4rl: bool = False
+    ) -> np.ndarray:
         """Rows whose episode was cut after them."""
-        if "timeouts" in self.columns:
-            return self._flag("timeouts")
+        if "timeouts" in columns:
+            flagged = self._flag(columns, "timeouts")
+            if as_d4rl or flagged.any():
+                return flagged
         cut = np.zeros(len(terminated), dtype=bool)
         if self.own_next:
-            cut[:-1] = self._jumps() & ~terminated[:-1]
+            cut[:-1] = _jumps(columns) & ~terminated[:-1]
         if max_episode_steps is not None:
             row = np.arange(len(terminated))
             fresh = np.append(True, (terminated | cut)[:-1])
             step = row - np.maximum.accumulate(np.where(fresh, row, 0))
             cut |= step % max_episode_steps == max_episode_steps - 1
-        if not cut.any() and not terminated.any():
-            note(f"{self.origin}: no 'timeouts' and no terminal: all {len(cut):,} rows count as one episode")
+        if not (cut | terminated).any():
+            self._endless(len(cut))
+        elif "timeouts" in columns and cut.any():
+            note(
+                f"{self.origin}: 'timeouts' is never set; {int(cut.sum()):,} episodes are cut by max_episode_steps or "
+                f"where the next row begins elsewhere"
+            )
         return cut
 
-    def _jumps(self) -> np.ndarray:
-        """Whether each row but the last is followed by another observation than its next observation."""
-        rows = self.columns["observations"].shape[0]
-        jumps = np.zeros(rows - 1, dtype=bool)
-        for start in range(0, rows - 1, ROWS_AT_A_TIME):
-            stop = min(start + ROWS_AT_A_TIME, rows - 1)
-            following = np.asarray(self.columns["next_observations"][start:stop], dtype=np.float64)
-            observed = np.asarray(self.columns["observations"][start + 1 : stop + 1], dtype=np.float64)
-            jumps[start:stop] = np.linalg.norm((following - observed).reshape(stop - start, -1), axis=1) > 1e-6
-        return jumps
+    def _endless(self, rows: int) -> None:
+        note(
+            f"{self.origin}: no flag marks the end of an episode: all {rows:,} rows count as one episode; "
+            f"say with max_episode_steps where episodes were cut"
+        )
+
+
+def _has_masks(columns: Columns) -> bool:
+    """Whether there are masks that say which rows are terminal; others have another meaning."""
+    return "masks" in columns and columns["masks"].size == columns["observations"].shape[0]
+
+
+def _jumps(columns: Columns) -> np.ndarray:
+    """Whether each row but the last is followed by another observation than its next observation."""
+    rows = columns["observations"].shape[0]
+    jumps = np.zeros(rows - 1, dtype=bool)
+    for start in range(0, rows - 1, ROWS_AT_A_TIME):
+        stop = min(start + ROWS_AT_A_TIME, rows - 1)
+        following = np.asarray(columns["next_observations"][start:stop], dtype=np.float64)
+        observed = np.asarray(columns["observations"][start + 1 : stop + 1], dtype=np.float64)
+        jumps[start:stop] = np.linalg.norm((following - observed).reshape(stop - start, -1), axis=1) > 1e-6
+    return jumps
+
+
+def _broken(column: Any) -> int:
+    """How many rows of a column hold a value that is not finite."""
+    parts = (np.asarray(column[start : start + ROWS_AT_A_TIME]) for start in range(0, column.shape[0], ROWS_AT_A_TIME))
+    return sum(int((~np.isfinite(part)).reshape(len(part), -1).any(1).sum()) for part in parts)
+
+
+def _row_bytes(column: Any) -> int:
+    return int(np.prod(column.shape[1:], dtype=np.int64)) * max(column.dtype.itemsize, 4)
 
 
 def cut_as_d4rl(terminated: np.ndarray, max_episode_steps: int) -> np.ndarray:

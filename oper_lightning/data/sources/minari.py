@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,26 +13,38 @@ from typing import Any
 import numpy as np
 from tensordict import TensorDict
 
-from oper_lightning.data.sources.source import Origin, Source, environment_named_by_data
-from oper_lightning.data.transitions import transitions_from
-from oper_lightning.envs.rollouts import join_entries
-from oper_lightning.errors import InputError, first_line, note
+from oper_lightning.data.sources.minari_files import FORMATS, Episodes, open_episodes
+from oper_lightning.data.sources.recorded import environment_of_spec, reference_named_by_data
+from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.transitions import transitions_from, wrong_flag
+from oper_lightning.envs.observations import entries, joined
+from oper_lightning.errors import InputError, first_line, note, reading
+from oper_lightning.files import place, read_json
 
 
 class Minari(Source):
-    """A Minari dataset.
+    """A Minari dataset. Its files are closed once its transitions are in the storage.
 
     Args:
         id: the dataset's id, such as mujoco/hopper/medium-v0, or a folder that holds one.
         download: fetch it if it is not in the local store ($MINARI_DATASETS_PATH, default ~/.minari/datasets).
-        observation_keys: for Dict observations, the entries to join into one vector, in this order; a/b names entry b
-            of entry a.
+        observation_keys: for Dict and Tuple observations, the entries to join into one vector, in this order; a/b names
+            entry b of entry a, and the entries of a Tuple are called 0, 1, …; Discrete entries become one-hot columns.
+        skip_broken: leave out episodes that cannot be read, with a note, instead of refusing the dataset; every episode
+            is then read twice.
     """
 
-    def __init__(self, id: str, download: bool = False, observation_keys: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        id: str,
+        download: bool = False,
+        observation_keys: list[str] | None = None,
+        skip_broken: bool = False,
+    ) -> None:
         self.id = id
         self.download = download
         self.observation_keys = tuple(observation_keys or ())
+        self.skip_broken = skip_broken
 
     def prepare(self) -> None:
         if self.download and not self._folder.is_dir():
@@ -40,134 +53,185 @@ class Minari(Source):
             try:
                 hosting.download_dataset(self.id)
             except Exception as error:  # whatever the remote's client raises
-                place = self._folder.parent
+                folder = self._folder.parent
                 raise InputError(
-                    f"{self.id}: cannot download it ({first_line(error)}); put the dataset's folder at {place}"
+                    f"{self.id}: cannot download it ({first_line(error)}); put the dataset's folder at {folder}"
                 ) from None
 
     def origin(self) -> Origin:
-        environment, options = self._environment()
-        low, high = self._metadata.get("ref_min_score"), self._metadata.get("ref_max_score")
-        reference = (float(low), float(high)) if low is not None and high is not None else None
-        space = self._dataset.action_space
-        return Origin(
-            dataset=str(self._metadata.get("dataset_id", self.id)),
-            environment=environment,
-            environment_options=options,
-            observation_keys=self.observation_keys,
-            action_low=getattr(space, "low", None),
-            action_high=getattr(space, "high", None),
-            reference=reference,
-        )
+        return self._origin
+
+    def __str__(self) -> str:
+        return self.id
 
     def __len__(self) -> int:
-        return int(self._dataset.total_steps)
+        return sum(self._steps.values())
 
     def episodes(self) -> Iterator[TensorDict]:
         unfinished = 0
-        for episode in self._raw_episodes():
-            where = f"{self.id}: episode {episode.id}"
-            observations = self._observations(episode.observations, where)
-            steps = len(episode.rewards)
-            columns = {
-                "actions": np.asarray(episode.actions),
-                "rewards": np.asarray(episode.rewards).reshape(-1),
-                "terminations": np.asarray(episode.terminations),
-                "truncations": np.array(episode.truncations),
-            }
-            if steps == 0 or len(observations) != steps + 1:
-                raise InputError(f"{where}: {len(observations):,} observations for {steps:,} rewards; one more needed")
-            for name, column in columns.items():
-                if column.dtype.kind not in "fiub" or len(column) != steps:
-                    raise InputError(f"{where}: {name!r}: {len(column):,} {column.dtype}, but {steps:,} rewards")
-            if not (columns["terminations"][-1] or columns["truncations"][-1]):
-                unfinished += 1
-                columns["truncations"][-1] = True
-            yield transitions_from(
-                observations[:-1],
-                columns["actions"],
-                columns["rewards"],
-                observations[1:],
-                columns["terminations"],
-                columns["truncations"],
-            )
+        with open_episodes(self._folder, self._metadata["data_format"]) as stored:
+            for number in self._steps:
+                episode, finished = self._episode(stored, number)
+                unfinished += not finished
+                yield episode
+        vars(self).pop("_steps", None)  # the storage has them now
         if unfinished:
             note(f"{self.id}: {unfinished:,} unfinished episodes count as truncated")
 
-    def _raw_episodes(self) -> Iterator[Any]:
-        try:
-            yield from self._dataset.iterate_episodes()
-        except (OSError, KeyError, ValueError) as error:
-            raise InputError(f"{self.id}: broken data file in {self._folder}: {error}") from None
+    def _episode(self, stored: Episodes, number: int) -> tuple[TensorDict, bool]:
+        """The transitions of an episode, and whether it was recorded to its end."""
+        where = stored.where(number)
+        with reading(where, "an episode"):
+            parts = [
+                (stored.column(number, "observations", path, space), space, "/".join(path))
+                for path, space in self._entries
+            ]
+            for values, space, name in parts:
+                _fits(values, space, len(values), f"{where}: observations {name}".rstrip())
+            observations = joined(parts, where)
+            actions = stored.column(number, "actions", (), self._spaces[1])
+            rewards = stored.column(number, "rewards", (), None).reshape(-1)
+            steps = len(rewards)
+            if steps == 0 or len(observations) != steps + 1:
+                raise InputError(f"{where}: {len(observations):,} observations for {steps:,} rewards; one more needed")
+            _fits(actions, self._spaces[1], steps, f"{where}: actions")
+            flags = []
+            for name in ("terminations", "truncations"):
+                flags.append(np.array(stored.column(number, name, (), None)).reshape(-1))
+                if flags[-1].dtype.kind not in "fiub" or len(flags[-1]) != steps:
+                    raise InputError(f"{where}: {name!r}: {len(flags[-1]):,} {flags[-1].dtype}, but {steps:,} rewards")
+                if (row := wrong_flag(flags[-1])) is not None:
+                    raise InputError(f"{where}: {name!r} is {flags[-1][row]} at step {row:,}; a flag is 0 or 1")
+            for name, column in (("observations", observations), ("actions", actions), ("rewards", rewards)):
+                if column.dtype.kind not in "fiub":
+                    raise InputError(f"{where}: {name!r} holds {column.dtype}; real numbers are needed")
+                if not (finite := np.isfinite(column).reshape(len(column), -1).all(1)).all():
+                    raise InputError(
+                        f"{where}: {name!r} is not finite at step {int(np.argmin(finite)):,}; repair or remove that "
+                        f"episode, or set the source's skip_broken"
+                    )
+            finished = bool(flags[0][-1] or flags[1][-1])
+            flags[1][-1] |= not finished
+            return transitions_from(observations[:-1], actions, rewards, observations[1:], *flags), finished
 
-    def _observations(self, observations: Any, where: str) -> np.ndarray:
-        if not isinstance(observations, dict):
-            return np.asarray(observations)
-        if not self.observation_keys:
+    @cached_property
+    def _steps(self) -> dict[int, int]:
+        """Steps of each episode that is to be read, by its number.
+
+        Raises:
+            InputError: if they are not what the metadata announce.
+        """
+        file = self._folder / "metadata.json"
+        with open_episodes(self._folder, self._metadata["data_format"]) as stored:
+            present = stored.numbers()
+            announced = self._metadata.get("total_episodes", len(present))
+            found, broken = {}, {}
+            for number in sorted({*present, *range(min(announced, len(present) + 1))}):
+                try:
+                    with reading(stored.where(number), "an episode"):
+                        found[number] = (
+                            len(self._episode(stored, number)[0]) if self.skip_broken else (stored.steps(number))
+                        )
+                except InputError as error:
+                    if not self.skip_broken:
+                        raise
+                    broken[number] = error
+        if broken:
+            numbers = ", ".join(map(str, list(broken)[:20])) + (", …" if len(broken) > 20 else "")
+            first = next(iter(broken.values()))
+            note(f"{self.id}: {len(broken):,} of {len(broken) + len(found):,} episodes left out ({numbers}): {first}")
+        elif announced != len(found):
+            raise InputError(f"{file}: total_episodes is {announced:,}, but the data hold {len(found):,} episodes")
+        steps = sum(found.values())
+        if steps == 0:
+            raise InputError(f"{self.id}: empty dataset: no transitions in {self._folder}")
+        if not broken and self._metadata.get("total_steps", steps) != steps:
             raise InputError(
-                f"{self.id}: Dict observations; name the entries and their order in observation_keys, "
-                f"of: {', '.join(_leaves(observations))}"
+                f"{file}: total_steps is {self._metadata['total_steps']:,}, but the episodes have {steps:,} steps"
             )
-        return join_entries(observations, self.observation_keys, where)
+        return found
 
     @property
     def _folder(self) -> Path:
         """Folder of the data files."""
-        for folder in (Path(self.id) / "data", Path(self.id)):
+        for folder in (place(self.id) / "data", place(self.id)):
             if (folder / "metadata.json").is_file():
                 return folder
-        root = Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).expanduser()
+        root = place(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets"))
         return root / self.id / "data"
 
     @cached_property
     def _metadata(self) -> dict[str, Any]:
+        """The dataset's metadata; what is used of it has the right type."""
         file = self._folder / "metadata.json"
         if not file.is_file():
             raise InputError(
                 f"{self.id}: no Minari dataset at {self._folder}; "
                 f"give the id of a local one, a folder, or download=true"
             )
-        try:
-            metadata: dict[str, Any] = json.loads(file.read_text())
-        except ValueError as error:
-            raise InputError(f"{file}: broken metadata: {error}") from None
+        metadata = read_json(file)
+        if not isinstance(metadata, dict):
+            raise InputError(f"{file}: {type(metadata).__name__} where the fields of a dataset are expected")
+        # Minari would make the environment from an entry point named in this file, and so run it.
         for key in ("observation_space", "action_space", "data_format"):
-            # Minari would make the environment from an entry point named in this file, and so run it.
-            if key not in metadata:
+            if metadata.get(key) is None:
                 raise InputError(f"{file}: no field {key!r}; load and save the dataset with a current Minari")
+        if metadata["data_format"] not in FORMATS:
+            raise InputError(f"{file}: data_format is {metadata['data_format']!r}; known: {', '.join(FORMATS)}")
+        for key in ("total_episodes", "total_steps"):
+            value = metadata.get(key)
+            if value is None:
+                metadata.pop(key, None)
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise InputError(f"{file}: {key} is {str(value)[:60]!r}; a number of {key[6:]} is needed")
         return metadata
 
     @cached_property
-    def _dataset(self) -> Any:
-        import minari
+    def _spaces(self) -> tuple[Any, Any]:
+        """Spaces of observations and actions."""
+        from minari.serialization import deserialize_space
 
-        assert self._metadata
-        try:
-            dataset = minari.MinariDataset(self._folder)
-        except (ValueError, OSError, KeyError, AssertionError) as error:
-            raise InputError(f"{self.id}: {first_line(error)}") from None
-        if getattr(dataset.action_space, "low", None) is None:
-            raise InputError(f"{self.id}: action space {dataset.action_space}; only continuous (Box) actions work yet")
-        if dataset.total_steps == 0:
-            raise InputError(f"{self.id}: empty dataset: no transitions")
-        return dataset
+        file, spaces = self._folder / "metadata.json", []
+        for key in ("observation_space", "action_space"):
+            with reading(f"{file}: field {key!r}", "a space"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                spaces.append(deserialize_space(self._metadata[key]))
+        if getattr(spaces[1], "low", None) is None:
+            raise InputError(f"{file}: action space {spaces[1]}; only continuous (Box) actions work yet")
+        return spaces[0], spaces[1]
 
-    def _environment(self) -> tuple[str | None, dict[str, Any]]:
-        """Id and options of the environment to evaluate in: of the file's spec only what Gymnasium knows itself."""
-        text = self._metadata.get("eval_env_spec") or self._metadata.get("env_spec")
-        if not text:
-            return None, {}
-        spec = json.loads(text)
-        options = dict(spec.get("kwargs") or {})
-        if spec.get("max_episode_steps") is not None:
-            options["max_episode_steps"] = spec["max_episode_steps"]
-        if spec.get("additional_wrappers"):
-            note(f"{self.id}: recorded in an environment with further wrappers; evaluation goes without them")
-        return environment_named_by_data(spec["id"]), options
+    @cached_property
+    def _entries(self) -> list[Any]:
+        return entries(self._spaces[0], self.observation_keys, self.id)
+
+    @cached_property
+    def _origin(self) -> Origin:
+        metadata, file = self._metadata, self._folder / "metadata.json"
+        environment: str | None = None
+        options: dict[str, Any] = {}
+        if text := metadata.get("eval_env_spec") or metadata.get("env_spec"):
+            try:
+                spec = json.loads(text)
+            except (TypeError, ValueError, RecursionError):
+                spec = text
+            environment, options = environment_of_spec(spec, file)
+        dataset = metadata.get("dataset_id") or self.id
+        return Origin(
+            dataset=" ".join(str(dataset).split())[:200],
+            environment=environment,
+            environment_options=options,
+            observation_keys=self.observation_keys,
+            action_low=self._spaces[1].low,
+            action_high=self._spaces[1].high,
+            reference=reference_named_by_data(metadata.get("ref_min_score"), metadata.get("ref_max_score"), file),
+        )
 
 
-def _leaves(entries: dict[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key, value in entries.items():
-        names += _leaves(value, f"{prefix}{key}/") if isinstance(value, dict) else [prefix + key]
-    return names
+def _fits(values: np.ndarray, space: Any, steps: int, where: str) -> None:
+    """Compares a column with its declared space.
+
+    Raises:
+        InputError: if its shape is another.
+    """
+    if values.shape != (steps, *space.shape):
+        raise InputError(f"{where} have shape {values.shape}, but the space of the dataset is {space}")

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tensordict import TensorDict
 
-from oper_lightning.data.sources.flat import OPTIONAL, REQUIRED, FlatEpisodes
+from oper_lightning.data.sources.columns import mapping
+from oper_lightning.data.sources.flat import FlatEpisodes
 from oper_lightning.data.sources.source import Bound, Origin, Source, action_box
-from oper_lightning.errors import InputError, nearest
-
-NEORL2 = {
-    "observations": "obs",
-    "actions": "action",
-    "rewards": "reward",
-    "terminals": "done",
-    "timeouts": "truncated",
-    "next_observations": "next_obs",
-}
+from oper_lightning.errors import InputError
+from oper_lightning.files import existing, fits_memory, place
 
 
 class Npz(Source):
@@ -31,7 +26,7 @@ class Npz(Source):
     Args:
         path: the file.
         names: what the file calls its arrays, where it is neither D4RL's name nor NeoRL-2's: keys out of observations,
-            actions, rewards, terminals, timeouts, next_observations.
+            actions, rewards, terminals, timeouts, next_observations, episode_terminals, masks.
         environment: Gymnasium id of the environment it was recorded in, if there is one.
         max_episode_steps: steps after which episodes were cut, for files without timeouts.
         reference: returns that score 0 and 100.
@@ -59,7 +54,7 @@ class Npz(Source):
 
     def origin(self) -> Origin:
         return Origin(
-            dataset=Path(self.path).stem,
+            dataset=place(self.path).stem,
             environment=self.environment,
             action_low=self.box[0],
             action_high=self.box[1],
@@ -70,58 +65,76 @@ class Npz(Source):
         return self.path
 
     def __len__(self) -> int:
-        return len(self._flat)
+        return len(self._read[1])
 
     def episodes(self) -> Iterator[TensorDict]:
-        yield from self._flat.episodes()
-        del self._flat  # the storage has them now
+        columns, flat = self._read
+        yield from flat.episodes(columns)
+        vars(self).pop("_read", None)  # the storage has them now
 
     @cached_property
-    def _flat(self) -> FlatEpisodes:
-        if not Path(self.path).is_file():
-            raise InputError(f"{self.path}: no such file")
-        columns = {}
+    def _read(self) -> tuple[dict[str, np.ndarray], FlatEpisodes]:
+        """Our columns, and where their episodes are."""
+        file = existing(self.path)
         try:
-            archive = np.load(self.path, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{self.path}: a single array; a .npz archive of named arrays is needed")
-            with archive:
-                for ours, theirs in self._mapping(list(archive)).items():
-                    columns[ours] = _array(archive, theirs, self.path)
-        except InputError:
-            raise
-        except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError):
-            hdf5 = Path(self.path).read_bytes()[:4] == b"\x89HDF"
+            columns = self._columns(file)
+        except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError) as error:
+            if isinstance(error, InputError):
+                raise
+            with open(file, "rb") as opened:
+                hdf5 = opened.read(4) == b"\x89HDF"
             raise InputError(
                 f"{self.path}: an HDF5 file; read it with the source D4RL"
                 if hdf5
                 else f"{self.path}: not a whole .npz archive of plain arrays of numbers"
-            ) from None
-        return FlatEpisodes(columns, self.path, self.max_episode_steps)
+            ) from error
+        return columns, FlatEpisodes(columns, self.path, self.max_episode_steps)
 
-    def _mapping(self, present: list[str]) -> dict[str, str]:
-        """For each of our names that the file has, the file's name."""
-        for ours, theirs in (self.names or {}).items():
-            if ours not in (*REQUIRED, *OPTIONAL):
-                raise InputError(f"{self.path}: names has {ours!r}; {nearest(ours, (*REQUIRED, *OPTIONAL))}")
-            if theirs not in present:
-                raise InputError(f"{self.path}: no array {theirs!r} (for {ours}); {nearest(theirs, present)}")
-        names = NEORL2 if "obs" in present else {name: name for name in (*REQUIRED, *OPTIONAL)}
-        names = {**names, **(self.names or {})}
-        for ours in REQUIRED:
-            if names[ours] not in present:
-                raise InputError(
-                    f"{self.path}: no array {names[ours]!r}; it has {', '.join(present)}; "
-                    f"say with the source's names which is which"
-                )
-        return {ours: theirs for ours, theirs in names.items() if theirs in present}
+    def _columns(self, file: Path) -> dict[str, np.ndarray]:
+        with zipfile.ZipFile(file) as archive:
+            announced = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+            def described(name: str) -> str:
+                shown = name if name.isprintable() else repr(name)
+                try:
+                    return f"{shown} {list(_announced(archive, announced[name], self.path).shape)}"
+                except Exception:  # no array that can be read, which is not what the message is about
+                    return shown
+
+            found = mapping(list(announced), self.names, self.path, described)
+            heads = {theirs: _announced(archive, announced[theirs], self.path) for theirs in found.values()}
+        fits_memory(sum(head.size for head in heads.values()), self.path, "its arrays")
+        with np.load(file, allow_pickle=False) as arrays:
+            return {ours: arrays[theirs] for ours, theirs in found.items()}
 
 
-def _array(archive: np.lib.npyio.NpzFile, name: str, path: str) -> np.ndarray:
-    try:
-        array: np.ndarray = archive[name]
-    except ValueError as error:
-        if "pickle" in str(error).lower():
-            raise InputError(f"{path}: array {name!r} holds Python objects; save it as an array of numbers") from None
-        raise
-    return array
+class Announced(NamedTuple):
+    """What the head of an array says."""
+
+    shape: tuple[int, ...]
+    size: int
+    """in bytes"""
+
+
+def _announced(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> Announced:
+    """Reads the head of an array in a .npz archive, and compares it with the archive's directory.
+
+    Raises:
+        InputError: if it is encrypted, holds Python objects, or announces another size than the directory.
+    """
+    name = info.filename.removesuffix(".npy")
+    if info.flag_bits & 1:
+        raise InputError(f"{path}: array {name!r} is encrypted; unpack the archive and save its arrays anew")
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        start = file.tell()
+    if dtype.hasobject:
+        raise InputError(f"{path}: array {name!r} holds Python objects; save it as an array of numbers")
+    size = math.prod(shape) * dtype.itemsize
+    if start + size != info.file_size:
+        raise InputError(
+            f"{path}: array {name!r} announces {size:,} bytes, but the archive holds {info.file_size - start:,} for it"
+        )
+    return Announced(shape, size)

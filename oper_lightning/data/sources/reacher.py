@@ -12,6 +12,7 @@ import numpy as np
 from oper_lightning.data.sources.minari import Minari
 from oper_lightning.envs.reacher import ENVIRONMENT, LEVELS, random_return, record
 from oper_lightning.errors import InputError, note
+from oper_lightning.files import beside
 
 
 class Reacher(Minari):
@@ -43,13 +44,13 @@ def _make(dataset_id: str, count: int, folder: Path) -> None:
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    (beside / "data").mkdir(parents=True)
+    new = beside(folder)
+    (new / "data").mkdir(parents=True)
     episodes = list(record(count))
     best = [episode["rewards"].sum() for episode in episodes if episode["level"] == 0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        storage = MinariStorage.new(beside / "data", env_spec=gymnasium.spec(ENVIRONMENT))
+        storage = MinariStorage.new(new / "data", env_spec=gymnasium.spec(ENVIRONMENT))
         storage.update_metadata(
             {
                 "dataset_id": dataset_id,
@@ -78,8 +79,8 @@ def _make(dataset_id: str, count: int, folder: Path) -> None:
             for episode in episodes
         )
     try:
-        os.rename(beside, folder)
+        os.rename(new, folder)
     except OSError:
-        shutil.rmtree(beside)
+        shutil.rmtree(new)
         if not folder.is_dir():
             raise

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tensordict import TensorDict
 
-from oper_lightning.errors import InputError, note
+from oper_lightning.errors import InputError, reading
 
 
 @dataclass
@@ -59,7 +59,17 @@ def action_box(low: Bound | None, high: Bound | None, origin: str) -> tuple[np.n
 
 
 class Source(ABC):
-    """Recorded transitions. To bring data in a format of your own, write a subclass of this."""
+    """Recorded transitions. To bring data in a format of your own, write a subclass of this.
+
+    Whatever a subclass raises while it reads becomes an ``InputError`` of one line that begins with ``str(source)``;
+    the original exception is its cause.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("prepare", "origin", "__len__", "episodes"):
+            if name in vars(cls):
+                setattr(cls, name, _guarded(vars(cls)[name], name == "episodes"))
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: no open file, nor anything else that is made when first asked for."""
@@ -75,8 +85,8 @@ class Source(ABC):
         """What is known beside the transitions."""
 
     def __str__(self) -> str:
-        """What messages call the data: the file, where there is one."""
-        return self.origin().dataset
+        """What messages call the data: the file, where there is one; else the class."""
+        return type(self).__name__
 
     @abstractmethod
     def __len__(self) -> int:
@@ -86,14 +96,29 @@ class Source(ABC):
     def episodes(self) -> Iterator[TensorDict]:
         """Whole episodes, in order: one or several at a time, as from ``transitions_from``.
 
-        The last transition of every episode is terminated or truncated and keeps its own next observation.
+        The last transition of every episode is terminated or truncated and keeps its own next observation. Files are
+        open only while this is being iterated over.
         """
 
 
-def environment_named_by_data(name: object) -> str | None:
-    """A Gymnasium id found in a file; None, with a note, if it names a module: a file must not choose our imports."""
-    text = name.decode() if isinstance(name, bytes) else str(name)
-    if re.fullmatch(r"[\w./-]+", text):
-        return text
-    note(f"environment {text!r} named by the data is not a plain Gymnasium id; ignored")
-    return None
+def _guarded(method: Callable[..., Any], yields: bool) -> Callable[..., Any]:
+    """The method of a source, with every exception turned into one line that names the source."""
+
+    @functools.wraps(method)
+    def returning(self: Source, *args: Any, **options: Any) -> Any:
+        with reading(self, "recorded transitions"):
+            return method(self, *args, **options)
+
+    @functools.wraps(method)
+    def yielding(self: Source, *args: Any, **options: Any) -> Iterator[Any]:
+        with reading(self, "recorded transitions"):
+            episodes = iter(method(self, *args, **options))
+        while True:
+            with reading(self, "recorded transitions"):
+                try:
+                    part = next(episodes)
+                except StopIteration:
+                    return
+            yield part
+
+    return yielding if yields else returning

@@ -1,0 +1,101 @@
+"""Writes docs/reference.md from the docstrings: python docs/make_reference.py"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from oper_lightning.cli.help import TRAINER
+from oper_lightning.cli.outline import PACKAGE, REQUIRED, Outline, class_of, classes
+
+DATA = class_of(PACKAGE / "data" / "datamodule.py", "OfflineDataModule")
+ROLLOUTS = class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts")
+PAGE = Path(__file__).with_name("reference.md")
+HEAD = """# Configuration reference
+
+*Made from the docstrings by [make_reference.py](make_reference.py); change those, then run the script again.*
+
+Every argument below can stand in a yaml or on the command line, and a flag wins over a yaml that stands before it:
+
+```yaml
+# mine.yaml
+model:
+  class_path: TD3BC
+  init_args:
+    alpha: 5.0
+data:
+  source:
+    class_path: D4RL
+    init_args:
+      path: hopper-replay.hdf5
+  batch_size: 128
+trainer:
+  max_steps: 100000
+```
+
+```sh
+oper fit --config mine.yaml --model.alpha=10 --data.batch_size=256
+oper fit --config mine.yaml --print_config
+```
+
+`oper fit --help` shows most of this page, `oper fit --model.help=IQL` the arguments of one class. `null` is none,
+lists are written `[256,256]`, and a misspelt name is answered with the nearest right one. A default of *required* means
+that the argument must be given.
+
+| beside them | |
+|---|---|
+| `--config FILE` | a yaml; several are laid over each other in order |
+| `--output FOLDER` | where the run writes; by default `runs/<names of the yamls>/<number>` |
+| `--ckpt_path` | `fit`: the checkpoint to go on from, or `last`; elsewhere the one to judge; [resuming](resuming.md) |
+| `--seed_everything N` | the seed of all randomness, 0 by default |
+| `--print_config` | shows the whole configuration and stops |
+"""
+QUOTE = "'"
+KINDS = {"model": "Algorithms", "source": "Sources", "priority": "Priorities"}
+FLAGS = {"model": "model", "source": "data.source", "priority": "data.priority"}
+
+
+def plain(text: str) -> str:
+    """A docstring's text as Markdown on one line."""
+    return re.sub(r"\s+", " ", re.sub(r"``?([^`]+)``?", r"`\1`", text)).replace("|", "\\|").strip()
+
+
+def table(of: Outline, prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
+    """The arguments of a class."""
+    rows = [(name, *entry) for name, entry in of.explained().items() if name not in skip]
+    if not rows:
+        return ["It has no arguments."]
+    return ["| argument | default | |", "|---|---|---|"] + [
+        f"| `--{prefix}.{name}` | {shown(default)} | {plain(text)} |" for name, text, default in rows
+    ]
+
+
+def shown(default: str | None) -> str:
+    """A default as a yaml has it."""
+    if default is REQUIRED:
+        return "*required*"
+    if default.startswith("("):
+        return f"`[{default[1:-1].rstrip(',')}]`"
+    words = {"None": "null", "True": "true", "False": "false"}
+    return f"`{words.get(default, default.strip(QUOTE))}`"
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for kind, title in KINDS.items():
+        parts.append(f"## {title}: `--{FLAGS[kind]}`\n")
+        for name, cls in classes(kind).items():
+            parts += [f"### {name}\n", f"{plain(cls.about)}\n", *table(cls, FLAGS[kind]), ""]
+    parts += ["## Data: `--data`\n", *table(DATA, "data", ("source", "priority", "rollouts")), ""]
+    parts += ["## Evaluation: `--data.rollouts`\n", f"{plain(ROLLOUTS.about)} `--data.rollouts=null` trains without.\n"]
+    parts += [*table(ROLLOUTS, "data.rollouts"), ""]
+    parts += ["## Trainer: `--trainer`\n"]
+    parts += ["Those of Lightning's Trainer that one needs; [the others](lightning.md) have a page of their own.\n"]
+    parts += ["| argument | |", "|---|---|"]
+    parts += [f"| `--trainer.{name}` | {plain(text)} |" for name, text in TRAINER.items()]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,68 @@
+"""What a training run says of itself: what it read, what it will do, and why it ended before its time."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from oper_lightning.data.datamodule import OfflineDataModule
+from oper_lightning.nn import ranks
+from oper_lightning.priorities.priority import statistics
+
+
+class Announcement(Callback):
+    """Two lines, once everything is set up."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says what was read and what will be done."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.is_global_zero and isinstance(data, OfflineDataModule):
+            print(was_read(data), will_do(trainer, pl_module, data), sep="\n", file=sys.stderr)
+
+
+def was_read(data: OfflineDataModule) -> str:
+    """The data and the priority."""
+    episodes = int(data.transitions["next", "done"].sum())
+    line = f"read {data.source}: {len(data.transitions):,} transitions in {episodes:,} episodes"
+    if data.priority is None or data.weights is None:
+        return f"{line}; drawn uniformly"
+    # Which of S seeds it is makes little difference.
+    share = statistics(data.weights.reshape(-1, data.weights.shape[-1])[0])["ess"]
+    does = "draws" if data.mode == "resample" else "weighs the losses of"
+    return f"{line}; {type(data.priority).__name__} {does} {', '.join(data.roles)} (effective share {share:.0%})"
+
+
+def will_do(trainer: Trainer, model: LightningModule, data: OfflineDataModule) -> str:
+    """The algorithm, the length of the run, and what comes of it."""
+    blocks = data.train_dataloader()
+    last = f"{trainer.max_steps:,}" if trainer.max_steps > 0 else "the end"
+    batch = data.batch_size * ranks.world_size()
+    line = f"{type(model).__name__}: updates {trainer.global_step + 1:,} to {last} with batches of {batch:,}"
+    line += f" on {trainer.strategy.root_device} in {trainer.precision}"
+    if trainer.checkpoint_callbacks:
+        line += f"; a checkpoint every {blocks.count * getattr(blocks, 'updates', 1):,}"
+    if data.world is None or data.rollouts is None or not trainer.enable_validation:
+        return f"{line}; no environment, so nothing is scored"
+    return f"{line}; scored over {data.rollouts.episodes} episodes of {data.world.environment}"
+
+
+def early_end(trainer: Trainer) -> str | None:
+    """Why a run ended before trainer.max_steps; None if it did not."""
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return None
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        left = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left is not None and left <= 0:
+            passed = datetime.timedelta(seconds=int(callback.time_elapsed()))
+            return f"the time is up, {passed} with earlier runs (trainer.max_time, or a Timer)"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if trainer.should_stop and isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            return callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.").removesuffix(".")
+    if trainer.should_stop:
+        return "a callback asked for it"
+    if trainer.max_steps > 0 and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
+        return f"trainer.max_epochs {trainer.max_epochs} are over"
+    return None

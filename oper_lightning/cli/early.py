@@ -1,0 +1,77 @@
+"""Slips on a command line that can be told before Lightning and torch are imported, which takes seconds.
+
+Only what is certain is refused here; everything else is the parser's to judge.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from oper_lightning.cli.help import FUNCTIONS, LIGHTNING
+from oper_lightning.cli.outline import PACKAGE, class_of, classes, function
+from oper_lightning.cli.words import FLAGS, value_of, values_of
+from oper_lightning.errors import InputError, nearest
+from oper_lightning.files import existing
+
+TOP = ("help", "h", "config", "c", "print_config", "seed_everything", "model", "data", "trainer", "output", "ckpt_path")
+ENTRIES = ("help", "class_path", "init_args", "dict_kwargs")  # what jsonargparse takes for any class
+
+
+def check(verb: str, words: list[str]) -> None:
+    """Looks at names of flags, names of classes, and whether the files of ``--config`` are there.
+
+    Raises:
+        InputError: if one of them cannot be right.
+    """
+    if verb in FUNCTIONS:
+        called = list(function(FUNCTIONS[verb], verb).arguments)[1:]
+        known: dict[str, Iterable[str]] = {"": ["help", "h", "config", "print_config", *called]}
+        kinds = {"source": "source"} if "source" in called else {}
+    elif verb in LIGHTNING:
+        known = {"": TOP, "trainer": _trainer()}
+        kinds = {"model": "model", "data.source": "source", "data.priority": "priority"}
+        if value_of(words, "--data") is None:
+            known["data"] = [*ENTRIES, *class_of(PACKAGE / "data" / "datamodule.py", "OfflineDataModule").arguments]
+            known["data.rollouts"] = [*ENTRIES, *class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts").arguments]
+        for file in values_of(words, *FLAGS["config"]):
+            existing(file, "configuration")
+    else:
+        return
+    for flag, kind in kinds.items():
+        name = value_of(words, f"--{flag}")
+        if name is None or not re.fullmatch(r"[A-Za-z]\w*", name) or name in ("null", "None"):
+            continue
+        if name not in (found := classes(kind)):
+            raise InputError(f"{flag}: no class {name!r} of that kind; {nearest(name, found)}")
+        known[flag] = [*ENTRIES, *found[name].arguments]
+    for flag in _flags(words):
+        _check_flag(flag.split("."), known)
+
+
+def _flags(words: list[str]) -> Iterator[str]:
+    """The flags among the words, without dashes; a word after a flag may be its value."""
+    for word in words:
+        if found := re.fullmatch(r"--?([A-Za-z][\w.]*)\+?(=.*)?", word, re.DOTALL):
+            yield found[1]
+
+
+def _check_flag(parts: list[str], known: dict[str, Iterable[str]]) -> None:
+    """Refuses the first part of a flag that is not among what its prefix takes, where that is known."""
+    for count in range(len(parts)):
+        prefix = ".".join(parts[:count])
+        if prefix not in known:
+            continue
+        if parts[count] not in (names := list(known[prefix])):
+            where = f"{prefix}: " if prefix else ""
+            raise InputError(f"{where}no argument {parts[count]!r}; {nearest(parts[count], names)}")
+
+
+def _trainer() -> list[str]:
+    """What Lightning's Trainer takes, read from its file."""
+    found = importlib.util.find_spec("lightning")
+    places = (found.submodule_search_locations or []) if found else []
+    file = Path(next(iter(places), "")) / "pytorch" / "trainer" / "trainer.py"
+    return [*ENTRIES, *class_of(file, "Trainer").arguments]

@@ -1,0 +1,93 @@
+"""Which classes a file may name that nobody named on the command line: those of our kinds that exist already.
+
+A checkpoint and the config.yaml beside it come from whoever made them. A class that they name is looked up among the
+classes of its kind that are imported; nothing is imported to look. Classes of one's own are imported because the
+command line, or a yaml that it names, names them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from typing import Any
+
+from oper_lightning import algorithms, priorities, renamed
+from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
+from oper_lightning.data import sources
+from oper_lightning.data.datamodule import OfflineDataModule
+from oper_lightning.data.sources.source import Source
+from oper_lightning.errors import InputError
+from oper_lightning.priorities.priority import Priority
+
+KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority}
+"""what can stand at a key of a configuration"""
+ALL: dict[str, type] = {**KINDS, "data": OfflineDataModule}
+
+
+def kind_at(key: str) -> type | None:
+    """The kind of class that belongs at a dotted key; None where none does."""
+    return ALL.get(key.rpartition(".")[2])
+
+
+def load_all() -> None:
+    """Imports all files of the package that hold classes of these kinds, so that their short names are known."""
+    for package in (algorithms, sources, priorities):
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def descendants(cls: type) -> list[type]:
+    """All classes that exist below a class."""
+    found: list[type] = []
+    children: list[type] = cls.__subclasses__()
+    for child in children:
+        found += [child, *descendants(child)]
+    return found
+
+
+def existing(name: Any, kind: type | None) -> type | None:
+    """The class of a kind that goes by a name: a short one, or a dotted one from any package that holds its module."""
+    for cls in [kind, *descendants(kind)] if kind is not None else []:
+        package, _, short = str(name).rpartition(".")
+        if short == cls.__qualname__ and f"{cls.__module__}.".startswith(f"{package}." if package else ""):
+            return cls
+    return None
+
+
+def trusted(tree: Any, origin: object, key: str = "") -> Any:
+    """Part of a configuration as a file holds it, its classes under names by which they are found.
+
+    Args:
+        tree: the part.
+        origin: the file.
+        key: where the part stands in it.
+
+    Raises:
+        InputError: if it names anything but an existing class of the kind that belongs at its key.
+    """
+    if isinstance(tree, list | tuple):
+        return [trusted(entry, origin, key) for entry in tree]
+    kind = kind_at(key)
+    if isinstance(tree, str) and kind is not None:
+        tree = {"class_path": tree}
+    if not isinstance(tree, dict):
+        return tree
+    tree = {str(name): entry for name, entry in tree.items()}
+    if "class_path" in tree:
+        name = renamed.class_path(tree["class_path"])
+        cls = existing(name, kind) if isinstance(name, str) else None
+        if cls is None:
+            remedy = "no class belongs there"
+            if kind is not None:
+                remedy = f"if you trust it, name it on the command line: --{key}={name}"
+            raise InputError(f"{origin}: {key} names {name!r}, no class that is known here; {remedy}")
+        package, _, short = name.rpartition(".")
+        at_hand = getattr(sys.modules.get(package), short, None) is cls
+        tree["class_path"] = name if at_hand else class_path(cls)
+    return {
+        name: entry
+        if name == "class_path"
+        else trusted(entry, origin, key if name == "init_args" else f"{key}.{name}".strip("."))
+        for name, entry in tree.items()
+    }

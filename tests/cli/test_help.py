@@ -1,0 +1,114 @@
+"""Help says what the classes really are, for each verb its own, and comes without waiting for Lightning."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import oper
+
+from oper_lightning.algorithms import load_all
+from oper_lightning.cli import verbs
+from oper_lightning.cli.early import TOP
+from oper_lightning.cli.messages import known_types
+from oper_lightning.cli.outline import FOLDERS, classes
+
+load_all()
+
+
+def signature(cls: type) -> dict[str, object]:
+    """Arguments and defaults of a class, those that it passes on to its parents included."""
+    found: dict[str, object] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            found = signature(cls.__mro__[1]) | found
+        else:
+            found[name] = parameter.default
+    return found
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_what_is_read_from_files_is_what_is_imported(kind: str) -> None:
+    assert verbs.SHORT_NAMES
+    real, read = known_types(kind), classes(kind)
+    assert sorted(real) == list(read)
+    for name, cls in real.items():
+        expected = signature(cls)
+        assert read[name].arguments.keys() == expected.keys(), name
+        for argument, (text, default) in read[name].explained().items():
+            assert text, f"{name}: {argument} is not explained"
+            value = expected[argument]
+            if value is inspect.Parameter.empty:
+                assert default is None
+            else:
+                assert default is not None
+                assert eval(default, vars(sys.modules[cls.__module__])) == value, f"{name}: {argument}"
+
+
+def test_every_flag_of_the_parser_is_let_through(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("fit", "predict"):
+        assert oper(verb, "--help=all") == 0
+        flags = set(re.findall(r"--(\w+)", capsys.readouterr().out))
+        assert flags <= {*TOP}
+        assert {"model", "trainer", "data", "output"} <= flags
+
+
+@pytest.mark.parametrize(
+    ("verb", "there", "elsewhere"),
+    [
+        ("fit", ["--model CLASS", "--data.priority CLASS", "--trainer.max_steps"], ["--gap_to"]),
+        ("validate", ["--ckpt_path FILE", "--data.rollouts.episodes"], ["--model CLASS", "max_steps", "batch_size"]),
+        ("test", ["--ckpt_path FILE", "--data.rollouts.seed"], ["--model CLASS", "--data.priority"]),
+        ("predict", ["--ckpt_path FILE", "--data.source CLASS"], ["rollouts", "--data.priority"]),
+        ("inspect", ["FILE", "--p_base", "--source CLASS", "Npz"], ["--trainer", "--data."]),
+        ("report", ["RUN [RUN ...]", "--gap_to"], ["--trainer", "--source"]),
+        ("convert", ["FILE [FILE ...]", "--source CLASS"], ["--trainer", "--p_base"]),
+    ],
+)
+def test_each_verb_has_help_of_its_own(
+    verb: str, there: list[str], elsewhere: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oper(verb, "--help") == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: oper {verb} ")
+    assert [word for word in there if word not in text] == []
+    assert [word for word in elsewhere if word in text] == []
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_help_of_an_algorithm_names_its_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in classes("model"):
+        assert oper("fit", f"--model.help={name}") == 0
+        text = capsys.readouterr().out
+        assert "arXiv" in text, name
+        assert len(text.split("\n\n")[1].split()) > 5, f"{name}: a sentence is missing"
+
+
+def test_help_and_slips_do_not_wait_for_lightning() -> None:
+    commands = [
+        ["fit", "--help"], ["inspect", "--help"], ["fit", "--model.help=IQL"], ["--version"], ["run", "--help"],
+        ["fitt"], ["fit", "--outptu=x"], ["fit", "--trainer.max_step=3"], ["fit", "--model=TD3CB"],
+        ["fit", "--model=IQL", "--model.expectil=0.7"], ["fit", "--data.rollouts.episods=2"],
+        ["report", "--otput=x"], ["fit", "--config=missing.yaml"],
+    ]  # fmt: skip
+    code = (
+        "import sys\nfrom oper_lightning.cli import main\n"
+        f"print([main(words) for words in {commands}], file=sys.stderr)\n"
+        "print([m for m in ('torch', 'lightning', 'numpy', 'jsonargparse') if m in sys.modules], file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *errors, codes, heavy = result.stderr.splitlines()
+    assert (codes, heavy) == (str([0] * 5 + [1] * 8), "[]")
+    right = ["fit", "output", "max_steps", "TD3BC", "expectile", "episodes", "output"]
+    assert all(f"did you mean '{word}'?" in line for word, line in zip(right, errors, strict=False))
+
+
+def test_a_file_that_is_missing_gets_a_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("iql.yaml").touch()
+    assert oper("fit", "--config=iqll.yaml") == 1
+    assert "iqll.yaml: no such configuration" in (line := capsys.readouterr().err)
+    assert "did you mean 'iql.yaml'?" in line
