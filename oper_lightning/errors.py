@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger("oper_lightning")
+LONGEST_WORD, LONGEST_LINE = 400, 900  # characters of an error; paths are long
 
 
 class InputError(ValueError):
@@ -33,6 +35,14 @@ def first_line(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     return lines[0][:200] if " " in lines[0].strip() else f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def one_line(text: str) -> str:
+    """The text on one line that can be read: what has no end is shortened, what would steer the terminal is shown."""
+    text = " ".join(text.split())
+    text = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    text = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:80]}…{word[0][-20:]}", text)
+    return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}…"
 
 
 @contextmanager

@@ -91,7 +91,9 @@ def read_yaml(path: str | Path) -> Any:
             raise InputError(f"{path}: not valid yaml: {error.problem}{where}") from None
         if root is not None and _entries(root, {}) > LARGEST_YAML:
             raise InputError(f"{path}: more than {LARGEST_YAML:,} entries (aliases counted each time)")
-        return yaml.safe_load(text)
+        tree = yaml.safe_load(text)
+        repr(tree)  # a number of too many digits fails here, where the file is known
+        return tree
 
 
 def _entries(node: Any, counted: dict[int, int]) -> int:

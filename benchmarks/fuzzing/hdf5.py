@@ -265,7 +265,7 @@ def _lay(rng: Random) -> str:
 
 HDF5 = Kind(
     _lay,
-    ("case.hdf5",),
+    ("case.hdf5", "case: "),
     commands("D4RL", "path", FILE),
     {
         **{f"structure: {name}": _of(change) for name, change in arrays.STRUCTURE.items()},

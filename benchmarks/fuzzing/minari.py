@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from fuzzing.case import EITHER, NASTY, REFUSE, Kind, Mutation, Told, nested, spoil
-from fuzzing.hdf5 import ODD, commands
+from fuzzing.hdf5 import ODD, QUICK, commands
 
 STORE = Path("store/mine")
 TRAPS = [
@@ -196,7 +196,7 @@ def _chosen(rng: Random) -> str:
 
 def _id(value: str) -> Mutation:
     def mutate(rng: Random) -> Told:
-        command = commands("Minari", "id", value)(Random(0))
+        command = f"fit --model=BC {QUICK} --data.source=Minari --data.source.id={value}"
         return Told("refuse", command=command, names=(value.strip("'\""), "id"))
 
     return mutate

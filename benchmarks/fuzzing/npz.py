@@ -17,7 +17,7 @@ import numpy as np
 from fuzzing import arrays
 from fuzzing.arrays import ROWS
 from fuzzing.case import ACCEPT, EITHER, REFUSE, Kind, Mutation, Told
-from fuzzing.hdf5 import commands
+from fuzzing.hdf5 import QUICK, commands
 
 FILE = "case.npz"
 
@@ -175,7 +175,7 @@ def _many(rng: Random) -> Told:
 def _names(value: str, told: Told = REFUSE) -> Mutation:
     def mutate(rng: Random) -> Told:
         zipped(_members())
-        command = commands("Npz", "path", FILE)(Random(0)) + f" '--data.source.names={value}'"
+        command = f"fit --model=BC {QUICK} --data.source=Npz --data.source.path={FILE} '--data.source.names={value}'"
         return Told(told.must, command=command, names=("names", FILE))
 
     return mutate
@@ -197,7 +197,7 @@ def _lay(rng: Random) -> str:
 
 NPZ = Kind(
     _lay,
-    (FILE,),
+    (FILE, "case: "),
     commands("Npz", "path", FILE),
     {
         **{f"structure: {name}": _of(change) for name, change in arrays.STRUCTURE.items()},

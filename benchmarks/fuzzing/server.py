@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -50,6 +51,9 @@ KINDS = {
 }
 SECONDS = 20  # of a case, on a machine that does nothing else
 MEMORY = 2 << 30
+UNFORESEEN = "OPER_TRACEBACK=1 shows where"  # what the last guard says of an error that nothing named
+# What a run tells of itself while nothing is wrong: what it read, what it will do, how far it is.
+PROGRESS = re.compile(r"oper: |read .* transitions|\w+: updates \d|\w+  update \d")
 CUT = 160  # characters of a line that are kept
 
 
@@ -165,13 +169,15 @@ class Server:
             verdict, line = "not made", (lines or [""])[-1]
         elif not why:
             case = json.loads(note)
-            stray = [line for line in lines if not line.startswith("oper: ")]
+            stray = [line for line in lines if not PROGRESS.match(line)]
             if peak > MEMORY:
                 verdict = "memory"
             elif code < 0:
                 verdict, line = "crash", signal.Signals(-code).name
             elif "Traceback (most recent call last)" in err + out or "Fatal Python error" in err:
                 verdict = "traceback"
+            elif UNFORESEEN in err:
+                verdict = "unforeseen"
             elif (work / "sprung").exists() and not KINDS[kind].own:
                 verdict = "trap"
             elif [file.name for file in place.iterdir()] != ["work"] or Path("/tmp/outside").exists():
@@ -273,7 +279,10 @@ def _case(kind: str, mutation: str, rng: Random) -> int:
 
     one: Kind = KINDS[kind]
     told: Told = one.all()[mutation](rng)
-    words = shlex.split(f"{told.command or one.commands(rng)} {told.words}")
+    command = told.command or one.commands(rng)
+    while told.words and command.startswith("inspect"):  # which has no such arguments
+        command = one.commands(rng)
+    words = shlex.split(f"{command} {told.words}")
     case: dict[str, Any] = {"words": words, "must": told.must, "names": told.names or one.names, "after": ""}
     Path("case.json").write_text(json.dumps(case))
     before = {file: file.stat().st_mtime_ns for file in Path().rglob("*.*") if file.is_file()}

@@ -48,7 +48,6 @@ ODD_WORDS = [
         "~nobody/x",
         ".",
         "\n",
-        "\x00",
         "*",
     ),
     *(
@@ -132,7 +131,7 @@ def _verb(verb: str) -> Mutation:
 
 def _fit(words: str, told: Told = REFUSE) -> Mutation:
     flags = [word.split("=")[0].rsplit(".", 1)[-1].removeprefix("--") for word in words.split(" --")]
-    names = (*flags, *(flag.replace("_", " ") for flag in flags))
+    names = (*flags, *(flag.replace("_", " ") for flag in flags), words.partition("=")[2])
     return lambda rng: Told(told.must, command=f"fit --model=BC {QUICK} {DATA} {words}", names=names)
 
 
@@ -189,7 +188,6 @@ WORDS = Kind(
         "meaning: a config on a device": _words("fit", "--config=/dev/zero", names=("/dev/zero",)),
         "meaning: an output in /proc": _fit("--output=/proc/x"),
         "meaning: an output in a file": _fit("--output=data.hdf5/x"),
-        "meaning: a nul byte": _fit("--output='a\x00b'", Told("refuse")),
     },
     bytes=False,
     own=True,

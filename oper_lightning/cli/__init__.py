@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from oper_lightning import __version__, renamed
 from oper_lightning.cli import folders, signals
-from oper_lightning.errors import InputError, Stopped, TrainingError, first_line, nearest, note
+from oper_lightning.errors import InputError, Stopped, TrainingError, first_line, nearest, note, one_line
 
 VERBS = ("fit", "validate", "test", "predict", "run", "inspect", "report", "convert")
 HELP = f"""oper {__version__}: prioritised offline reinforcement learning
@@ -66,7 +66,7 @@ def _guarded(args: list[str]) -> int:
         if signals.told():  # what a signal interrupted may have made another error of it
             raise Stopped from None
         signals.after_the_cause()
-        print(f"oper: error: {_explained(error)}", file=sys.stderr)
+        print(f"oper: error: {one_line(_explained(error))}", file=sys.stderr)
         if os.environ.get("OPER_TRACEBACK"):
             traceback.print_exception(error)
         return 1

@@ -196,11 +196,23 @@ def _no_nulls(cls: type, arguments: dict[str, Any], key: str) -> None:
             raise InputError(f"{key}.{name} is null, which is no value for it; leave it out for its default")
 
 
-def with_origin(message: str, checkpoint: Path | None) -> str:
-    """A message that says which checkpoint took part, if one did."""
-    if checkpoint is None or any(str(file) in message for file in (checkpoint, checkpoint.with_name("config.yaml"))):
+def with_origin(message: str, checkpoint: Path | None, words: list[str]) -> str:
+    """A message that says from which files the command took what it does not say itself, if from any.
+
+    Args:
+        message: what is wrong.
+        checkpoint: that the command goes on from or uses.
+        words: of the command line.
+    """
+    yamls = values_of(words, *FLAGS["config"])
+    known = [*yamls, *([str(checkpoint), str(checkpoint.with_name("config.yaml"))] if checkpoint else [])]
+    # What stands behind the last yaml wins over it.
+    last = max((place for place, word in enumerate(words) if word.partition("=")[0] in FLAGS["config"]), default=0)
+    said = [word.partition("=")[0].removeprefix("--") for word in words[last:] if word.startswith("--")]
+    if not known or any(file in message for file in known) or message.startswith(tuple(said)):
         return message
-    return f"{message} (what the command does not say comes from {checkpoint})"
+    files = [*yamls, *([str(checkpoint)] if checkpoint else [])]
+    return f"{message} (what the command does not say comes from {' and '.join(files)})"
 
 
 def longer(earlier: dict[str, Any], path: Path | None) -> str:

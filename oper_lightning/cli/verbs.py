@@ -94,7 +94,7 @@ class OperCLI(LightningCLI):
                 args=args,
             )
         except InputError as error:
-            raise InputError(configuration.with_origin(str(error), self.checkpoint)) from None
+            raise InputError(configuration.with_origin(str(error), self.checkpoint, args)) from None
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

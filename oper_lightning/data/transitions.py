@@ -69,7 +69,8 @@ def wrong_flag(flags: np.ndarray) -> int | None:
 def _float(array: np.ndarray) -> Tensor:
     if np.asarray(array).dtype.kind not in "fiub":
         raise ValueError(f"an array of {np.asarray(array).dtype}; real numbers are needed")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
 def squeezed(transitions: TensorDict) -> TensorDict:

@@ -215,4 +215,8 @@ def _column(content: dict[Any, Any], key: Any, rows: int, path: str | Path) -> T
             f"{path}: entry {key!r} has {array.size:,} {array.dtype}, but the dataset has {rows:,} transitions; "
             f"published weights belong to the rows of D4RL's qlearning_dataset (--source.qlearning_rows=true)"
         )
-    return torch.from_numpy(array.astype(np.float64).reshape(-1))
+    column = torch.from_numpy(array.astype(np.float64).reshape(-1))
+    if not (finite := column.float().isfinite()).all():
+        row = int(torch.nonzero(~finite)[0])
+        raise InputError(f"{path}: entry {key!r} is {column[row].item()} at row {row:,}, which is no finite float32")
+    return column

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oper_lightning.errors import InputError, reading
+from oper_lightning.files import existing
 
 LAST = 3  # evaluations that a run's final figure is the mean of
 EVENTS, METRICS = "events.out.tfevents.*", "metrics.csv"
@@ -75,6 +76,8 @@ def read_logged(folder: str | Path) -> Logged:
 def _events(folder: Path) -> Logged:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    for file in folder.glob(EVENTS):
+        existing(file)
     with reading(folder, "TensorBoard events"):
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
         events.Reload()

@@ -126,7 +126,8 @@ def read_config(run: str | Path) -> dict[str, Any]:
     tree = read_yaml(file)
     try:
         config = renamed.config(tree)
-        names = config["model"]["class_path"], config["data"]["init_args"]["source"]["class_path"]
+        data = config["data"]["init_args"]
+        names = [part["class_path"] for part in (config["model"], data["source"], data.get("priority")) if part]
         known = all(isinstance(name, str) for name in names) and isinstance(config["trainer"]["max_steps"], int)
     except (TypeError, KeyError, ValueError, AttributeError):
         known = False

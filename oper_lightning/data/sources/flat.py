@@ -45,6 +45,8 @@ class FlatEpisodes:
         self, columns: Columns, origin: str, max_episode_steps: int | None = None, qlearning_rows: bool = False
     ) -> None:
         self.origin = origin
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise InputError(f"{origin}: max_episode_steps is {max_episode_steps}; at least 1 is needed")
         count = self._check(columns)
         fits_memory(count * FLAG_BYTES, origin, f"flags of its {count:,} rows")
         self.own_next = "next_observations" in columns and not qlearning_rows
