@@ -14,13 +14,13 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning import renamed
-from oper_lightning.algorithms import guards, judging, loops, options, stored
-from oper_lightning.algorithms.execution import Compile, executor
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.optim import flushed_denormals, settle
 from oper_lightning.priorities.priority import statistics
 from oper_lightning.spec import ROLES, Batch, DataSpec, Role
+from oper_lightning.training import guards, judging, loops, options, stored
+from oper_lightning.training.execution import Compile, executor
 
 SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+BC and OPER
 

@@ -11,10 +11,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.algorithms import options
 from oper_lightning.errors import InputError, TrainingError
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch, Role
+from oper_lightning.training import options
 
 if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
