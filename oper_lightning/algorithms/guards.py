@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from oper_lightning.algorithms import options
 from oper_lightning.errors import InputError, TrainingError
 from oper_lightning.nn import ranks
 
@@ -21,9 +20,8 @@ ADVICE = (
 
 
 def possible(model: OfflineAlgorithm) -> None:
-    """Refuses to train with a priority that no loss term sees, or with callbacks that no evaluation serves."""
+    """Refuses to train with a priority that no loss term sees."""
     data = model.trainer.datamodule  # type: ignore[attr-defined]
-    options.scored(model.trainer)
     if getattr(data, "priority", None) is not None and not {*data.roles} & {*model.reads}:
         raise InputError(
             f"data.prioritise has {', '.join(data.roles)}: of those {type(model).__name__} has no loss term here, so "
