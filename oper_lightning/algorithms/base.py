@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning import renamed
+from oper_lightning.envs.scores import normalised
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.optim import flushed_denormals, settle
@@ -239,6 +240,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         if self._goes_on_from is not None:
             stored.optimisers(self, self._goes_on_from)
             self._goes_on_from = None
+        options.scored(self.trainer)
         options.in_blocks(self.trainer)
         self._execute = executor(self.update, self.how, self.device)
         self._hears = guards.Hears(self)
@@ -322,7 +324,9 @@ class OfflineAlgorithm(LightningModule, ABC):
     def _judge(self, episodes: Any, stage: str) -> None:
         assert self.spec is not None
         returns, lengths = episodes(self.act)
-        numbers = judging.summary(returns, lengths, self.spec.reference, self.device)
+        numbers = judging.summary(returns, lengths, self.device)
+        if self.spec.reference is not None:
+            numbers["score"] = normalised(numbers["return"], self.spec.reference)
         numbers = {f"{stage}/{name}": value for name, value in numbers.items()}
         # While training Lightning would log them by the number of blocks; elsewhere it also returns what it logs.
         self.log_dict(numbers, logger=not self._fits(), batch_size=1)

@@ -14,7 +14,6 @@ from torch import Tensor
 from oper_lightning.errors import InputError, TrainingError
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch, Role
-from oper_lightning.training import options
 
 if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
@@ -26,9 +25,8 @@ ADVICE = (
 
 
 def possible(model: OfflineAlgorithm) -> None:
-    """Refuses to train with a priority that no loss term sees, or with callbacks that no evaluation serves."""
+    """Refuses to train with a priority that no loss term sees."""
     data = model.trainer.datamodule  # type: ignore[attr-defined]
-    options.scored(model.trainer)
     if getattr(data, "priority", None) is not None and not {*data.roles} & {*model.reads}:
         raise InputError(
             f"data.prioritise has {', '.join(data.roles)}: of those {type(model).__name__} has no loss term here, so "
