@@ -16,8 +16,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data.transitions import fingerprint
-from oper_lightning.errors import InputError, note
-from oper_lightning.files import whole
+from oper_lightning.errors import InputError, note, reading
+from oper_lightning.files import existing, fits_memory, whole
 from oper_lightning.priorities.priority import Priority, mean_one, rescale_std
 from oper_lightning.spec import Role
 
@@ -42,16 +42,13 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: if the file is missing, or not such a file.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+    place = existing(path)
+    with reading(path, "a whole safetensors file"), safe_open(place, framework="pt") as file:
+        fits_memory(place.stat().st_size, path, "reading it")
+        metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+        return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (not a dict)
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -63,8 +60,11 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if Path(path).suffix == ".npy":
         raise InputError(f"{path}: not a weights file; `oper convert` makes one of published .npy weights")
     tensors, metadata = load_tensors(path)
-    if metadata.get("format") != FORMAT or tensors.get("weights", torch.empty(0)).dim() != 3:
+    weights = tensors.get("weights", torch.empty(0))
+    if metadata.get("format") != FORMAT or weights.dim() != 3:
         raise InputError(f"{path}: not a weights file (stage 1 writes weights.safetensors)")
+    if weights.is_complex() or not weights.numel():
+        raise InputError(f"{path}: its weights are {list(weights.shape)} {weights.dtype}; [I, S, N] numbers are needed")
     return tensors, metadata
 
 

@@ -6,7 +6,6 @@ iteration k from 1 an array ``[N, 1]`` of weights; before, for each evaluation s
 
 from __future__ import annotations
 
-import io
 import pickle
 import re
 from collections.abc import Sequence
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oper_lightning.errors import InputError, first_line, reading
+from oper_lightning.errors import InputError, first_line, nearest, reading
+from oper_lightning.files import existing
 from oper_lightning.priorities.priority import mean_one
 
 
@@ -85,15 +85,24 @@ class NumbersOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither array, number nor string")
 
 
-def _made(value: Any) -> Any:
-    """Plain containers, numbers, strings and arrays of numbers out of what was held."""
+def _made(value: Any, made: dict[int, Any]) -> Any:
+    """Plain containers, numbers, strings and arrays of numbers out of what was held.
+
+    ``made`` keeps what each container became: a pickle of some bytes can name one of them again and again.
+    """
+    if id(value) not in made:
+        made[id(value)] = _made_anew(value, made)
+    return made[id(value)]
+
+
+def _made_anew(value: Any, made: dict[int, Any]) -> Any:
     match value:
         case dict():
-            return {_made(key): _made(part) for key, part in value.items()}
+            return {_made(key, made): _made(part, made) for key, part in value.items()}
         case list() | tuple():
-            return [_made(part) for part in value]
+            return [_made(part, made) for part in value]
         case Array(state=(_, (), DType(args=("O8" | "O", *_)), _, [content])):
-            return _made(content)  # np.save puts the dict into an array of one object
+            return _made(content, made)  # np.save puts the dict into an array of one object
         case Array(state=(_, tuple(shape), DType() as kind, fortran, data)):
             return _numbers(data, kind, shape, "F" if fortran else "C")
         case Buffer(args=(data, DType() as kind, tuple(shape), str(order))):
@@ -123,15 +132,17 @@ def read_published(path: str | Path) -> dict[Any, Any]:
     Raises:
         InputError: if the file is missing, is something else, or holds more than arrays, numbers and strings.
     """
+    place = existing(path)
     try:
-        stream = io.BytesIO(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(stream)
-        content = _made(NumbersOnly(stream, encoding="latin1").load()) if dtype.hasobject and shape == () else None
+        with open(place, "rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(stream)
+            content = (
+                _made(NumbersOnly(stream, encoding="latin1").load(), {}) if dtype.hasobject and shape == () else None
+            )
     except Exception as error:  # whatever a broken header or pickle leads to
         raise InputError(f"{path}: not published weights that can be read safely: {first_line(error)}") from None
     if not isinstance(content, dict):
@@ -195,8 +206,10 @@ def _last_step(content: dict[Any, Any], path: str) -> dict[Any, Any]:
 
 def _column(content: dict[Any, Any], key: Any, rows: int, path: str | Path) -> Tensor:
     if key not in content:
-        raise InputError(f"{path}: no entry {key!r}; it has {', '.join(map(repr, content))}")
-    array = np.asarray(content[key])
+        raise InputError(f"{path}: no entry {key!r}; {nearest(repr(key), map(repr, content))}")
+    array = content[key]
+    if not isinstance(array, np.ndarray):  # numpy would walk through whatever else it is
+        raise InputError(f"{path}: entry {key!r} is a {type(array).__name__}, no array")
     if array.dtype.kind not in "fiu" or array.size != rows:
         raise InputError(
             f"{path}: entry {key!r} has {array.size:,} {array.dtype}, but the dataset has {rows:,} transitions; "

@@ -207,3 +207,19 @@ def test_damaged_files_are_refused_or_read(data: st.DataObject) -> None:
         path.write_bytes(content)
         with contextlib.suppress(InputError):
             assert isinstance(read_published(path), dict)
+
+
+def test_a_small_pickle_that_stands_for_much(tmp_path: Path) -> None:
+    """Lists of two of a list of two …: walked through entry by entry they would never end."""
+    adv: Any = np.ones((ROWS, 1))
+    for _ in range(200):
+        adv = [adv, adv]
+    path = save(tmp_path / "w.npy", {1: {"adv": adv}})
+    with pytest.raises(InputError, match=r"w\.npy: entry 'adv' is a list, no array"):
+        published_weights([path], ROWS)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.npy")
+    with pytest.raises(InputError, match=r"w\.npy: is no regular file"):
+        read_published(tmp_path / "w.npy")
