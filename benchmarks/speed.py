@@ -35,12 +35,12 @@ from torch.nn import functional
 from oper_lightning import OfflineDataModule
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.algorithms.bc import BC
-from oper_lightning.algorithms.execution import Compile
 from oper_lightning.algorithms.oper_a import OperA
 from oper_lightning.algorithms.td3_bc import TD3BC
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.transitions import transitions_from
 from oper_lightning.priorities.priority import Priority
+from oper_lightning.training.execution import Compile
 
 ROOT = Path(__file__).resolve().parent.parent
 RAW = ROOT / "benchmarks" / "raw" / "speed"

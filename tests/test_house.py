@@ -23,6 +23,7 @@ FLOORS = {
     "envs": 2,
     "priorities": 2,
     "data": 3,
+    "training": 3.5,
     "algorithms": 4,
     "trust": 4.5,
     "report": 5,
@@ -38,14 +39,22 @@ def room(module: str) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Modules of this package that a file imports, relative to the package."""
+    """Modules of this package that a file imports, relative to the package; not those that only its types name."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    typing = {id(node) for block in ast.walk(tree) if _for_types(block) for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {f"{node.module}.{name.name}" for name in node.names} | {node.module}
         elif isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
     return {name.removeprefix("oper_lightning.") for name in found if name.startswith("oper_lightning.")}
+
+
+def _for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def known(name: str) -> bool:

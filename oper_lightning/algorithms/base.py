@@ -14,13 +14,14 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning import renamed
-from oper_lightning.algorithms import guards, judging, loops, options, stored
-from oper_lightning.algorithms.execution import Compile, executor
+from oper_lightning.envs.scores import normalised
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.optim import flushed_denormals, settle
 from oper_lightning.priorities.priority import statistics
 from oper_lightning.spec import ROLES, Batch, DataSpec, Role
+from oper_lightning.training import guards, judging, loops, options, stored
+from oper_lightning.training.execution import Compile, executor
 
 SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+BC and OPER
 
@@ -239,6 +240,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         if self._goes_on_from is not None:
             stored.optimisers(self, self._goes_on_from)
             self._goes_on_from = None
+        options.scored(self.trainer)
         options.in_blocks(self.trainer)
         self._execute = executor(self.update, self.how, self.device)
         self._hears = guards.Hears(self)
@@ -322,7 +324,9 @@ class OfflineAlgorithm(LightningModule, ABC):
     def _judge(self, episodes: Any, stage: str) -> None:
         assert self.spec is not None
         returns, lengths = episodes(self.act)
-        numbers = judging.summary(returns, lengths, self.spec.reference, self.device)
+        numbers = judging.summary(returns, lengths, self.device)
+        if self.spec.reference is not None:
+            numbers["score"] = normalised(numbers["return"], self.spec.reference)
         numbers = {f"{stage}/{name}": value for name, value in numbers.items()}
         # While training Lightning would log them by the number of blocks; elsewhere it also returns what it logs.
         self.log_dict(numbers, logger=not self._fits(), batch_size=1)

@@ -13,10 +13,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from oper_lightning import renamed
-from oper_lightning.algorithms import stored
 from oper_lightning.cli import folders, signals
 from oper_lightning.errors import InputError, first_line, reading
 from oper_lightning.files import existing, fits_memory, whole
+from oper_lightning.training import stored
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

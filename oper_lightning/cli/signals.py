@@ -275,7 +275,7 @@ def _follow_the_first(now: _State, parent: int) -> None:
 def after_the_cause() -> None:
     """Waits before an error is told: an error of all ranks is the first one's to tell, a rank's death comes first."""
     if folders.rank() or _now.launcher is not None or "WORLD_SIZE" in os.environ:
-        time.sleep(2)
+        time.sleep(4 if folders.rank() else 2)
 
 
 def _end_ranks(now: _State, wait: float) -> None:

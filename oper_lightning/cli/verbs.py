@@ -14,7 +14,6 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from oper_lightning.algorithms import options
 from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
 from oper_lightning.cli import configuration, folders, signals
 from oper_lightning.cli.announcement import Announcement, early_end
@@ -27,6 +26,7 @@ from oper_lightning.cli.words import FLAGS, listed, plain, value_of, values_of, 
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.errors import InputError
 from oper_lightning.files import whole
+from oper_lightning.training import options
 from oper_lightning.trust import existing, load_all
 
 # Where this package's runs differ from Lightning's defaults.

@@ -10,7 +10,7 @@ import torch
 from test_shared import POLICIES, algorithm, data, fit, parameters, same
 
 from oper_lightning import BC, Batch, InputError, OperR
-from oper_lightning.algorithms import guards
+from oper_lightning.training import guards
 
 ROLES = [["evaluation", "improvement", "constraint"], ["improvement", "constraint"]]
 

@@ -11,7 +11,6 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.algorithms import options
 from oper_lightning.errors import InputError, TrainingError
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch, Role
@@ -26,9 +25,8 @@ ADVICE = (
 
 
 def possible(model: OfflineAlgorithm) -> None:
-    """Refuses to train with a priority that no loss term sees, or with callbacks that no evaluation serves."""
+    """Refuses to train with a priority that no loss term sees."""
     data = model.trainer.datamodule  # type: ignore[attr-defined]
-    options.scored(model.trainer)
     if getattr(data, "priority", None) is not None and not {*data.roles} & {*model.reads}:
         raise InputError(
             f"data.prioritise has {', '.join(data.roles)}: of those {type(model).__name__} has no loss term here, so "

@@ -5,19 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from oper_lightning.envs.scores import normalised
 from oper_lightning.nn import ranks
 
 
-def summary(
-    returns: Tensor, lengths: Tensor, reference: tuple[float, float] | None, device: torch.device
-) -> dict[str, float]:
-    """Mean and spread of the returns of all ranks' episodes, their mean length, number and, if known, score.
+def summary(returns: Tensor, lengths: Tensor, device: torch.device) -> dict[str, float]:
+    """Mean and spread of the returns of all ranks' episodes, their mean length, and their number.
 
     Args:
         returns: of this rank's episodes, float64 ``[n]``.
         lengths: their steps, float64 ``[n]``.
-        reference: returns that score 0 and 100.
         device: where ranks exchange numbers.
     """
     sums = torch.stack(
@@ -31,6 +27,4 @@ def summary(
         "length": steps / count,
         "episodes": count,
     }
-    if reference is not None:
-        numbers["score"] = normalised(mean, reference)
     return numbers
