@@ -183,8 +183,8 @@ class OfflineDataModule(LightningDataModule):
         loaded = Table(self.source, kept)
         if len(loaded) < self.batch_size:
             raise InputError(
-                f"{self.source}: data.batch_size {self.batch_size} is larger than the dataset, which has {len(loaded):,} "
-                f"transitions"
+                f"{self.source}: data.batch_size {self.batch_size} is larger than the dataset "
+                f"({len(loaded):,} transitions)"
             )
         if self.world is not None:
             matching.check_shapes(self.source, loaded.transitions, self.world)

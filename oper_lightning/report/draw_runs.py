@@ -102,7 +102,9 @@ def draw_training(groups: list[Group], methods: Methods) -> Any:
             for group in groups:
                 if group.data == data and all(tag in run.curves for run in group.runs):
                     draw_curve(panel, group, tag, methods)
-            panel.set_title(tag.removeprefix("train/") + (f", {plain(data)}" if several else ""), fontsize="small")
+            panel.set_title(
+                plain(tag.removeprefix("train/")) + (f", {plain(data)}" if several else ""), fontsize="small"
+            )
             panel.set_xlabel("gradient updates", fontsize="x-small")
             panel.tick_params(labelsize="x-small")
         same_axes(block[: len(names)])
