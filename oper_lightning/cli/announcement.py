@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import sys
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from oper_lightning.data.datamodule import OfflineDataModule
+from oper_lightning.errors import log
 from oper_lightning.nn import ranks
 from oper_lightning.priorities.priority import statistics
 
@@ -20,7 +20,8 @@ class Announcement(Callback):
         """Says what was read and what will be done."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero and isinstance(data, OfflineDataModule):
-            print(was_read(data), will_do(trainer, pl_module, data), sep="\n", file=sys.stderr)
+            log.info(was_read(data))
+            log.info(will_do(trainer, pl_module, data))
 
 
 def was_read(data: OfflineDataModule) -> str:

@@ -163,9 +163,10 @@ def possible(trainer: Any, verb: str) -> None:
     Raises:
         InputError: names the argument.
     """
-    for name in ("log_every_n_steps", "check_val_every_n_epoch"):
-        if (value := trainer[name]) is not None and value < 1:
-            raise InputError(f"trainer.{name} is {value}; at least 1 is needed")
+    # Lightning's log_every_n_steps of 0 logs nothing.
+    for name, least in (("log_every_n_steps", 0), ("check_val_every_n_epoch", 1)):
+        if (value := trainer[name]) is not None and value < least:
+            raise InputError(f"trainer.{name} is {value}; at least {least} is needed")
     for name in ("max_steps", "max_epochs"):
         if verb == "fit" and trainer[name] == 0:
             raise InputError(f"trainer.{name} is 0: this run would do no update; give a positive number")

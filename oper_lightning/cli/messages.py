@@ -85,13 +85,15 @@ def explain(message: str, key: str, parser: Any) -> str:
         )
     if found := re.search(r"Unable to load config ['\"](.*)['\"]", message):
         return f"{found.group(1)!r} is no configuration; names with values are needed"
+    # What a class of somebody else's says when it is made, such as a logger that is not installed.
+    if found := re.search(
+        r"Problem with given class_path '((?!oper_lightning)\S+)':\s*(?!Parser key)([^\n]+)", message
+    ):
+        return f"{found.group(1)}: {found.group(2)}"
     if wanted := _wanted(message):
         return wanted
     if found := re.search(r"File does not exist: '?([^'\n]+)'?", message):
         return f"{found.group(1)}: no such file"
-    # What a class of somebody else's says when it is made, such as a logger that is not installed.
-    if found := re.search(r"Problem with given class_path '(\S+)':\s*([^\n]+)", message):
-        return f"{found.group(1)}: {found.group(2)}"
     plain = re.sub(r'Parser key "[^"]*":', "", message)
     lines = [line.strip(" -") for line in plain.splitlines() if line.strip(" -")]
     return "; ".join(lines)[:300]

@@ -193,6 +193,8 @@ class OperCLI(LightningCLI):
         if self.subcommand == "fit" and not trainer.fast_dev_run:
             folder = folders.claim(self.folder, self.resume) if self.folder else folders.claim_next(self.family)
             self.folder = folder
+            last = folder / "last.ckpt"
+            signals.on_stop(lambda: f"; --ckpt_path={last} goes on" if last.is_file() else "")
             if self.resume and self.earlier:
                 now = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False))
                 changes(self.earlier, now)

@@ -125,14 +125,6 @@ def test_algorithms_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_argument_is_explained(name: str) -> None:
-    from oper_lightning.cli.help import parameters as explained
-
-    for argument, (text, _) in explained(ALGORITHMS[name]).items():
-        assert len(text) > 10, f"{name}.{argument}"
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
 def test_learning_lowers_the_loss(name: str, tmp_path: Path) -> None:
     losses = Losses()
     model = algorithm(name, **{**rates(name, 3e-3), **no_bootstrapping(name)})

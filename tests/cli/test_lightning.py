@@ -181,7 +181,7 @@ def test_lines_show_losses_always_and_returns_when_measured(
     every_third = [option("check_val_every_n_epoch", 3), "--data.priority=OperR"]
     assert oper(*words(small_file, tmp_path / "run", 80), *every_third) == 0
     read, does, *lines = capsys.readouterr().err.strip().splitlines()
-    assert re.search(r"small\.hdf5: 1,000 transitions in 40 episodes, drawn by OperR for evaluation, .* \d+%$", read)
+    assert re.search(r"small\.hdf5: 1,000 transitions in 40 episodes; OperR draws .* \(effective share \d+%\)$", read)
     assert "updates 1 to 80 with batches of 16 on cpu in 32-true; a checkpoint every 20; scored over 1" in does
     assert ["return" in line for line in lines] == [False, False, True, False]
     assert all(re.search(r"critic_loss [\d.e+-]+ ", line) for line in lines)

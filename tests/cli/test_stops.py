@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,7 +57,9 @@ def ends(*command: str) -> tuple[int, list[str]]:
         # A shell starts what it puts into the background with interrupts ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    return result.returncode, [line for line in result.stderr.splitlines() if "  update " not in line]
+    # What a run says of itself is no part of its end.
+    told = re.compile(r"oper: read |oper: \w+: updates |.*  update ")
+    return result.returncode, [line for line in result.stderr.splitlines() if not told.match(line)]
 
 
 GOES_ON = "oper: stopped; --ckpt_path=run/last.ckpt goes on"
