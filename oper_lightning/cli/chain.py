@@ -19,6 +19,7 @@ from oper_lightning.errors import InputError, Stopped, first_line, nearest, note
 from oper_lightning.files import read_json, read_yaml, whole
 
 LEDGER = "chain.json"
+ABOVE = "OPER_CHAINS"  # the chains that this one is a link of, at whatever depth
 
 HELP = """usage: oper run CHAIN.yaml [--folder FOLDER] [--NAME VALUE ...]
 
@@ -42,6 +43,9 @@ def run(args: list[str]) -> int:
         print(HELP)
         return 0
     chain = load(args[0], _overrides(args[1:]))
+    above = os.environ.get(ABOVE, "").split(os.pathsep)
+    if (own := str(Path(args[0]).resolve())) in above:
+        raise InputError(f"{args[0]}: a link of this chain runs the chain itself, which would never end")
     folder = Path(chain["folder"])
     ledger = folder / LEDGER
     links = _read(ledger)
@@ -68,7 +72,7 @@ def run(args: list[str]) -> int:
         links[name] = {"command": command, "done": False, "read": read}
         _write(ledger, links)
         print(f"\n$ {command}", flush=True)
-        code = _call(name, words)
+        code = _call(name, words, os.pathsep.join([*above, own]))
         if code:
             print(f"oper: link {name!r} stopped with exit code {code}; the same `oper run` goes on from here")
             return code
@@ -77,11 +81,12 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _call(name: str, words: list[str]) -> int:
-    """Runs a link in a process of its own, which ends before this one does; returns its exit code."""
+def _call(name: str, words: list[str], chains: str) -> int:
+    """Runs a link of these nested chains in a process of its own, which ends before this one; gives its exit code."""
     # The link has some seconds for an orderly end, and this process a few more.
     signals.on_stop(lambda: f" at link {name!r}; the same `oper run` goes on from here", grace=8.0)
-    process = subprocess.Popen([sys.executable, "-m", "oper_lightning", *words], env={**os.environ, signals.LINK: name})
+    environment = {**os.environ, signals.LINK: name, ABOVE: chains}
+    process = subprocess.Popen([sys.executable, "-m", "oper_lightning", *words], env=environment)
     try:
         return process.wait()
     except Stopped:
