@@ -189,9 +189,10 @@ def _links(path: Path) -> None:
 
 
 def _chosen(rng: Random) -> str:
-    """A file of the dataset, to be mutated by bytes."""
-    folder = _case(rng)
-    return str(rng.choice(sorted(file for file in folder.rglob("*") if file.is_file())))
+    """A file of the dataset that is read, to be mutated by bytes; an episode's own metadata.json is not."""
+    data = _case(rng) / "data"
+    files = (file for file in data.rglob("*") if file.is_file())
+    return str(rng.choice(sorted(file for file in files if file.suffix != ".json" or file.parent == data)))
 
 
 def _id(value: str) -> Mutation:

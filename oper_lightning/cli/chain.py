@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from oper_lightning.cli import signals
+from oper_lightning.cli import VERBS, signals
 from oper_lightning.cli.words import FLAGS, values_of
 from oper_lightning.errors import InputError, Stopped, first_line, nearest, note
 from oper_lightning.files import read_json, read_yaml, whole
@@ -149,6 +149,8 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
             links[link] = (names.at(lists[0], item) if repeated else names).put_into(words, where)
             if not links[link]:
                 raise InputError(f"{where} has no command")
+            if links[link][0] not in VERBS:
+                raise InputError(f"{where}: no verb {links[link][0]!r}; {nearest(links[link][0], VERBS)}")
             if words[0] == "fit":
                 links[link] += [f"--output={folder}/{link}", "--ckpt_path=last"]
         if repeated:

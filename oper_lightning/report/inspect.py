@@ -45,7 +45,7 @@ def inspect(
             folder of a run for the data it was trained on), then weights of OPER-A, if there are any: files, folders of
             stage 1's runs, or templates in which {seed} stands for a number.
         source: the dataset, for sources that need arguments of their own; then all files are weights.
-        priority: a priority with the arguments that training will have, as for --data.priority of fit; shown as
+        priority: a priority with the arguments that training will have, as fit takes it; shown as
             training uses it.
         output: folder to write to.
         p_base: of OPER-R, which is shown for every dataset.

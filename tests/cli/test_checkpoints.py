@@ -206,7 +206,7 @@ def test_the_trainer_is_todays(run: Path, capsys: pytest.CaptureFixture[str], re
     assert oper("fit", "--ckpt_path=run", "--trainer.max_steps=60", "--trainer.max_time=00:00:00:00") == 0
     assert "run: update 40 of 60: the time is up" in capsys.readouterr().out
     assert oper("fit", "--ckpt_path=run", "--trainer.max_steps=80", "--trainer.max_epochs=3") == 0
-    assert "of 80: trainer.max_epochs 3 is reached" in capsys.readouterr().out
+    assert "of 80: trainer.max_epochs 3 are over" in capsys.readouterr().out
 
 
 def test_updates_of_other_rows_are_noted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -223,7 +223,9 @@ links:
 def test_a_chain_goes_on_where_it_stopped(small_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     small_file.rename("small file.hdf5")
     Path("chain.yaml").write_text(CHAIN.replace("{episodes: 2}", "'{episodes: 2}'").replace("'", '"'))
-    Path("broken.yaml").write_text(Path("chain.yaml").read_text().replace("score: validate", "score: validata"))
+    Path("broken.yaml").write_text(
+        Path("chain.yaml").read_text().replace("score: validate", "score: validate --nonsense=1")
+    )
     assert oper("run", "broken.yaml") != 0
     out = capfd.readouterr().out
     assert "$ oper fit --model=OperA" in out
