@@ -149,7 +149,7 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
             links[link] = (names.at(lists[0], item) if repeated else names).put_into(words, where)
             if not links[link]:
                 raise InputError(f"{where} has no command")
-            if links[link][0] not in VERBS:
+            if links[link][0] not in (*VERBS, "--version"):
                 raise InputError(f"{where}: no verb {links[link][0]!r}; {nearest(links[link][0], VERBS)}")
             if words[0] == "fit":
                 links[link] += [f"--output={folder}/{link}", "--ckpt_path=last"]
