@@ -221,6 +221,8 @@ def with_origin(message: str, checkpoint: Path | None, words: list[str]) -> str:
     if not known or any(file in message for file in known) or message.startswith(tuple(said)):
         return message
     files = [*yamls, *([str(checkpoint)] if checkpoint else [])]
+    if checkpoint and not yamls and (beside := checkpoint.with_name("config.yaml")).is_file():
+        files.append(str(beside))
     return f"{message} (what the command does not say comes from {' and '.join(files)})"
 
 
