@@ -55,6 +55,15 @@ def existing(name: Any, kind: type | None) -> type | None:
     return None
 
 
+def reaches(name: str, value: Any) -> str:
+    """Why an argument would reach beyond the files that a configuration names; empty if it does not."""
+    if name == "environment" and ":" in str(value):
+        return "whose module would be imported"
+    if name == "allow_external" and value not in (None, False):
+        return "which lets the data's columns lie in any file"
+    return ""
+
+
 def trusted(tree: Any, origin: object, key: str = "") -> Any:
     """Part of a configuration as a file holds it, its classes under names by which they are found.
 
@@ -64,7 +73,8 @@ def trusted(tree: Any, origin: object, key: str = "") -> Any:
         key: where the part stands in it.
 
     Raises:
-        InputError: if it names anything but an existing class of the kind that belongs at its key.
+        InputError: if it names anything but an existing class of the kind that belongs at its key, or an argument
+            that reaches beyond the files that the configuration names.
     """
     if isinstance(tree, list | tuple):
         return [trusted(entry, origin, key) for entry in tree]
@@ -85,9 +95,13 @@ def trusted(tree: Any, origin: object, key: str = "") -> Any:
         package, _, short = name.rpartition(".")
         at_hand = getattr(sys.modules.get(package), short, None) is cls
         tree["class_path"] = name if at_hand else class_path(cls)
-    return {
-        name: entry
-        if name == "class_path"
-        else trusted(entry, origin, key if name == "init_args" else f"{key}.{name}".strip("."))
-        for name, entry in tree.items()
-    }
+    known = {}
+    for name, entry in tree.items():
+        at = key if name == "init_args" else f"{key}.{name}".strip(".")
+        if reason := reaches(name, entry):
+            raise InputError(
+                f"{origin}: {at} is {entry!r:.60}, {reason}; if you trust it, name it on the command line: "
+                f"--{at}={entry}"
+            )
+        known[name] = entry if name == "class_path" else trusted(entry, origin, at)
+    return known

@@ -17,7 +17,7 @@ from oper_lightning.cli.words import FLAGS, value_of, values_of
 from oper_lightning.envs.rollouts import Rollouts
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.files import place, read_yaml
-from oper_lightning.trust import KINDS, existing, kind_at, trusted
+from oper_lightning.trust import KINDS, existing, kind_at, reaches, trusted
 
 # Flags that name a class, by the kind of the class.
 CLASS_FLAGS = {"model": "--model", "source": "--data.source", "priority": "--data.priority"}
@@ -111,16 +111,24 @@ def _data(tree: Any, origin: Path, words: list[str]) -> dict[str, Any]:
         name = entry.get("class_path") if isinstance(entry, dict) else entry
         if value_of(words, CLASS_FLAGS[key]) is not None and existing(name, KINDS[key]) is None:
             arguments.pop(key, None)
-    rollouts = _mapping(arguments.get("rollouts"), origin, "data.rollouts")
-    if ":" in str(rollouts.get("environment")):  # gymnasium would import what stands before it
-        flag = "--data.rollouts.environment"
-        if value_of(words, flag) is None and value_of(words, "--data.rollouts") is None:
-            raise InputError(
-                f"{origin}: data.rollouts names {rollouts['environment']!r}, whose module would be imported; if you "
-                f"trust it, name it on the command line: {flag}={rollouts['environment']}"
-            )
-        arguments["rollouts"] = {**rollouts, "environment": None}
+    _mapping(arguments.get("rollouts"), origin, "data.rollouts")
+    for key in ("source", "rollouts"):
+        if key in arguments:
+            arguments[key] = _without_replaced(arguments[key], f"--data.{key}", words)
     return dict(trusted({**data, "init_args": arguments}, origin, "data"))
+
+
+def _without_replaced(entry: Any, flag: str, words: list[str]) -> Any:
+    """A class's entry without what a file must not say, where the command says it."""
+    if not isinstance(entry, dict):
+        return entry
+    if isinstance(inner := entry.get("init_args"), dict):
+        return {**entry, "init_args": _without_replaced(inner, flag, words)}
+    return {
+        name: value
+        for name, value in entry.items()
+        if not (reaches(name, value) and value_of(words, f"{flag}.{name}", flag) is not None)
+    }
 
 
 def _mapping(value: Any, origin: object, key: str) -> dict[str, Any]:
@@ -213,6 +221,8 @@ def with_origin(message: str, checkpoint: Path | None, words: list[str]) -> str:
     if not known or any(file in message for file in known) or message.startswith(tuple(said)):
         return message
     files = [*yamls, *([str(checkpoint)] if checkpoint else [])]
+    if checkpoint and not yamls and (beside := checkpoint.with_name("config.yaml")).is_file():
+        files.append(str(beside))
     return f"{message} (what the command does not say comes from {' and '.join(files)})"
 
 

@@ -73,11 +73,14 @@ class OperCLI(LightningCLI):
     checkpoint: Path | None
     earlier: dict[str, Any]
     """what the config.yaml beside the checkpoint holds"""
+    reached: int | None
+    """updates that the checkpoint has behind it"""
 
     def __init__(self, args: list[str]) -> None:
         load_all()
         self.folder = self.checkpoint = None
         self.earlier = {}
+        self.reached = None
         try:
             super().__init__(
                 OfflineAlgorithm,
@@ -159,6 +162,7 @@ class OperCLI(LightningCLI):
         """What a checkpoint and the config.yaml beside it say, as words of a command; and the checkpoint's class."""
         self.checkpoint = path
         checkpoint = read_checkpoint(path)
+        self.reached = checkpoint["global_step"]
         beside = path.with_name("config.yaml")
         if beside.is_file():
             self.earlier = configuration.read_mapping(beside)
@@ -252,6 +256,10 @@ class OperCLI(LightningCLI):
                 name for name in ("last.ckpt", "best.ckpt", "weights.safetensors") if (self.folder / name).is_file()
             ]
             early = f" of {self.trainer.max_steps:,}: {reason}" if (reason := early_end(self.trainer)) else ""
+            if self.trainer.global_step == self.reached:
+                early += "; no update was made" + (
+                    "" if early else f", trainer.max_steps is {self.trainer.max_steps:,}"
+                )
             print(f"{self.folder}: update {self.trainer.global_step:,}{early}; {', '.join(files) or 'no checkpoint'}")
 
     @staticmethod

@@ -50,12 +50,19 @@ def inspect(
         output: folder to write to.
         p_base: of OPER-R, which is shown for every dataset.
     """
+    configuration = None
     if source is None:
         if not files:
             raise InputError("name a dataset: a file, a folder, a D4RL or Minari name, or --source")
+        configuration = Path(files[0]) / "config.yaml"
         source, files = open_source(files[0]), files[1:]
-    source.prepare()
-    transitions = squeezed(fill(source, torch.device("cpu"))[:])
+    try:
+        source.prepare()
+        transitions = squeezed(fill(source, torch.device("cpu"))[:])
+    except InputError as error:
+        if configuration is None or not configuration.is_file():
+            raise
+        raise InputError(f"{error} ({configuration} names it)") from None
     origin = source.origin()
     verdict = judge(transitions, origin)
     low, high = matching.action_bounds(source, transitions["action"], None, origin, ask=True)

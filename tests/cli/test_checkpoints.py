@@ -204,9 +204,41 @@ def test_the_trainer_is_todays(run: Path, capsys: pytest.CaptureFixture[str], re
     assert (now["max_time"], now["devices"], now["log_every_n_steps"]) == (None, 1, 500)
     # A run that ends before its length says so, and why.
     assert oper("fit", "--ckpt_path=run", "--trainer.max_steps=60", "--trainer.max_time=00:00:00:00") == 0
-    assert "run: update 40 of 60: the time is up" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "run: update 40 of 60: the time is up" in out
+    assert "; no update was made; last.ckpt" in out
+    assert oper("fit", "--ckpt_path=run", "--trainer.max_steps=20") == 0
+    assert "run: update 40; no update was made, trainer.max_steps is 20; last.ckpt" in capsys.readouterr().out
     assert oper("fit", "--ckpt_path=run", "--trainer.max_steps=80", "--trainer.max_epochs=3") == 0
     assert "of 80: trainer.max_epochs 3 are over" in capsys.readouterr().out
+
+
+def test_data_that_have_moved(run: Path, refused: Callable[..., str]) -> None:
+    shutil.copytree(run, "run")
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    config["data"]["init_args"]["source"]["init_args"]["path"] = "moved.hdf5"
+    Path("run/config.yaml").write_text(yaml.safe_dump(config))
+    place = f"moved.hdf5: no such file (looked for at {Path.cwd()}/moved.hdf5)"
+    for words in (
+        ("predict", "--ckpt_path=run"),
+        ("fit", "--ckpt_path=run", "--trainer.max_steps=40"),
+        ("inspect", "run"),
+    ):
+        line = refused(*words)
+        assert place in line
+        assert "run/config.yaml" in line
+
+
+def test_arguments_younger_than_a_run_are_no_changes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run, "run")
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    del config["data"]["init_args"]["source"]["init_args"]["allow_external"]
+    del config["model"]["init_args"]["compile"]
+    Path("run/config.yaml").write_text(yaml.safe_dump(config))
+    assert oper("fit", "--ckpt_path=run", "--trainer.max_steps=40", "--data.priority=OperR") == 0
+    changes = [line for line in capsys.readouterr().err.splitlines() if "in this run, now it is" in line]
+    assert any("data.init_args.priority.class_path was None" in line for line in changes)
+    assert not any("allow_external" in line or "compile" in line for line in changes)
 
 
 def test_updates_of_other_rows_are_noted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

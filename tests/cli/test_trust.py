@@ -88,6 +88,10 @@ def other(key: str, value: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda config: config["data"]["init_args"].update({key: value})
 
 
+def small(**arguments: Any) -> dict[str, Any]:
+    return {"class_path": "oper_lightning.D4RL", "init_args": {"path": "small.hdf5", **arguments}}
+
+
 @pytest.mark.parametrize(
     ("key", "change"),
     [
@@ -96,7 +100,9 @@ def other(key: str, value: Any) -> Callable[[dict[str, Any]], Any]:
         ("data.source", lambda name: source({"class_path": "oper_lightning.OperR"})),
         ("data.priority", lambda name: other("priority", {"class_path": f"{name}.call"})),
         ("data.rollouts", lambda name: other("rollouts", {"class_path": f"{name}.call"})),
-        ("data.rollouts", lambda name: other("rollouts", {"environment": f"{name}:Some-v0"})),
+        ("data.rollouts.environment", lambda name: other("rollouts", {"environment": f"{name}:Some-v0"})),
+        ("data.source.environment", lambda name: source(small(environment=f"{name}:Some-v0"))),
+        ("data.source.allow_external", lambda name: source(small(allow_external=True))),
         ("data.prioritise", lambda name: other("prioritise", [{"class_path": f"{name}.call"}])),
         ("data", lambda name: lambda config: config.update(data=f"{name}.call")),
         ("data", lambda name: lambda config: config.update(data={"class_path": f"{name}.call"})),
@@ -117,6 +123,21 @@ def test_what_the_command_names_stands_for_what_the_file_names(run: Path, module
     assert oper("predict", f"--ckpt_path={folder}", "--data.source=D4RL", f"--data.source.path={data}") == 0
     assert oper("predict", f"--ckpt_path={folder}", f"--data.source={module}.Other", f"--data.source.path={data}") == 0
     assert Path("sprung").exists()
+
+
+def test_what_a_file_must_not_say_is_the_commands_to_say(run: Path, module: str) -> None:
+    data = str(run.with_name("small.hdf5"))
+    arguments = {"path": data, "environment": f"{module}:Some-v0", "allow_external": True}
+    folder = configured(run, source({"class_path": "oper_lightning.D4RL", "init_args": arguments}))
+    words = ["--data.source.environment=null", "--data.source.allow_external=true"]
+    assert oper("predict", f"--ckpt_path={folder}", *words) == 0
+    assert not Path("sprung").exists()
+
+
+def test_inspect_imports_nothing_for_a_runs_configuration(run: Path, module: str, refused: Callable[..., str]) -> None:
+    folder = configured(run, source(small(environment=f"{module}:Some-v0")))
+    assert refused("inspect", folder).startswith("run/config.yaml: source.environment ")
+    assert not Path("sprung").exists()
 
 
 def test_inspect_makes_no_class_of_a_runs_configuration(run: Path, module: str, refused: Callable[..., str]) -> None:

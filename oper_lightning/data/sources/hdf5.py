@@ -12,6 +12,7 @@ from oper_lightning.errors import InputError, reading
 from oper_lightning.files import existing, fits_memory
 
 LISTED = 10_000  # entries of a file that are looked at to find its arrays
+CACHE = 64 << 20  # bytes of unpacked chunks kept for each array: one that is not is unpacked again for every few rows
 LINKS = 16  # soft links that are followed one after the other
 
 
@@ -165,7 +166,7 @@ def opened(path: str | Path, allow_external: bool = False) -> Iterator[Hdf5]:
 
     found = existing(path)
     try:
-        file = h5py.File(found, "r")
+        file = h5py.File(found, "r", rdcc_nbytes=CACHE)
     except OSError as error:
         said = str(error)
         if isinstance(error, BlockingIOError) or "unable to lock" in said or "already open" in said:
