@@ -116,22 +116,24 @@ def _lightning_help(verb: str) -> str:
     rollouts = class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts")
     output = "where to write; by default runs/<names of the yamls>/<number>" if fit else "where to write what was found"
     start = (
-        "go on from this checkpoint; last: from the run's last one, or from the start if there is none"
+        "go on from this checkpoint, or from the last.ckpt of a run's folder; last: from that of --output, or from "
+        "the start if there is none"
         if fit
-        else "the checkpoint; class, hyper-parameters and, from config.yaml beside it, the data come with it"
+        else "a checkpoint, or a run's folder: its best.ckpt, or last.ckpt where there is no best; class, "
+        "hyper-parameters and, from config.yaml beside it, the data come with it"
     )
-    first = "[--config FILE] [--model CLASS] [--ckpt_path FILE]" if fit else "--ckpt_path FILE [--config FILE]"
+    first = "[--config FILE] [--model CLASS] [--ckpt_path PATH]" if fit else "--ckpt_path PATH [--config FILE]"
     usage = f"usage: oper {verb} {first} [--output FOLDER] [--data.… VALUE] [--trainer.… VALUE]"
     lines = [
         *textwrap.wrap(usage, WIDTH, subsequent_indent=" " * 10, break_on_hyphens=False),
         "",
         *textwrap.wrap(LIGHTNING[verb], WIDTH),
         "",
-        *([] if fit else [_entry("--ckpt_path FILE", start, 2)]),
+        *([] if fit else [_entry("--ckpt_path PATH", start, 2)]),
         _entry("--config FILE", "yaml with any of the arguments below; flags after it win over it", 2),
         _entry("--print_config", "show the configuration that the arguments make, with every default, and stop", 2),
         _entry("--output FOLDER", output if fit else f"{output}; by default the checkpoint's folder", 2),
-        *([_entry("--ckpt_path FILE", start, 2)] if fit else []),
+        *([_entry("--ckpt_path PATH", start, 2)] if fit else []),
         _entry("--seed_everything N", "seed of all randomness [0]", 2),
         "",
         *(_kind("model", "model") if fit else []),

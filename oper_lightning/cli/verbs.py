@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
+        """Takes None for null: jsonargparse hands null on as Python writes it, to the parsers of nested classes."""
+        words = args if args is None else [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in args]
+        return super().parse_args(words, *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Says in one line what is wrong, and leaves."""

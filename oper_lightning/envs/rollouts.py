@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import math
 import warnings
@@ -79,8 +80,8 @@ class World:
                 for _ in range(parallel):
                     self.copies.append(wrapped(gymnasium.make(environment, **plain), options.get("wrappers", [])))
         except gymnasium.error.UnregisteredEnv:
-            known = nearest(environment, gymnasium.registry)
-            raise InputError(f"environment {environment!r} is not registered with Gymnasium; {known}") from None
+            remedy = _missing(environment) or nearest(environment, gymnasium.registry)
+            raise InputError(f"environment {environment!r} is not registered with Gymnasium; {remedy}") from None
         except Exception as error:  # an environment's constructor may raise anything
             self.close()
             raise InputError(f"environment {environment!r} cannot be made: {first_line(error)}") from None
@@ -197,6 +198,17 @@ def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:
     for wrapper in wrappers:
         environment = getattr(gymnasium.wrappers, wrapper["name"])(environment, **wrapper["kwargs"])
     return environment
+
+
+# How gymnasium-robotics' environments are called; their names go on with size, reward and version.
+ROBOTICS = ("Adroit", "AntMaze_", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze_")
+
+
+def _missing(environment: str) -> str | None:
+    """How to get the package that an environment comes with, where it is known and not installed."""
+    if environment.startswith(ROBOTICS) and importlib.util.find_spec("gymnasium_robotics") is None:
+        return "pip install 'oper-lightning[robotics]' brings it"
+    return None
 
 
 def _register(environment: str) -> None:

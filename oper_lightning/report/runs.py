@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from oper_lightning import renamed
+from oper_lightning.envs.rollouts import Rollouts
 from oper_lightning.errors import InputError
 from oper_lightning.files import read_yaml
 from oper_lightning.report.curves import Curve, final, first_bad, read_logged
+from oper_lightning.trust import existing, kind_at, load_all
 
 # As the papers call them.
 NAMES = {
@@ -142,7 +146,8 @@ def read_run(folder: str) -> Run:
     Raises:
         InputError: if the folder holds no run.
     """
-    config, logged = flat(read_config(folder)), read_logged(folder)
+    load_all()  # whose classes' defaults are asked for
+    config, logged = flat(completed(read_config(folder))), read_logged(folder)
     return Run(folder, config, logged.curves, logged.ended, _versions(folder))
 
 
@@ -151,6 +156,40 @@ def _versions(folder: str) -> str:
     with open(Path(folder) / "config.yaml", encoding="utf-8") as file:
         line = file.readline(1000).strip()
     return line.removeprefix("# ") if line.startswith("# oper-lightning ") else ""
+
+
+def completed(tree: Any, key: str = "") -> Any:
+    """A configuration with the defaults of what its classes take today and an older run's config.yaml does not have.
+
+    Args:
+        tree: the configuration or a part of it.
+        key: where the part stands.
+    """
+    if not isinstance(tree, dict):
+        return tree
+    cls = Rollouts if key == "rollouts" else existing(renamed.class_path(tree.get("class_path")), kind_at(key))
+    if cls is None:  # none of ours, or no class at all
+        return {name: completed(value, str(name)) for name, value in tree.items()}
+    given = (tree.get("init_args") or {}) if "class_path" in tree else tree
+    known = {**defaults(cls), **given}
+    arguments = {name: completed(value, name) for name, value in known.items()}
+    return {**tree, "init_args": arguments} if "class_path" in tree else arguments
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The arguments of a class and of the parents that it passes others on to, in one order, as a yaml has them."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found = {**found, **defaults(cls.__mro__[1])}
+        elif parameter.default is not parameter.empty:
+            value = parameter.default
+            found[name] = (
+                asdict(value) if isinstance(value, Rollouts) else [*value] if isinstance(value, tuple) else value
+            )
+        else:
+            found[name] = None
+    return found
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

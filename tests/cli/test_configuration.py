@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import oper
 
 from oper_lightning.cli.chain import load, run
@@ -40,6 +41,16 @@ QUICK = ["--data.updates_per_epoch=20", "--data.rollouts=null", "--output=run"]
 def test_objections_in_words(words: list[str], line: str, small_file: Path, refused: Callable[..., str]) -> None:
     base = ["fit", "--model=BC", "--data.source=D4RL", f"--data.source.path={small_file}", "--trainer.max_steps=20"]
     assert refused(*base, *QUICK, *words) == line
+
+
+def test_null_reaches_arguments_of_nested_classes(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data.source.max_episode_steps=null", "--data.priority=WeightsFile", "--data.priority.path=w"]
+    words += ["--data.priority.std", "null", "--data.rollouts.steps=null", "--trainer.max_steps=20", "--print_config"]
+    assert oper("fit", "--model=BC", "--data.source=D4RL", f"--data.source.path={small_file}", *words) == 0
+    data = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
+    assert data["source"]["init_args"]["max_episode_steps"] is None
+    assert data["priority"]["init_args"]["std"] is None
+    assert data["rollouts"]["steps"] is None
 
 
 def test_objections_that_are_not_known() -> None:

@@ -59,9 +59,13 @@ def test_every_flag_of_the_parser_is_let_through(capsys: pytest.CaptureFixture[s
     ("verb", "there", "elsewhere"),
     [
         ("fit", ["--model CLASS", "--data.priority CLASS", "--trainer.max_steps"], ["--gap_to"]),
-        ("validate", ["--ckpt_path FILE", "--data.rollouts.episodes"], ["--model CLASS", "max_steps", "batch_size"]),
-        ("test", ["--ckpt_path FILE", "--data.rollouts.seed"], ["--model CLASS", "--data.priority"]),
-        ("predict", ["--ckpt_path FILE", "--data.source CLASS"], ["rollouts", "--data.priority"]),
+        (
+            "validate",
+            ["--ckpt_path PATH", "a run's folder", "--data.rollouts.episodes"],
+            ["--model CLASS", "max_steps", "batch_size"],
+        ),
+        ("test", ["--ckpt_path PATH", "a run's folder", "--data.rollouts.seed"], ["--model CLASS", "--data.priority"]),
+        ("predict", ["--ckpt_path PATH", "a run's folder", "--data.source CLASS"], ["rollouts", "--data.priority"]),
         ("inspect", ["FILE", "--p_base", "--source CLASS", "Npz"], ["--trainer", "--data."]),
         ("report", ["RUN [RUN ...]", "--gap_to"], ["--trainer", "--source"]),
         ("convert", ["FILE [FILE ...]", "--source CLASS"], ["--trainer", "--p_base"]),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,9 @@ def test_a_trainer_of_ones_own_judges_after_training(small_file: Path) -> None:
 def test_environments_that_cannot_be_made() -> None:
     with pytest.raises(InputError, match=r"'Hoper-v5' is not registered with Gymnasium; did you mean 'Hopper-v5'"):
         World("Hoper-v5", {})
+    if importlib.util.find_spec("gymnasium_robotics") is None:
+        with pytest.raises(InputError, match=r"'AdroitHandDoor-v1' .*; pip install 'oper-lightning\[robotics\]'"):
+            World("AdroitHandDoor-v1", {})
     with pytest.raises(InputError, match="cannot be made"):
         World("Hopper-v5", {"no_such_option": 1})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from helpers import columns, oper, write_hdf5
 
 from oper_lightning.report.curves import Curve
@@ -128,6 +129,27 @@ def test_coupling_is_named_in_the_papers_words() -> None:
     runs = [Run("", {**common, "data.prioritise": which}, {}) for which in roles]
     names = [group.method for group in grouped(runs)]
     assert names == ["TD3BC, OPER-R, decoupled", "TD3BC, OPER-R, coupled", "TD3BC, OPER-R, prioritise=['constraint']"]
+
+
+def test_arguments_that_an_older_run_does_not_have_are_no_difference(
+    small_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(small_file, "new", EVALUATION, "--data.priority=OperR")
+    fit(small_file, "old", EVALUATION, "--data.priority=OperR", "--seed_everything=1")
+    fit(small_file, "other", EVALUATION, "--data.priority=OperR", "--data.priority.returns=rank")
+    config = yaml.safe_load(Path("old/config.yaml").read_text())
+    data = config["data"]["init_args"]
+    removed = ((data["priority"]["init_args"], "returns"), (data["source"]["init_args"], "action_low"))
+    for part, name in (*removed, (data["rollouts"], "steps"), (data, "clip_actions"), (data, "seed")):
+        del part[name]
+    Path("old/config.yaml").write_text(yaml.safe_dump(config))
+    capsys.readouterr()
+    assert oper("report", "old", "new", "other") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"\| small +\| BC, OPER-R, priority.returns=sum +\| +40 \|([^|]*\|){2} +2 \|", out), out
+    assert "action_low" not in out
+    assert "rollouts.steps" not in out
+    assert "clip_actions" not in out
 
 
 def test_curves_of_runs_that_were_evaluated_at_other_updates() -> None:
