@@ -16,15 +16,15 @@ from oper_lightning.report.weights import Datasets, EpisodeWeights
 
 
 def report(runs: list[str], output: str = "runs/report", gap_to: float | None = None) -> None:
-    """Compare finished runs: tables, learning curves, what the losses did.
+    """Compare finished runs: tables, learning curves, losses.
 
-    Writes report.html, report.md, report.csv and pictures. Runs that differ in their seeds only count as one method.
-    The first method is what the others are compared with.
+    It writes report.html, report.md, report.csv and pictures. Runs that differ only in their seeds count as one method.
+    The other methods are compared with the first one.
 
     Args:
         runs: folders of runs of `oper fit`.
         output: folder to write to.
-        gap_to: a return; adds which share of the first method's distance to it each method closes.
+        gap_to: a return; the table then says which share of the first method's distance to it each method closes.
     """
     places = [Path(run).resolve() for run in runs]
     if twice := next((run for run, place in zip(runs, places, strict=True) if places.count(place) > 1), None):
