@@ -77,7 +77,9 @@ class OnestepRL(OfflineAlgorithm):
         if min(steps, samples, target_freq) < 1:
             raise InputError(f"OnestepRL: steps {steps}, samples {samples}, target_freq {target_freq}: at least 1 each")
         if len(phases) != 3 or min(phases) <= 0:
-            raise InputError(f"OnestepRL: phases {list(phases)}: three shares, of behaviour, critic and policy")
+            raise InputError(
+                f"OnestepRL: phases {list(phases)}: three shares are needed, of behaviour, critic and policy"
+            )
         self.operator = operator
         if operator == "easy_bcq":  # behaviour and critic are all that is trained
             self.reads = ("evaluation",)

@@ -219,8 +219,8 @@ class OperA(OfflineAlgorithm):
         first, other = self.lengths()
         if min(first, other) < 1 or first + (self.iterations - 1) * other != steps or first % epoch or other % epoch:
             raise InputError(
-                f"trainer.max_steps {steps:,} does not share out among {self.iterations} iterations of whole epochs of "
-                f"{epoch:,} updates (data.updates_per_epoch)"
+                f"trainer.max_steps {steps:,} cannot be shared out among {self.iterations} iterations of whole epochs "
+                f"of {epoch:,} updates (data.updates_per_epoch)"
             )
 
     def on_train_start(self) -> None:

@@ -394,5 +394,5 @@ class OfflineDataModule(LightningDataModule):
         if (before := state_dict.get("rows", now)) != now:
             note(
                 f"updates see {now:,} rows now (data.batch_size {self.batch_size:,} in each of {ranks.world_size()} "
-                f"processes), {before:,} before: the run goes on as another one than it began"
+                f"processes), {before:,} before: from here on the run differs from one with the old batches"
             )

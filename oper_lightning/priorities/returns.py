@@ -239,7 +239,7 @@ def doubts(priority: object, transitions: TensorDict, weights: Tensor) -> list[s
         found.append(
             f"{name}: returns go with the length of trajectories ({shortest:,} to {longest:,} steps, correlation "
             f"{by_length:.2f}), hardly with the reward per step ({by_step:.2f}): {kind} ones "
-            f"are preferred, not good ones; unless length is merit, set the priority's returns to per_step"
+            f"are preferred, not good ones; if length is no merit, set the priority's returns to per_step"
         )
     return found
 

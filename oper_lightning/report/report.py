@@ -70,7 +70,7 @@ def _as_far_as_the_furthest(group: Group) -> Group:
     furthest, kept = max(run.updates for run in group.runs), []
     for run in group.runs:
         if run.updates < min(run.planned, furthest):
-            note(f"{run.folder}: stopped at update {run.updates:,}, others of its kind at {furthest:,}: left out")
+            note(f"{run.folder}: stopped at update {run.updates:,}, others of its method at {furthest:,}: left out")
             continue
         if run.updates < run.planned:
             note(f"{run.folder}: unfinished, update {run.updates:,} of {run.planned:,}")
