@@ -87,7 +87,7 @@ REFUSED = {
     "rate per step": ([callback("LearningRateMonitor", logging_interval="step")], "set logging_interval to epoch"),
     "save by 7": ([callback("ModelCheckpoint", every_n_train_steps=7)], "7 is no multiple of the 5"),
     "save by time": ([callback("ModelCheckpoint", train_time_interval="0:01:00")], "use every_n_train_steps"),
-    "save on exception": ([callback("ModelCheckpoint", save_on_exception=True)], "save_on_exception could save amid"),
+    "save on exception": ([callback("ModelCheckpoint", save_on_exception=True)], "save_on_exception could save within"),
     "unmeasured": (
         [callback("ModelCheckpoint", every_n_train_steps=10, monitor="eval/return")],
         "leave every_n_train_steps out",
