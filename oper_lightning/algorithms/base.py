@@ -119,7 +119,7 @@ class OfflineAlgorithm(LightningModule, ABC):
             InputError: if the trainer was not told.
         """
         if self.trainer.max_steps < 1:
-            raise InputError(f"{type(self).__name__} goes by the length of the run: give trainer.max_steps")
+            raise InputError(f"{type(self).__name__} needs the length of the run: give trainer.max_steps")
         return self.trainer.max_steps
 
     def observe(self, observation: Tensor) -> Tensor:
@@ -220,8 +220,8 @@ class OfflineAlgorithm(LightningModule, ABC):
         if checkpoint["lengths"] != self.lengths():
             was, now = (", ".join(f"{part:,}" for part in parts) for parts in (checkpoint["lengths"], self.lengths()))
             raise InputError(
-                f"{name}: its run has parts of {was} updates, this one of {now}: a run that goes on keeps "
-                f"trainer.max_steps and what shares it out"
+                f"{name}: its run has parts of {was} updates, this command has parts of {now}: a run that goes on must "
+                f"keep trainer.max_steps and the arguments that divide it"
             )
         self._goes_on_from = checkpoint
         self._metrics = {name: torch.tensor(value) for name, value in checkpoint.get("metrics", {}).items()}

@@ -25,7 +25,7 @@ class BC(OfflineAlgorithm):
     Args:
         policy: deterministic (squared error) or gaussian (log likelihood; acts by its mean).
         hidden_sizes: widths of the policy's hidden layers.
-        learning_rate: of the Adam optimiser.
+        learning_rate: learning rate of the Adam optimiser.
         normalise_observations: whether the policy sees observations with mean 0 and standard deviation 1.
     """
 

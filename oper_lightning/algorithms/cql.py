@@ -32,27 +32,28 @@ class CQL(OfflineAlgorithm):
     """CQL: a soft actor-critic whose critics value the policy's actions lower than the recorded ones.
 
     Args:
-        cql_weight: of the penalty against the Bellman errors.
-        cql_temperature: of the logsumexp in the penalty.
-        sampled_actions: drawn for the penalty from each of three: uniform, the policy at the next observation, the
-            policy at the observation.
-        importance_sampling: whether the logsumexp divides by the densities of the sampled actions; without, it also
-            runs over the recorded action.
-        lagrange_gap: penalty above which its weight rises and below which it falls; null keeps the weight fixed.
+        cql_weight: weight of the penalty relative to the Bellman errors.
+        cql_temperature: temperature of the logsumexp in the penalty.
+        sampled_actions: number of actions that the penalty samples from each of three: the uniform distribution, the
+            policy at the next observation, the policy at the observation.
+        importance_sampling: whether the logsumexp divides by the densities of the sampled actions; if false, it also
+            includes the recorded action.
+        lagrange_gap: the weight of the penalty rises while the penalty is above this number, and falls while it is
+            below; null keeps the weight fixed.
         max_target_backup: whether the target takes the best of the sampled actions instead of one of them.
         backup_entropy: whether the target counts the policy's entropy.
         difference_min: lower bound of the penalty of one transition; null for none.
-        difference_max: upper bound of it; null for none.
-        bc_updates: updates at the start in which the policy clones the data instead of searching.
+        difference_max: upper bound of the penalty of one transition; null for none.
+        bc_updates: number of updates at the start in which the policy clones the data instead of searching.
         entropy_temperature: weight of the policy's entropy; null tunes it to target_entropy.
-        target_entropy: null for minus the number of action dimensions.
-        discount: of rewards, per step.
+        target_entropy: entropy that the policy is tuned to; null is minus the number of action dimensions.
+        discount: factor of future rewards, per step.
         tau: share of the online critics that moves into the targets with each update.
         policy_hidden_sizes: widths of the policy's hidden layers.
         critic_hidden_sizes: widths of the critics' hidden layers.
-        orthogonal_init: whether layers begin orthogonal (gain sqrt 2, the last 0.01), as in CORL.
-        policy_learning_rate: of policy and entropy temperature (Adam).
-        critic_learning_rate: of critics and Lagrange multiplier (Adam).
+        orthogonal_init: whether layers are initialised orthogonally (gain sqrt 2, the last 0.01), as in CORL.
+        policy_learning_rate: learning rate of policy and entropy temperature (Adam).
+        critic_learning_rate: learning rate of critics and Lagrange multiplier (Adam).
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
     """
 

@@ -30,18 +30,18 @@ class IQL(OfflineAlgorithm):
     """IQL: values from recorded actions only, by expectile regression; the policy clones them by their advantage.
 
     Args:
-        expectile: of the values (tau, equation 5); above one half, values look to the better of the actions. Paper:
-            0.7; antmaze 0.9.
+        expectile: expectile that the values are fitted to (tau, equation 5); above one half, values lean towards the
+            better actions. Paper: 0.7; antmaze 0.9.
         temperature: inverse temperature of advantage-weighted regression (beta, equation 7). Paper: 3; antmaze 10,
             kitchen and adroit 0.5. OPER-A on locomotion: 1.
         policy: gaussian (log likelihood; acts by its mean) or deterministic (squared error).
-        dropout: chance of the policy's hidden units to be left out in training. Paper: 0; kitchen and adroit 0.1.
-        schedule: of the policy's learning rate over the run: cosine, linear or none.
-        discount: of rewards, per step.
+        dropout: chance that a hidden unit of the policy is left out in training. Paper: 0; kitchen and adroit 0.1.
+        schedule: how the policy's learning rate falls over the run: cosine, linear or none.
+        discount: factor of future rewards, per step.
         tau: share of the online critics that moves into the targets with each update.
-        n_step: rewards summed before the target bootstraps; the paper has 1.
+        n_step: number of rewards that are summed before the target bootstraps. Paper: 1.
         hidden_sizes: widths of the hidden layers of policy, values and critics.
-        learning_rate: of the three Adam optimisers.
+        learning_rate: learning rate of the three Adam optimisers.
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
     """
 

@@ -36,21 +36,22 @@ class OnestepRL(OfflineAlgorithm):
         operator: how the policy improves on the behaviour: exp_weight (advantage-weighted cloning), reverse_kl (values
             less the divergence from the behaviour), il_reg (values and the likelihood of the data), greedy (values
             alone), easy_bcq (no training: the best of some actions of the behaviour).
-        critic: what the critic evaluates: sarsa (the recorded next action; where an episode was cut, an action of the
-            behaviour policy, for nobody took one), qpi (the policy as it stands, its actions clipped to the box), or
-            either with twin critics: double_sarsa, double_qpi.
-        baseline: of exp_weight's advantage: value_sample (mean value of actions of the behaviour) or td (a value
-            function fitted beside the critic).
+        critic: what the critic evaluates: sarsa (the recorded next action; where an episode was cut there is none, and
+            an action of the behaviour policy is taken), qpi (actions of the current policy, clipped to their bounds),
+            or either with twin critics: double_sarsa, double_qpi.
+        baseline: what exp_weight's advantage is measured against: value_sample (mean value of actions of the behaviour)
+            or td (a value function that is fitted together with the critic).
         steps: how often critic and policy are trained in turn. Paper: 1.
-        phases: shares of the run for behaviour, critic and policy. Paper: 500,000, 2,000,000 and 100,000 updates.
+        phases: relative lengths of the phases of behaviour, critic and policy. Paper: 500,000, 2,000,000 and 100,000
+            updates.
         temperature: inverse temperature of exp_weight.
-        alpha: weight of the divergence in reverse_kl, of the likelihood in il_reg.
-        samples: actions drawn for value_sample, reverse_kl and easy_bcq.
-        discount: of rewards, per step.
+        alpha: weight of the divergence in reverse_kl, and of the likelihood in il_reg.
+        samples: number of actions that value_sample, reverse_kl and easy_bcq draw.
+        discount: factor of future rewards, per step.
         tau: share of the online critic that moves into its target each time.
-        target_freq: critic updates per move of the target.
+        target_freq: the target moves after so many updates of the critic.
         hidden_sizes: widths of all networks' hidden layers.
-        learning_rate: of the Adam optimisers.
+        learning_rate: learning rate of the Adam optimisers.
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
     """
 
@@ -76,7 +77,9 @@ class OnestepRL(OfflineAlgorithm):
         if min(steps, samples, target_freq) < 1:
             raise InputError(f"OnestepRL: steps {steps}, samples {samples}, target_freq {target_freq}: at least 1 each")
         if len(phases) != 3 or min(phases) <= 0:
-            raise InputError(f"OnestepRL: phases {list(phases)}: three shares, of behaviour, critic and policy")
+            raise InputError(
+                f"OnestepRL: phases {list(phases)}: three shares are needed, of behaviour, critic and policy"
+            )
         self.operator = operator
         if operator == "easy_bcq":  # behaviour and critic are all that is trained
             self.reads = ("evaluation",)

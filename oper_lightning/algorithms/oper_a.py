@@ -27,28 +27,30 @@ from oper_lightning.spec import Batch, DataSpec
 
 
 class OperA(OfflineAlgorithm):
-    """OPER-A's stage 1: weighs transitions by their advantage over the behaviour, again and again.
+    """OPER-A's stage 1: computes weights from the advantages of transitions, in several iterations.
 
     Leaves weights.safetensors in the run's folder, written anew after every iteration.
 
     Args:
-        iterations: how often weights are made; trainer.max_steps is shared out equally among them. Paper: 5.
-        first_updates: length of the first iteration, if it is to differ from the others.
-        seeds: value functions trained side by side, each with weights of its own. Paper: 3.
-        critic: doublev (twin values, the published choice), v (one value), vq (twin Q and a value fitted to them).
+        iterations: number of iterations, each of which ends with new weights; trainer.max_steps is shared out equally
+            among them. Paper: 5.
+        first_updates: gradient updates of the first iteration, if its length differs from the others'.
+        seeds: number of value functions that are trained side by side, each with weights of its own. Paper: 3.
+        critic: which values are fitted: doublev (twin values, the published choice), v (one value) or vq (twin Q, and a
+            value that is fitted to them).
         target: what values are fitted to: nstep (bootstrapped) or mc (return-to-go).
         advantage: how advantages are measured: nstep, mc (return-to-go minus value) or gae.
-        n_step: rewards summed before bootstrapping. Paper: 1; kitchen and pen 5.
+        n_step: number of rewards that are summed before bootstrapping. Paper: 1; kitchen and pen 5.
         bootstrap_truncated: whether n-step targets (n > 1) bootstrap where an episode was cut; the published code
             counts a cut as terminal.
-        gae_lambda: decay of generalised advantage estimation.
-        discount: of rewards, per step.
+        gae_lambda: decay of generalised advantage estimation (gae).
+        discount: factor of future rewards, per step.
         tau: share of the online networks that moves into the targets with every update.
-        learning_rate: of the Adam optimiser, at the start of each iteration.
-        schedule: of the learning rate over each iteration: cosine, linear or none.
+        learning_rate: learning rate of the Adam optimiser at the start of each iteration.
+        schedule: how the learning rate falls over each iteration: cosine, linear or none.
         scale_std: stretch weights to this standard deviation within stage 1, so that the next iteration sees them
             stretched; null (published) leaves them as they are.
-        scale_floor: floor of weights so stretched.
+        scale_floor: floor of the weights that scale_std stretches.
         hidden_sizes: widths of the hidden layers.
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
     """
@@ -217,8 +219,8 @@ class OperA(OfflineAlgorithm):
         first, other = self.lengths()
         if min(first, other) < 1 or first + (self.iterations - 1) * other != steps or first % epoch or other % epoch:
             raise InputError(
-                f"trainer.max_steps {steps:,} does not share out among {self.iterations} iterations of whole epochs of "
-                f"{epoch:,} updates (data.updates_per_epoch)"
+                f"trainer.max_steps {steps:,} cannot be shared out among {self.iterations} iterations of whole epochs "
+                f"of {epoch:,} updates (data.updates_per_epoch)"
             )
 
     def on_train_start(self) -> None:

@@ -32,16 +32,16 @@ class TD3BC(OfflineAlgorithm):
         bc_coefficient: weight of the behaviour-cloning term.
         clip_constraint: what priorities below 1 do to the behaviour-cloning term when losses are reweighted: none
             (the priority as it is), one (they count as 1) or root (their square root counts).
-        policy: deterministic, or gaussian (one learnt spread; trained on samples, acts by its mean).
-        discount: of rewards, per step.
+        policy: deterministic, or gaussian (one learnt standard deviation; trained on samples, acts by its mean).
+        discount: factor of future rewards, per step.
         tau: share of the online networks that moves into the targets with each actor update.
         policy_noise: standard deviation of the target action's noise, relative to half the action range.
-        noise_clip: bound of that noise.
-        policy_freq: critic updates per actor update.
-        n_step: rewards summed before the target bootstraps; the paper has 1.
+        noise_clip: largest size of that noise.
+        policy_freq: the actor is updated after so many updates of the critics.
+        n_step: number of rewards that are summed before the target bootstraps. Paper: 1.
         hidden_sizes: widths of the hidden layers of actor and critics.
         layer_norm: whether the critics' hidden layers are normalised.
-        learning_rate: of both Adam optimisers.
+        learning_rate: learning rate of both Adam optimisers.
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
     """
 

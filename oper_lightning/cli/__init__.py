@@ -22,9 +22,9 @@ usage: oper <verb> ...
 
   fit        train an algorithm on recorded data, or compute OPER-A's weights
   validate   score a checkpoint in the environment
-  test       score a checkpoint on other episode seeds
+  test       score a checkpoint in the environment, on other episode seeds
   predict    write actions, or values and advantages, for every transition of a dataset
-  run        run a chain of the above from one yaml; goes on where it was stopped
+  run        run several commands from one yaml; goes on where it was stopped
   inspect    look at a dataset and at weights for it, before training
   report     turn finished runs into tables and pictures
   convert    turn published .npy weights into a weights file

@@ -23,17 +23,17 @@ ABOVE = "OPER_CHAINS"  # the chains that this one is a link of, at whatever dept
 
 HELP = """usage: oper run CHAIN.yaml [--folder FOLDER] [--NAME VALUE ...]
 
-Runs the links of a chain one after another, each as a command of its own that is shown first, and keeps track in
-FOLDER/chain.json: the same command again goes on where the last one was stopped, inside a link too.
+Runs the commands (links) of a chain one after another, and shows each before it runs. FOLDER/chain.json notes which are
+done. If the chain was stopped, the same command goes on from there, inside a link too.
 
-A chain is a yaml with
-  folder   where the links write; every `fit` link to FOLDER/<its name>
-  set      names with values; {name} stands for them below, for several words where it stands alone, {{name}} for
-           itself in braces; --NAME VALUE changes them. One of them may be a list, such as seed: [1, 2, 3] (changed by
-           --seed 1,2,3): links with {seed} in them are repeated, once for each value
-  links    name: command, without `oper`; {name of an earlier link} stands for that link's folder. Of a link that was
-           repeated it stands for all folders where it stands alone (report {policy}), else for that of the same value
-           (test --ckpt_path={policy}/last.ckpt), once for each
+A chain is a yaml with three entries:
+  folder   folder of the chain; a `fit` link writes to FOLDER/<name of the link>
+  set      names with values. {name} in a link stands for the value, and for several words if it is a word of its own.
+           {{name}} stands for {name} itself. --NAME VALUE changes a value. One value may be a list, such as
+           seed: [1, 2, 3] (changed by --seed 1,2,3): links that contain {seed} are repeated, once for each entry
+  links    names with commands, without the word `oper`. {name of an earlier link} stands for the folder of that link.
+           If that link was repeated: as a word of its own it stands for all its folders (report {policy}); within a
+           word, this link is repeated too, with the folder of the same entry (test --ckpt_path={policy}/last.ckpt)
 """
 
 

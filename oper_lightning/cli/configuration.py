@@ -202,7 +202,7 @@ def _no_nulls(cls: type, arguments: dict[str, Any], key: str) -> None:
     for name, parameter in inspect.signature(cls).parameters.items():
         optional = parameter.default is None or any(word in str(parameter.annotation) for word in ("None", "Optional"))
         if name in arguments and arguments[name] is None and not optional:
-            raise InputError(f"{key}.{name} is null, which is no value for it; leave it out for its default")
+            raise InputError(f"{key}.{name} is null, but needs a value; leave it out for its default")
 
 
 def with_origin(message: str, checkpoint: Path | None, words: list[str]) -> str:

@@ -19,12 +19,12 @@ from oper_lightning.priorities.published import published_weights
 def convert(files: list[str], source: Source, output: str = "weights.safetensors") -> None:
     """Turn the OPER authors' published .npy weights into a weights file for WeightsFile.
 
-    Reads arrays, numbers and strings only; nothing in such a file can run.
+    It reads arrays, numbers and strings only; nothing in such a file can run.
 
     Args:
-        files: published files, one per seed; those of the layout from before iterations are averaged into one seed.
-        source: the dataset that they were made for; with D4RL, its qlearning_rows must be true.
-        output: the file to write.
+        files: published files, one per seed; files of the older layout, without iterations, are averaged into one seed.
+        source: the dataset that the weights were made for; with D4RL, set its qlearning_rows to true.
+        output: the weights file to write.
     """
     if isinstance(source, D4RL) and not source.qlearning_rows:
         raise InputError(

@@ -9,16 +9,16 @@ from oper_lightning.errors import InputError, nearest
 
 WIDTH = 110
 KINDS = {
-    "model": "the algorithm, one of these; --model.help=CLASS says more",
-    "source": "where transitions come from; --{}.help=CLASS says more",
-    "priority": "how much each transition matters; --{}.help=CLASS says more",
+    "model": "the algorithm, one of these; --model.help=CLASS shows its arguments",
+    "source": "where transitions come from; --{}.help=CLASS shows its arguments",
+    "priority": "how much each transition matters; --{}.help=CLASS shows its arguments",
 }
 LIGHTNING = {
     "fit": "Train an algorithm on recorded data. Leaves last.ckpt, best.ckpt, config.yaml and TensorBoard events (and, "
     "from OPER-A's stage 1, weights.safetensors) in the run's folder.",
     "validate": "Score a checkpoint in the environment.",
-    "test": "Score a checkpoint on other episode seeds than validate's.",
-    "predict": "Write what a checkpoint makes of every transition of a dataset: actions, or values and advantages.",
+    "test": "Score a checkpoint in the environment, on other episode seeds than validate.",
+    "predict": "Write what a checkpoint predicts for every transition of a dataset: actions, or values and advantages.",
 }
 FUNCTIONS = {
     "inspect": PACKAGE / "report" / "inspect.py",
@@ -28,11 +28,11 @@ FUNCTIONS = {
 TRAINER = {
     "max_steps": "length of the run in gradient updates",
     "accelerator": "auto takes a GPU where there is one; cpu, cuda",
-    "devices": "number of GPUs, or of CPU processes; with --trainer.strategy=ddp they work together",
+    "devices": "number of GPUs, or of CPU processes; several work together with --trainer.strategy=ddp",
     "precision": "32-true or bf16-mixed",
-    "logger": "another logger than TensorBoard, or false",
-    "log_every_n_steps": "gradient updates between logged losses",
-    "fast_dev_run": "true: one update, nothing written",
+    "logger": "another logger in place of TensorBoard, or false for none",
+    "log_every_n_steps": "number of gradient updates between two logged losses",
+    "fast_dev_run": "true makes one update and writes nothing",
 }
 WITHOUT_TRAINING = ("accelerator", "devices", "precision")
 
@@ -98,7 +98,7 @@ def _function_help(verb: str) -> str:
             f"usage: oper {verb} {f'{word} [{word} ...]' if default is REQUIRED else f'[{word} ...]'}"
             + "".join(f" [--{name} VALUE]" for name in list(called.arguments)[1:]),
             "",
-            *textwrap.wrap(called.about.replace("\n", " "), WIDTH),
+            *textwrap.wrap(" ".join(called.about.split()), WIDTH),
             "",
             _entry(word, text.rstrip("."), 2),
             "",
@@ -114,13 +114,13 @@ def _lightning_help(verb: str) -> str:
     fit, scores = verb == "fit", verb != "predict"
     data = class_of(PACKAGE / "data" / "datamodule.py", "OfflineDataModule")
     rollouts = class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts")
-    output = "where to write; by default runs/<names of the yamls>/<number>" if fit else "where to write what was found"
+    output = "folder to write to; by default runs/<names of the yamls>/<number>" if fit else "folder for the result"
     start = (
         "go on from this checkpoint, or from the last.ckpt of a run's folder; last: from that of --output, or from "
         "the start if there is none"
         if fit
-        else "a checkpoint, or a run's folder: its best.ckpt, or last.ckpt where there is no best; class, "
-        "hyper-parameters and, from config.yaml beside it, the data come with it"
+        else "a checkpoint, or a run's folder: its best.ckpt, or last.ckpt where there is no best. It brings class and "
+        "hyper-parameters; config.yaml beside it brings the data"
     )
     first = "[--config FILE] [--model CLASS] [--ckpt_path PATH]" if fit else "--ckpt_path PATH [--config FILE]"
     usage = f"usage: oper {verb} {first} [--output FOLDER] [--data.… VALUE] [--trainer.… VALUE]"
@@ -130,7 +130,7 @@ def _lightning_help(verb: str) -> str:
         *textwrap.wrap(LIGHTNING[verb], WIDTH),
         "",
         *([] if fit else [_entry("--ckpt_path PATH", start, 2)]),
-        _entry("--config FILE", "yaml with any of the arguments below; flags after it win over it", 2),
+        _entry("--config FILE", "yaml with any of the arguments below; flags that stand after it win over it", 2),
         _entry("--print_config", "show the configuration that the arguments make, with every default, and stop", 2),
         _entry("--output FOLDER", output if fit else f"{output}; by default the checkpoint's folder", 2),
         *([_entry("--ckpt_path PATH", start, 2)] if fit else []),
@@ -143,7 +143,7 @@ def _lightning_help(verb: str) -> str:
         lines += _arguments(data, "data.", skip=("source", "priority", "rollouts"))
         lines += [_entry("--data.rollouts null", "train without evaluation")]
     else:
-        other = "another dataset than the run's; its spaces must be the same"
+        other = "another dataset than the run's, with observations and actions of the same shapes"
         lines += ["  --data.…", _entry("--data.source CLASS", f"{other}; --data.source.help=CLASS says more")]
         lines += _arguments(data, "data.", skip=tuple(name for name in data.arguments if name != "location"))
     if scores:

@@ -38,34 +38,37 @@ def _remove(folder: str, owner: int) -> None:
 
 
 class OfflineDataModule(LightningDataModule):
-    """Recorded transitions for offline reinforcement learning, for this package's algorithms or for your own loop.
+    """Recorded transitions for offline reinforcement learning, for this package's algorithms or for a loop of your own.
 
-    In a loop of your own: ``data = OfflineDataModule(source, priority); data.setup()``, then draw TED TensorDicts
-    from ``data.replay_buffer(256)``, or use ``data.storage`` and ``data.weights`` as you like. After
-    ``data.priority = another`` the next ``setup()`` weighs the transitions anew. It can be pickled and copied; a copy
-    belongs to no trainer and opens files anew.
+    In a loop of your own call ``data = OfflineDataModule(source, priority); data.setup()``. Then take batches from
+    ``data.draw(1)`` or from ``data.replay_buffer(256)``, or use ``data.storage`` and ``data.weights``. After
+    ``data.priority = another`` the next ``setup()`` computes the weights anew. A datamodule can be pickled and copied;
+    the copy belongs to no trainer and opens files anew.
 
     Args:
         source: where the transitions come from.
-        priority: how much each transition matters; all the same by default.
-        mode: resample draws transitions in proportion to the priority, reweight draws uniformly and weighs losses.
-        prioritise: the loss term or terms that see the priority, of evaluation, improvement and constraint; by default
-            those of the priority's paper (OPER-A: improvement and constraint; OPER-R and the rest: all).
-        batch_size: transitions per update and process.
-        updates_per_epoch: gradient updates between evaluations and checkpoints.
-        updates_per_block: gradient updates that pass through Lightning's loop together; by default the largest
-            divisor of updates_per_epoch up to 50. Modules that are none of this package's algorithms get one batch at
+        priority: how much each transition matters; by default all matter the same.
+        mode: resample draws transitions in proportion to the priority; reweight draws uniformly and multiplies losses
+            by it.
+        prioritise: the roles of the loss terms that see the priority: one or several of evaluation, improvement and
+            constraint; by default those of the priority's paper (OPER-A: improvement and constraint; OPER-R and the
+            rest: all).
+        batch_size: number of transitions for each update, in each process.
+        updates_per_epoch: number of gradient updates between evaluations and checkpoints.
+        updates_per_block: number of gradient updates that pass through Lightning's loop together; by default the
+            largest divisor of updates_per_epoch up to 50. Modules other than this package's algorithms get one batch at
             a time.
-        rollouts: how policies are scored in an environment; null to train without.
-        reward_scale: rewards are multiplied by this before targets are built; OPER-R sees raw rewards. return_range:
-            1000 over the distance between best and worst return (IQL on locomotion).
-        reward_shift: added to the scaled reward (antmaze: -1).
-        clip_actions: bring recorded actions that lie outside the action space to its border instead of refusing them.
-        location: keep transitions on the training device, in main memory, or memory-mapped on disk.
-        memmap_folder: where memory-mapped transitions lie; by default memmap in the trainer's folder or, without a
-            trainer, a temporary folder that goes away with the datamodule.
-        seed: of the order in which transitions are drawn, for use without `oper`, where seed_everything says it; by
-            default that of Lightning's seed_everything, or of torch.
+        rollouts: how policies are scored in an environment; null trains without scores.
+        reward_scale: factor of the rewards that critics see; OPER-R sees rewards as recorded. return_range is 1000 over
+            the distance between best and worst return (IQL on locomotion).
+        reward_shift: number that is added to the scaled reward (antmaze: -1).
+        clip_actions: whether to move recorded actions that lie outside the action bounds to the nearest bound instead
+            of refusing the data.
+        location: where transitions are kept: on the training device, in main memory, or memory-mapped on disk.
+        memmap_folder: folder of memory-mapped transitions; by default memmap in the trainer's folder or, without a
+            trainer, a temporary folder that is removed with the datamodule.
+        seed: seed by which transitions are drawn; by default that of Lightning's seed_everything (which `oper` sets),
+            or of torch.
     """
 
     def __init__(
@@ -391,5 +394,5 @@ class OfflineDataModule(LightningDataModule):
         if (before := state_dict.get("rows", now)) != now:
             note(
                 f"updates see {now:,} rows now (data.batch_size {self.batch_size:,} in each of {ranks.world_size()} "
-                f"processes), {before:,} before: the run goes on as another one than it began"
+                f"processes), {before:,} before: from here on the run differs from one with the old batches"
             )

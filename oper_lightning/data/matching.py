@@ -101,7 +101,7 @@ def _recorded_bounds(source: Source, actions: Tensor, why: str) -> tuple[Tensor,
     note(
         f"{source}: action bounds: {why}; "
         + (f"-1 to 1 is taken, as all actions lie within ({span})" if within else f"taken from the data: {span}")
-        + "; a policy acts within them: name them with the source's action_low and action_high"
+        + "; policies act between these bounds: if others are right, give the source's action_low and action_high"
     )
     return (-unit, unit) if within else (low, torch.where(high > low, high, low + 1))
 

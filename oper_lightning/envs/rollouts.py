@@ -24,14 +24,15 @@ LONGEST = 100_000  # steps after which an episode is taken for one that never en
 
 @dataclass(frozen=True)
 class Rollouts:
-    """How a policy is judged.
+    """How a policy is scored: by whole episodes in an environment.
 
     Args:
         episodes: number of episodes, over all ranks together.
-        environment: Gymnasium id; the dataset's environment by default.
-        seed: seed of the first episode; the others follow. `oper test` takes other seeds than `oper validate`.
-        parallel: how many environments step side by side.
-        steps: where an episode is cut; by default the environment's own limit.
+        environment: Gymnasium id of the environment; by default the dataset's.
+        seed: seed of the first episode; each further episode has the next number. `oper test` takes other seeds than
+            `oper validate`.
+        parallel: number of environments that step side by side.
+        steps: number of steps after which an episode is cut; by default the environment's own limit.
     """
 
     episodes: int = 10

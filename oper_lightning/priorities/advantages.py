@@ -29,12 +29,12 @@ def stretch_std(weights: Tensor, std: float, floor: float) -> Tensor:
 
 
 class BanditAdvantages(Priority):
-    """OPER-A without a network, for data whose episodes are single steps with an observation that means nothing.
+    """OPER-A without a network, for data whose episodes are single steps and whose observations mean nothing.
 
-    The value of an action is its reward, that of the observation the mean of the rewards under the weights.
+    The value of an action is its reward. The value of the observation is the mean of the rewards under the weights.
 
     Args:
-        iterations: how often the weights are multiplied by the advantages.
+        iterations: number of times that weights are multiplied by advantages.
     """
 
     roles: tuple[Role, ...] = ("improvement", "constraint")

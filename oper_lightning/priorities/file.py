@@ -123,12 +123,14 @@ class WeightsFile(Priority):
     Args:
         path: a weights file, a list of them, or a template in which ``{seed}`` stands for a number.
         seeds: the numbers to put for ``{seed}``; without them every file that fits the template is taken.
-        iteration: which of stage 1's iterations, from 1; the last by default. Paper: 5 for TD3+BC, 4 for BC.
-        average: how seeds are joined.
+        iteration: which of stage 1's iterations to take, counted from 1; the last by default. Paper: 5 for TD3+BC, 4
+            for BC.
+        average: how the weights of several seeds become one: mean or median.
         rescale: linear (by std and floor) or exp.
-        std: standard deviation asked for before the floor; null leaves it alone. Paper: 2, antmaze 5, kitchen 0.5.
+        std: standard deviation of the weights before the floor; null does not stretch them. Paper: 2, antmaze 5,
+            kitchen 0.5.
         floor: lowest weight relative to the mean before the weights are brought back to mean 1. Paper: 0.1.
-        ceiling: highest weight likewise. Paper: none.
+        ceiling: highest weight, in the same way; null for none. Paper: none.
         inverse_temperature: factor in the exponent of the exp rescaling. Paper: none.
     """
 

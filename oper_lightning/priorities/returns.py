@@ -100,12 +100,12 @@ def scores(transitions: TensorDict, returns: Returns) -> tuple[Tensor, Tensor]:
 
 
 class ByReturn(Priority):
-    """A priority that goes by what trajectories returned.
+    """A priority that is computed from the returns of trajectories.
 
     Args:
-        returns: what a trajectory is worth: sum (of its rewards), per_step (that over its length, where lengths differ
-            for other reasons than skill) or rank (its place among the trajectories from 0 to 1, where a few returned
-            far more or less than the rest). Papers: sum.
+        returns: what a trajectory is worth: sum (of its rewards), per_step (the sum over its number of steps; for
+            lengths that differ for other reasons than skill) or rank (the place of the sum among all trajectories, from
+            0 to 1; for data in which a few trajectories returned far more or less than the rest). Papers: sum.
     """
 
     def __init__(self, returns: Returns) -> None:
@@ -117,11 +117,12 @@ class ByReturn(Priority):
 
 
 class OperR(ByReturn):
-    """OPER-R: a transition weighs as much as its trajectory returned, min-max normalised.
+    """OPER-R: the weight of a transition is the return of its trajectory, min-max normalised.
 
     Args:
         p_base: added to the normalised return; 0 gives the worst trajectory weight 0. Paper: 0, antmaze 0.2.
-        returns: sum, per_step (over the trajectory's length) or rank (place among the trajectories). Paper: sum.
+        returns: what a trajectory is worth: sum (of its rewards), per_step (the sum over its number of steps) or rank
+            (the place of the sum among all trajectories). Paper: sum.
     """
 
     def __init__(self, p_base: float = 0.0, returns: Returns = "sum") -> None:
@@ -135,12 +136,14 @@ class OperR(ByReturn):
 
 
 class TopFraction(ByReturn):
-    """The best part of the data, by return; the rest is never drawn.
+    """Top-x %: the best part of the data by return; the rest is never drawn.
 
     Args:
-        fraction: share that is kept, in (0, 1].
-        by: whether to rank transitions by their trajectory's return (ties stay) or to keep whole trajectories.
-        returns: sum, per_step (over the trajectory's length) or rank, which orders as sum does. Paper: sum.
+        fraction: share of the data that is kept, in (0, 1].
+        by: transitions ranks transitions by their trajectory's return and keeps ties; trajectories keeps whole
+            trajectories.
+        returns: what a trajectory is worth: sum (of its rewards), per_step (the sum over its number of steps) or rank
+            (which orders as sum does). Paper: sum.
     """
 
     def __init__(
@@ -167,7 +170,8 @@ class ReturnWeighting(ByReturn):
 
     Args:
         temperature: divides the normalised return; lower is greedier. Paper: 0.1.
-        returns: sum, per_step (over the trajectory's length) or rank (place among the trajectories). Paper: sum.
+        returns: what a trajectory is worth: sum (of its rewards), per_step (the sum over its number of steps) or rank
+            (the place of the sum among all trajectories). Paper: sum.
     """
 
     def __init__(self, temperature: float = 0.1, returns: Returns = "sum") -> None:
@@ -180,11 +184,12 @@ class ReturnWeighting(ByReturn):
 
 
 class AdvantageWeighting(ByReturn):
-    """AW: softmax of the trajectory's return minus what its first observation lets one expect (a linear fit).
+    """AW: softmax of the trajectory's return minus the return that a linear fit expects from its first observation.
 
     Args:
         temperature: divides the normalised advantage; lower is greedier. Paper: 0.1.
-        returns: sum, per_step (over the trajectory's length) or rank (place among the trajectories). Paper: sum.
+        returns: what a trajectory is worth: sum (of its rewards), per_step (the sum over its number of steps) or rank
+            (the place of the sum among all trajectories). Paper: sum.
     """
 
     def __init__(self, temperature: float = 0.1, returns: Returns = "sum") -> None:
@@ -234,7 +239,7 @@ def doubts(priority: object, transitions: TensorDict, weights: Tensor) -> list[s
         found.append(
             f"{name}: returns go with the length of trajectories ({shortest:,} to {longest:,} steps, correlation "
             f"{by_length:.2f}), hardly with the reward per step ({by_step:.2f}): {kind} ones "
-            f"are preferred, not good ones; unless length is merit, set the priority's returns to per_step"
+            f"are preferred, not good ones; if length is no merit, set the priority's returns to per_step"
         )
     return found
 

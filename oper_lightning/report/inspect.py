@@ -38,17 +38,18 @@ def inspect(
     output: str = "runs/inspect",
     p_base: float = 0.0,
 ) -> None:
-    """Look at a dataset, and at weights for it, before training: inspect.html, inspect.md and pictures.
+    """Look at a dataset, and at weights for it, before training.
+
+    It writes inspect.html, inspect.md and pictures.
 
     Args:
-        files: a dataset (a .hdf5 or .npz file, the name of a D4RL dataset, the id or folder of a Minari dataset, or the
-            folder of a run for the data it was trained on), then weights of OPER-A, if there are any: files, folders of
-            stage 1's runs, or templates in which {seed} stands for a number.
-        source: the dataset, for sources that need arguments of their own; then all files are weights.
-        priority: a priority with the arguments that training will have, as fit takes it; shown as
-            training uses it.
+        files: first the dataset: a .hdf5 or .npz file, the name of a D4RL dataset, the id or folder of a Minari
+            dataset, or the folder of a run (for the data of that run). Then weights of OPER-A, if you have any: files,
+            folders of runs of stage 1, or templates in which {seed} stands for a number.
+        source: the dataset, if its source needs arguments; then all files are weights.
+        priority: a priority with its arguments, as fit takes it; it is shown as training will use it.
         output: folder to write to.
-        p_base: of OPER-R, which is shown for every dataset.
+        p_base: p_base of OPER-R, which is shown for every dataset.
     """
     configuration = None
     if source is None:

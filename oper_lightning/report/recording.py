@@ -145,7 +145,7 @@ def _verdict(name: str, moved: float, most: float, earned: float, rows: int) -> 
     elif not earned <= TOLERATED:
         found.append(
             f"rewards differ from {name}'s by {_share(earned)} of their spread in the median of {rows} rows, next "
-            f"observations do not: rewards were scaled or made anew, and what policies earn there is no measure of them"
+            f"observations do not: rewards were scaled or replaced, so that returns in {name} do not measure them"
         )
     said = (
         f"{'fits' if not found else 'does not fit'}: of {rows} steps taken again observations differ by "
@@ -260,7 +260,7 @@ def _compare_ranges(name: str, transitions: TensorDict, steps: Steps, starts: np
     if mine and theirs and not 1 / APART < mine / theirs < APART:
         found.append(
             f"the first reward of an episode is {mine:.3g} in size, {name} pays {theirs:.3g}: rewards were scaled or "
-            f"made anew, or are another task's"
+            f"replaced, or belong to another task"
         )
     said = (
         f"{width - int(apart.sum())} of {width} observation columns are near those of {len(steps.rewards)} random steps"

@@ -16,15 +16,15 @@ from oper_lightning.report.weights import Datasets, EpisodeWeights
 
 
 def report(runs: list[str], output: str = "runs/report", gap_to: float | None = None) -> None:
-    """Compare finished runs: tables, learning curves, what the losses did.
+    """Compare finished runs: tables, learning curves, losses.
 
-    Writes report.html, report.md, report.csv and pictures. Runs that differ in their seeds only count as one method.
-    The first method is what the others are compared with.
+    It writes report.html, report.md, report.csv and pictures. Runs that differ only in their seeds count as one method.
+    The other methods are compared with the first one.
 
     Args:
         runs: folders of runs of `oper fit`.
         output: folder to write to.
-        gap_to: a return; adds which share of the first method's distance to it each method closes.
+        gap_to: a return; the table then says which share of the first method's distance to it each method closes.
     """
     places = [Path(run).resolve() for run in runs]
     if twice := next((run for run, place in zip(runs, places, strict=True) if places.count(place) > 1), None):
@@ -70,7 +70,7 @@ def _as_far_as_the_furthest(group: Group) -> Group:
     furthest, kept = max(run.updates for run in group.runs), []
     for run in group.runs:
         if run.updates < min(run.planned, furthest):
-            note(f"{run.folder}: stopped at update {run.updates:,}, others of its kind at {furthest:,}: left out")
+            note(f"{run.folder}: stopped at update {run.updates:,}, others of its method at {furthest:,}: left out")
             continue
         if run.updates < run.planned:
             note(f"{run.folder}: unfinished, update {run.updates:,} of {run.planned:,}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
 
 ADVICE = (
-    "training stops; a checkpoint from before is good (look at the losses before it; a lower learning rate or reward "
+    "training stops; the checkpoint before it is good (look at the losses up to there; a lower learning rate or reward "
     "scale may help)"
 )
 
@@ -29,8 +29,8 @@ def possible(model: OfflineAlgorithm) -> None:
     data = model.trainer.datamodule  # type: ignore[attr-defined]
     if getattr(data, "priority", None) is not None and not {*data.roles} & {*model.reads}:
         raise InputError(
-            f"data.prioritise has {', '.join(data.roles)}: of those {type(model).__name__} has no loss term here, so "
-            f"that the priority would change nothing; it has {', '.join(model.reads)}"
+            f"data.prioritise names {', '.join(data.roles)}, but {type(model).__name__} has no such loss term, so that "
+            f"the priority would change nothing; it has {', '.join(model.reads)}"
         )
 
 
@@ -66,7 +66,7 @@ class Hears:
             name = type(self.model).__name__
             raise InputError(
                 f"{name} does not multiply its losses by batch.{self.roles[0]}['weight'], so that data.mode=reweight "
-                f"would change nothing: let it, or leave data.mode at resample"
+                f"would change nothing: multiply them by it, or set data.mode to resample"
             )
 
     def _spoilt(self, batch: Batch, spoil: Callable[[TensorDict], TensorDict]) -> bool:

@@ -33,8 +33,8 @@ REFUSED: dict[type[Callback], str] = {
     GradientAccumulationScheduler: "every batch makes an update: take a larger data.batch_size",
     LearningRateFinder: "learning rates are a part of the method: name them in model",
     ModelPruning: "it replaces parameters that the algorithm's optimisers hold",
-    OnExceptionCheckpoint: "what it saved could stand amid a block of updates; last.ckpt is from the last whole epoch",
-    SpikeDetection: "it leaves batches out, and what is drawn is settled by the seed and the number of the update",
+    OnExceptionCheckpoint: "it could save within a block of updates; last.ckpt is whole",
+    SpikeDetection: "it leaves batches out, but the seed and the number of the update fix what is drawn",
     StochasticWeightAveraging: "it needs learning rates that Lightning sets; WeightAveraging does without",
 }
 
@@ -51,7 +51,7 @@ def refuse(callbacks: Sequence[Callback]) -> None:
             if isinstance(callback, kind):
                 raise InputError(f"{name} does not work here: {reason}")
         if isinstance(callback, ModelCheckpoint) and callback.save_on_exception:
-            raise InputError(f"{name}: save_on_exception could save amid a block of updates; last.ckpt is whole")
+            raise InputError(f"{name}: save_on_exception could save within a block of updates; last.ckpt is whole")
 
 
 def possible(trainer: Any) -> None:
@@ -113,7 +113,7 @@ def scored(trainer: Any) -> None:
     for callback in trainer.callbacks:
         if type(callback) in (EarlyStopping, ModelCheckpoint) and (callback.monitor or "").startswith("eval/"):
             name = type(callback).__name__
-            raise InputError(f"{name} goes by {callback.monitor}, but nothing is scored in this run: no environment")
+            raise InputError(f"{name} monitors {callback.monitor}, but nothing is scored in this run: no environment")
 
 
 def in_blocks(trainer: Any) -> None:

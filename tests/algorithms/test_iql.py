@@ -211,7 +211,7 @@ def test_the_policys_learning_rate_falls_to_nothing(schedule: str, factor: Any, 
     if schedule == "none":  # nothing goes by the length of the run
         assert fit(longer, data(), tmp_path, 80, ckpt_path=tmp_path / "last.ckpt").global_step == 80
         return
-    with pytest.raises(InputError, match="parts of 40 updates, this one of 80"):
+    with pytest.raises(InputError, match="parts of 40 updates, this command has parts of 80"):
         fit(longer, data(), tmp_path, 80, ckpt_path=tmp_path / "last.ckpt")
 
 

@@ -390,7 +390,9 @@ def test_acting_normalises_what_it_sees(operator: str) -> None:
 
 def test_a_run_that_goes_on_keeps_its_phases(tmp_path: Path) -> None:
     fit(algorithm("OnestepRL"), data(), tmp_path, 40)
-    with pytest.raises(InputError, match=r"parts of 16, 16, 8 updates, this one of 32, 32, 16: a run that goes on"):
+    with pytest.raises(
+        InputError, match=r"parts of 16, 16, 8 updates, this command has parts of 32, 32, 16: a run that goes on"
+    ):
         fit(algorithm("OnestepRL"), data(), tmp_path, 80, ckpt_path=tmp_path / "last.ckpt")
 
 

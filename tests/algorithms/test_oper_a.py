@@ -350,8 +350,8 @@ def test_values_converge_to_the_returns_of_a_known_chain(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("updates", "options", "message"),
     [
-        (60, {"iterations": 2}, "max_steps 60 does not share out among 2 iterations of whole epochs of 20"),
-        (60, {"iterations": 2, "first_updates": 30}, "max_steps 60 does not share out"),
+        (60, {"iterations": 2}, "max_steps 60 cannot be shared out among 2 iterations of whole epochs of 20"),
+        (60, {"iterations": 2, "first_updates": 30}, "max_steps 60 cannot be shared out"),
     ],
 )
 def test_lengths_that_do_not_fit(updates: int, options: dict[str, Any], message: str, tmp_path: Path) -> None:

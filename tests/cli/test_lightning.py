@@ -82,19 +82,19 @@ REFUSED = {
     "pruning": ([callback("ModelPruning", pruning_fn="l1_unstructured")], "ModelPruning does not work here"),
     "finetuning": ([callback("BackboneFinetuning")], "BackboneFinetuning does not work here"),
     "spike": ([callback("lightning.pytorch.callbacks.spike.SpikeDetection")], "SpikeDetection does not work here"),
-    "exception": ([callback("OnExceptionCheckpoint", dirpath="x")], "amid a block of updates"),
+    "exception": ([callback("OnExceptionCheckpoint", dirpath="x")], "within a block of updates"),
     "averaging": ([callback("EMAWeightAveraging")], "set data.updates_per_block to 1"),
     "rate per step": ([callback("LearningRateMonitor", logging_interval="step")], "set logging_interval to epoch"),
     "save by 7": ([callback("ModelCheckpoint", every_n_train_steps=7)], "7 is no multiple of the 5"),
     "save by time": ([callback("ModelCheckpoint", train_time_interval="0:01:00")], "use every_n_train_steps"),
-    "save on exception": ([callback("ModelCheckpoint", save_on_exception=True)], "save_on_exception could save amid"),
+    "save on exception": ([callback("ModelCheckpoint", save_on_exception=True)], "save_on_exception could save within"),
     "unmeasured": (
         [callback("ModelCheckpoint", every_n_train_steps=10, monitor="eval/return")],
         "leave every_n_train_steps out",
     ),
     "nothing scored": (
         [callback("EarlyStopping", monitor="eval/return"), "--data.rollouts=null"],
-        "EarlyStopping goes by eval/return, but nothing is scored",
+        "EarlyStopping monitors eval/return, but nothing is scored",
     ),
     "no such number": ([callback("EarlyStopping", monitor="train/loss")], "`train/critic_loss`"),
 }  # fmt: skip

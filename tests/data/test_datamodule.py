@@ -243,10 +243,10 @@ def test_bounds_that_a_person_names(kind: type[D4RL | Npz], tmp_path: Path, capl
     assert (spec.action_low.tolist(), spec.action_high.tolist()) == ([0, 10], [250, 250])
     assert "bounds" not in caplog.text
     for low, high, message in (
-        (0, None, "action_low and action_high are named together"),
+        (0, None, "give both action_low and action_high, or neither"),
         (250, 0, "action_low 250 must be below action_high 0"),
         (0, float("inf"), "both finite"),
-        ([0, 0], [1, 1, 1], "not for as many columns"),
+        ([0, 0], [1, 1, 1], "have different lengths"),
         ([0, 0, 0], 250, r"action bounds of shape \[3\] for actions of shape \[2\]; give one number"),
         (0, 100, r"\d+ of 100 actions lie outside the action space \[0, 100\].*clip_actions"),
     ):

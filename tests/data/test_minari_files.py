@@ -309,7 +309,7 @@ SPECS: dict[str, tuple[Any, str | None, dict[str, Any], str]] = {
     "late end": (spec(max_episode_steps=10**12), "Pendulum-v1", {}, "is no number of steps"),
     "negative end": (spec(max_episode_steps=-1), "Pendulum-v1", {}, "is no number of steps"),
     "end in words": (spec(kwargs={"max_episode_steps": "x"}), "Pendulum-v1", {}, "is no number of steps"),
-    "a file": (spec(kwargs={"xml_file": "/etc/passwd"}), None, {}, "xml_file='/etc/passwd', a file"),
+    "a file": (spec(kwargs={"xml_file": "/etc/passwd"}), None, {}, "xml_file='/etc/passwd', which names a file"),
     "reserved": (spec(kwargs={"wrappers": [1]}), "Pendulum-v1", {}, "wrappers=[1]"),
     "a module": (spec(id="antigravity:A-v0"), None, {}, "not a plain Gymnasium id"),
     "no id": ('{"entry_point": "os:abort"}', None, {}, "without an id"),

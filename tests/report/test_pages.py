@@ -114,7 +114,7 @@ def test_a_run_that_was_stopped_does_not_count(small_file: Path, capsys: pytest.
     capsys.readouterr()
     assert oper("report", "stopped", "longer") == 0
     out, err = capsys.readouterr()
-    assert "stopped: stopped at update 40, others of its kind at 80: left out" in err
+    assert "stopped: stopped at update 40, others of its method at 80: left out" in err
     assert "better than first" not in out
     assert oper("report", "stopped") == 0
     assert "stopped: unfinished, update 40 of 80" in capsys.readouterr().err

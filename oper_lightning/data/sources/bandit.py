@@ -20,9 +20,10 @@ class Bandit(Source):
     """OPER's bandit: episodes of one step, actions around four modes with mean rewards 5, 1, 0 and -2.
 
     Args:
-        transitions: how many, a multiple of 4; mode after mode.
-        random_observation: whether the observation, which means nothing, is standard normal noise instead of 0.
-        seed: of the draws.
+        transitions: number of transitions, a multiple of 4; one mode after another.
+        random_observation: whether the observation is standard normal noise instead of 0; it means nothing in either
+            case.
+        seed: seed of the draws.
     """
 
     def __init__(self, transitions: int = 10_000, random_observation: bool = False, seed: int = 0) -> None:

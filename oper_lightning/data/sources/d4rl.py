@@ -30,22 +30,22 @@ from oper_lightning.files import beside, existing, place
 class D4RL(Source):
     """A flat HDF5 file in D4RL's layout, by path, or one of D4RL's own, by name.
 
-    Columns: observations, actions, rewards, terminals and, if there are any, timeouts and next_observations; also read
-    are episode_terminals (d3rlpy's layout) and masks (OGBench's). The file's attributes env_id, ref_min_score and
-    ref_max_score are heeded. The file is closed once its rows are in the storage.
+    Required columns: observations, actions, rewards, terminals. Optional ones: timeouts, next_observations,
+    episode_terminals (d3rlpy's layout), masks (OGBench's). The attributes env_id, ref_min_score and ref_max_score of
+    the file are used. The file is closed once its rows are in the storage.
 
     Args:
         path: a file, or the name of a D4RL dataset such as hopper-medium-v2, which is downloaded once to
             $D4RL_DATASET_DIR (default ~/.d4rl/datasets).
-        environment: Gymnasium id of the environment it was recorded in, if the file does not say.
-        max_episode_steps: steps after which episodes were cut, for files without timeouts.
+        environment: Gymnasium id of the environment that the data were recorded in; by default what the file says.
+        max_episode_steps: number of steps after which episodes were cut, for files without timeouts.
         qlearning_rows: keep exactly the rows of D4RL's qlearning_dataset, for weights published on those rows.
-        names: what the file calls its columns, where it is not D4RL's name: keys out of observations, actions, rewards,
+        names: what the file calls its columns, if not by D4RL's names; keys are observations, actions, rewards,
             terminals, timeouts, next_observations, episode_terminals, masks; data/obs is a column inside a group.
-        action_low: lowest action that may be taken, one number or one for each column, where the environment does not
-            say it or is not at hand.
-        action_high: highest action likewise.
-        allow_external: follow links to other files, and read columns that are stored in other files.
+        action_low: lowest action that may be taken: one number, or a list with one for each column; by default what the
+            environment says, else what the data show.
+        action_high: highest action that may be taken, in the same form.
+        allow_external: whether to follow links to other files, and to read columns that are stored in other files.
     """
 
     def __init__(

@@ -73,7 +73,9 @@ class FlatEpisodes:
             note(f"{origin}: the last episode is unfinished; it counts as truncated")
         dropped = len(keep) - len(self.rows)
         if dropped and not qlearning_rows:
-            note(f"{origin}: {dropped:,} rows have no next observation (end of an episode by timeout); left out")
+            note(
+                f"{origin}: {dropped:,} rows have no next observation (end of an episode by timeout); they are left out"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -174,7 +176,7 @@ class FlatEpisodes:
             cut = self._flag(columns, "episode_terminals")
             terminated = terminals & cut
             if stray := int((terminals & ~cut).sum()):
-                note(f"{self.origin}: {stray:,} terminals lie where no episode ends (episode_terminals); left out")
+                note(f"{self.origin}: {stray:,} terminals lie where no episode ends (episode_terminals); ignored")
         else:
             return terminals, self._timeouts(columns, terminals, max_episode_steps)
         if not (terminated | cut).any():
@@ -201,8 +203,8 @@ class FlatEpisodes:
             self._endless(len(cut))
         elif "timeouts" in columns and cut.any():
             note(
-                f"{self.origin}: 'timeouts' is never set; {int(cut.sum()):,} episodes are cut by max_episode_steps or "
-                f"where the next row begins elsewhere"
+                f"{self.origin}: 'timeouts' is never set; {int(cut.sum()):,} episodes are cut by max_episode_steps, or "
+                f"where the next row is not the next observation"
             )
         return cut
 

@@ -195,5 +195,5 @@ def check_written(array: Any, name: str, origin: object) -> None:
     if not whole:
         raise InputError(
             f"{origin}: {name!r} announces {array.shape[0]:,} rows, but not all of them were ever written; "
-            f"leave out those that hold nothing"
+            f"save the file without the empty rows"
         )

@@ -23,15 +23,18 @@ from oper_lightning.files import place, read_json
 
 
 class Minari(Source):
-    """A Minari dataset. Its files are closed once its transitions are in the storage.
+    """A Minari dataset, by id or by folder.
+
+    Its files are closed once its transitions are in the storage.
 
     Args:
         id: the dataset's id, such as mujoco/hopper/medium-v0, or a folder that holds one.
-        download: fetch it if it is not in the local store ($MINARI_DATASETS_PATH, default ~/.minari/datasets).
+        download: whether to fetch it if it is not in the local store ($MINARI_DATASETS_PATH, default
+            ~/.minari/datasets).
         observation_keys: for Dict and Tuple observations, the entries to join into one vector, in this order; a/b names
             entry b of entry a, and the entries of a Tuple are called 0, 1, …; Discrete entries become one-hot columns.
-        skip_broken: leave out episodes that cannot be read, with a note, instead of refusing the dataset; every episode
-            is then read twice.
+        skip_broken: whether to leave out episodes that cannot be read, with a note, instead of refusing the dataset.
+            Every episode is then read twice.
     """
 
     def __init__(

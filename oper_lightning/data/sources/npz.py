@@ -25,14 +25,14 @@ class Npz(Source):
 
     Args:
         path: the file.
-        names: what the file calls its arrays, where it is neither D4RL's name nor NeoRL-2's: keys out of observations,
+        names: what the file calls its arrays, if neither by D4RL's names nor by NeoRL-2's; keys are observations,
             actions, rewards, terminals, timeouts, next_observations, episode_terminals, masks.
-        environment: Gymnasium id of the environment it was recorded in, if there is one.
-        max_episode_steps: steps after which episodes were cut, for files without timeouts.
-        reference: returns that score 0 and 100.
-        action_low: lowest action that may be taken, one number or one for each column, where the environment does not
-            say it or is not at hand.
-        action_high: highest action likewise.
+        environment: Gymnasium id of the environment that the data were recorded in, if there is one.
+        max_episode_steps: number of steps after which episodes were cut, for files without timeouts.
+        reference: the two returns that score 0 and 100.
+        action_low: lowest action that may be taken: one number, or a list with one for each column; by default what the
+            environment says, else what the data show.
+        action_high: highest action that may be taken, in the same form.
     """
 
     def __init__(

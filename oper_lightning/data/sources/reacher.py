@@ -16,10 +16,12 @@ from oper_lightning.files import beside
 
 
 class Reacher(Minari):
-    """Five qualities of reaching, mostly bad; 50 transitions an episode. Made once (about 15 s), then read.
+    """The quickstart's data: a scripted controller reaches for a target at five qualities, most of them bad.
+
+    Episodes have 50 transitions. The dataset is recorded once (about 15 s), and then read from the local store.
 
     Args:
-        episodes: how many to record, a multiple of 20.
+        episodes: number of episodes to record, a multiple of 20.
     """
 
     def __init__(self, episodes: int = 1000) -> None:

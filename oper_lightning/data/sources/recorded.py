@@ -78,7 +78,7 @@ def environment_of_spec(spec: Any, origin: object) -> tuple[str | None, dict[str
         if name in SHOWING or name in RESERVED:
             note(f"{origin}: {name}={_short(value)} of the recorded environment is left out")
         elif any(map(_names_a_file, _leaves(value))):
-            note(f"{origin}: recorded with {name}={_short(value)}, a file; training without evaluation there")
+            note(f"{origin}: recorded with {name}={_short(value)}, which names a file; training without evaluation")
             return None, {}
         elif name == "max_episode_steps":
             options |= _limit(value, origin)
@@ -95,7 +95,7 @@ def environment_of_spec(spec: Any, origin: object) -> tuple[str | None, dict[str
         if not own or name not in APPLIED or not isinstance(arguments, dict):
             note(
                 f"{origin}: recorded through the wrapper {_short(name)}, which cannot be put around an environment "
-                f"again here; its environment {environment} is another one: training without evaluation"
+                f"again here; {environment} without it is another environment: training without evaluation"
             )
             return None, {}
         kept.append({"name": name, "kwargs": arguments})

@@ -48,11 +48,11 @@ def action_box(low: Bound | None, high: Bound | None, origin: str) -> tuple[np.n
     if low is None and high is None:
         return None, None
     if low is None or high is None:
-        raise InputError(f"{origin}: action_low and action_high are named together or not at all")
+        raise InputError(f"{origin}: give both action_low and action_high, or neither")
     try:
         lowest, highest = np.broadcast_arrays(np.asarray(low, dtype=np.float32), np.asarray(high, dtype=np.float32))
     except ValueError:
-        raise InputError(f"{origin}: action_low {low} and action_high {high} are not for as many columns") from None
+        raise InputError(f"{origin}: action_low {low} and action_high {high} have different lengths") from None
     if lowest.ndim > 1 or not (np.isfinite(lowest) & np.isfinite(highest) & (lowest < highest)).all():
         raise InputError(f"{origin}: action_low {low} must be below action_high {high}, and both finite")
     return lowest.copy(), highest.copy()
