@@ -14,6 +14,7 @@ import numpy as np
 from oper_lightning import renamed
 from oper_lightning.envs.rollouts import Rollouts
 from oper_lightning.errors import InputError
+from oper_lightning.files import existing as there
 from oper_lightning.files import read_yaml
 from oper_lightning.report.curves import Curve, final, first_bad, read_logged
 from oper_lightning.trust import existing, kind_at, load_all
@@ -124,9 +125,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     Raises:
         InputError: if there is none.
     """
-    file = Path(run) / "config.yaml"
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; the folder of a run of `oper fit` is needed")
+    file = there(Path(run) / "config.yaml", "file; the folder of a run of `oper fit` is needed")
     tree = read_yaml(file)
     try:
         config = renamed.config(tree)

@@ -73,7 +73,10 @@ class FlatEpisodes:
             note(f"{origin}: the last episode is unfinished; it counts as truncated")
         dropped = len(keep) - len(self.rows)
         if dropped and not qlearning_rows:
-            note(f"{origin}: {dropped:,} rows have no next observation (end of an episode by timeout); left out")
+            note(
+                f"{origin}: {dropped:,} rows have no next observation (end of an episode by timeout); left out, and "
+                f"not counted where rows are numbered below"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
