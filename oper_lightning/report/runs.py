@@ -146,8 +146,18 @@ def read_run(folder: str) -> Run:
         InputError: if the folder holds no run.
     """
     load_all()  # whose classes' defaults are asked for
-    config, logged = flat(completed(read_config(folder))), read_logged(folder)
+    config = flat(completed(read_config(folder)))
+    logged = read_logged(folder, _logger(config))
     return Run(folder, config, logged.curves, logged.ended, _versions(folder))
+
+
+def _logger(config: dict[str, Any]) -> str:
+    """Where what a run logged must be if it is not in its folder."""
+    logger, place = config.get("trainer.logger"), config.get("trainer.logger.save_dir")
+    if logger is False:
+        return "it ran with trainer.logger=false, so that nothing was logged"
+    where = f" and save_dir={place}: move what lies there into the run's folder" if place else ""
+    return f"it ran with trainer.logger={'TensorBoard, the default' if logger in (None, True) else logger}{where}"
 
 
 def _versions(folder: str) -> str:
