@@ -58,6 +58,7 @@ class Parser(LightningArgumentParser):
 
 def call(function: Callable[..., None], words: list[str]) -> None:
     """Calls a function with arguments from the command line: its first parameter by position, the others by name."""
+    load_all()  # so that short names are known, and told
     parser = Parser(prog=f"oper {function.__name__}")
     first = next(iter(inspect.signature(function).parameters.values()))
     if first.default is inspect.Parameter.empty:

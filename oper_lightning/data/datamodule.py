@@ -197,7 +197,12 @@ class OfflineDataModule(LightningDataModule):
         """Asks the priority for its weights, and says what is doubtful about them."""
         weights, name = None, type(self.priority).__name__
         if self.priority is not None:
-            weights = checked(self.priority(loaded.transitions), len(loaded), name)
+            # In-place operations count up a tensor's version.
+            leaves = [*loaded.transitions.values(True, True)]
+            versions = [leaf._version for leaf in leaves]
+            weights = checked(self.priority(loaded.transitions.clone(recurse=False)), len(loaded), name)
+            if versions != [leaf._version for leaf in leaves]:
+                raise InputError(f"{name}: changes the transitions that it weighs; let it work on transitions.clone()")
             for doubt in doubts(self.priority, loaded.transitions, weights):
                 note(doubt)
         self._hold(loaded, weights, name)

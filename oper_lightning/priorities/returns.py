@@ -212,7 +212,8 @@ def _check_temperature(priority: Priority, temperature: float) -> None:
 # What is doubtful -------------------------------------------------------------------------------------------------
 
 MOST = 0.75  # of the transitions
-ALIKE = 0.01  # by which share of the larger their weights differ at most
+ALIKE = 0.01  # by which share of the larger their weights differ at most,
+ALIKE_BY_SOFTMAX = 0.1  # and those of a softmax, whose published temperature stretches differences tenfold
 
 
 def doubts(priority: object, transitions: TensorDict, weights: Tensor) -> list[str]:
@@ -227,7 +228,8 @@ def doubts(priority: object, transitions: TensorDict, weights: Tensor) -> list[s
         return []
     found = []
     name = type(priority).__name__
-    if alike := _squeezed(weights):
+    softmax = isinstance(priority, ReturnWeighting | AdvantageWeighting)
+    if alike := _squeezed(weights, ALIKE_BY_SOFTMAX if softmax else ALIKE):
         share, low, high = alike
         found.append(
             f"{name}: {share:.0%} of the transitions weigh nearly the same ({low:.4g} to {high:.4g}), because a few "
@@ -244,17 +246,17 @@ def doubts(priority: object, transitions: TensorDict, weights: Tensor) -> list[s
     return found
 
 
-def _squeezed(weights: Tensor) -> tuple[float, float, float] | None:
-    """Share, lowest and highest of the weights ``[N]`` that lie together within a percent without being equal."""
+def _squeezed(weights: Tensor, within: float) -> tuple[float, float, float] | None:
+    """Share, lowest and highest of the weights ``[N]`` that lie together within a share without being equal."""
     ordered = weights.double().sort().values
     most = math.ceil(MOST * len(ordered))
     low, high = ordered[: len(ordered) - most + 1], ordered[most - 1 :]
     width = (high - low) / high.clamp(min=1e-12)
     first = int(width.argmin())
-    if not 0 < width[first] <= ALIKE or ordered[-1] - ordered[0] <= ALIKE * ordered[-1]:
+    if not 0 < width[first] <= within or ordered[-1] - ordered[0] <= within * ordered[-1]:
         return None
     middle = ordered[first + most // 2]
-    inside = ordered[(ordered - middle).abs() <= ALIKE * middle]
+    inside = ordered[(ordered - middle).abs() <= within * middle]
     return len(inside) / len(ordered), inside[0].item(), inside[-1].item()
 
 

@@ -44,10 +44,14 @@ def read_curves(folder: str | Path) -> dict[str, Curve]:
     return read_logged(folder).curves
 
 
-def read_logged(folder: str | Path) -> Logged:
+def read_logged(folder: str | Path, remedy: str = "the folder of a run of `oper fit` is needed") -> Logged:
     """All numbers that a run logged, by name. Where a resumed run logged an update twice, the later value counts.
 
     Loggers that make folders of their own inside the run's (lightning_logs/version_0) are found there.
+
+    Args:
+        folder: of the run.
+        remedy: what to tell a person if no logger left anything there.
 
     Raises:
         InputError: if the folder holds nothing that a logger left, or nothing that can be read.
@@ -70,7 +74,7 @@ def read_logged(folder: str | Path) -> Logged:
                 f"{folder}: logged with {logger}, whose records are not read here; train with TensorBoard (the "
                 f"default) or Lightning's CSVLogger beside it"
             )
-    raise InputError(f"{folder}: no TensorBoard events and no {METRICS}; the folder of a run of `oper fit` is needed")
+    raise InputError(f"{folder}: no TensorBoard events and no {METRICS}; {remedy}")
 
 
 def _events(folder: Path) -> Logged:

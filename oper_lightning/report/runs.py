@@ -14,6 +14,7 @@ import numpy as np
 from oper_lightning import renamed
 from oper_lightning.envs.rollouts import Rollouts
 from oper_lightning.errors import InputError
+from oper_lightning.files import existing as there
 from oper_lightning.files import read_yaml
 from oper_lightning.report.curves import Curve, final, first_bad, read_logged
 from oper_lightning.trust import existing, kind_at, load_all
@@ -124,9 +125,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     Raises:
         InputError: if there is none.
     """
-    file = Path(run) / "config.yaml"
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; the folder of a run of `oper fit` is needed")
+    file = there(Path(run) / "config.yaml", "file; the folder of a run of `oper fit` is needed")
     tree = read_yaml(file)
     try:
         config = renamed.config(tree)
@@ -147,8 +146,18 @@ def read_run(folder: str) -> Run:
         InputError: if the folder holds no run.
     """
     load_all()  # whose classes' defaults are asked for
-    config, logged = flat(completed(read_config(folder))), read_logged(folder)
+    config = flat(completed(read_config(folder)))
+    logged = read_logged(folder, _logger(config))
     return Run(folder, config, logged.curves, logged.ended, _versions(folder))
+
+
+def _logger(config: dict[str, Any]) -> str:
+    """Where what a run logged must be if it is not in its folder."""
+    logger, place = config.get("trainer.logger"), config.get("trainer.logger.save_dir")
+    if logger is False:
+        return "it ran with trainer.logger=false, so that nothing was logged"
+    where = f" and save_dir={place}: move what lies there into the run's folder" if place else ""
+    return f"it ran with trainer.logger={'TensorBoard, the default' if logger in (None, True) else logger}{where}"
 
 
 def _versions(folder: str) -> str:

@@ -307,6 +307,8 @@ def test_configurations(words: list[str], expected: list[str], small_file: Path,
         (["run", "chain.yaml", "--folder=/proc/chain"], ["/proc/chain"]),
         (["predict", "--ckpt_path=nowhere/last.ckpt"], ["nowhere/last.ckpt"]),
         (["report", "missing"], ["missing"]),
+        (["report", "rans/one"], ["rans/one/config.yaml", "did you mean 'runs'?"]),
+        (["convert", "missing.npy"], ["source must be given", "Minari, Npz"]),
         (["inspect", "missing.hdf5"], ["missing.hdf5"]),
         (["inspect", "hoper-medium-v2"], ["hoper-medium-v2", "did you mean 'hopper-medium-v2'"]),
         (["inspect", "rows.hdf5", "--output=/proc/here"], ["/proc/here"]),
@@ -317,6 +319,7 @@ def test_configurations(words: list[str], expected: list[str], small_file: Path,
 )
 def test_other_verbs(words: list[str], expected: list[str], refused: Callable[..., str]) -> None:
     write_hdf5(Path("rows.hdf5"), ROWS)
+    Path("runs").mkdir()
     Path("chain.yaml").write_text("set: {seed: 0}\nlinks: {one: 'fit --seed_everything={seed}'}")
     Path("hole.yaml").write_text("set: {seed: 0}\nlinks: {one: 'fit --seed_everything={sead}'}")
     Path("lists.yaml").write_text("set: {seed: [0, 1], data: [a, b]}\nlinks: {one: 'fit {seed}'}")

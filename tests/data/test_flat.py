@@ -219,6 +219,7 @@ def test_flags_that_miss_cuts_are_named_with_their_rows(with_next: bool, caplog:
     first = int(missed_ends(table)[0])
     assert first == (99 if with_next else 98)  # a cut row without a next observation was left out before it
     assert f"log.hdf5: ends of 3 episodes seem to be unmarked: after rows {first}, " in caplog.text
+    assert ("left out, and not counted where rows are numbered below" in caplog.text) is not with_next
 
 
 def test_real_recordings_have_no_unmarked_ends(shared: Path, caplog: pytest.LogCaptureFixture) -> None:

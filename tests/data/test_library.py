@@ -11,12 +11,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from helpers import Arrays, columns, write_hdf5
+from tensordict import TensorDict
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 import oper_lightning
@@ -91,6 +94,26 @@ def test_weights_come_to_mean_one_whoever_made_them(make: object) -> None:
 
 
 # setup() -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("location", ["device", "memmap"])
+def test_a_priority_that_changes_the_data_is_refused(location: Literal["device", "memmap"]) -> None:
+    class Careless(Priority):
+        def __call__(self, transitions: TensorDict) -> Tensor:
+            rewards: Tensor = transitions["next", "reward"]
+            rewards -= rewards.min()  # in place
+            return rewards
+
+    class Careful(Priority):
+        def __call__(self, transitions: TensorDict) -> Tensor:
+            transitions["next", "reward"] = transitions["next", "reward"] * 0 + 1  # an entry of its own
+            return transitions["next", "reward"]
+
+    with pytest.raises(InputError, match="Careless: changes the transitions"):
+        OfflineDataModule(Arrays(columns([25] * 4)), Careless(), batch_size=8, location=location).setup()
+    data = OfflineDataModule(Arrays(columns([25] * 4)), Careful(), batch_size=8, location=location)
+    data.setup()
+    assert data.transitions["next", "reward"].unique().numel() > 1
 
 
 def test_setup_again_takes_another_priority() -> None:

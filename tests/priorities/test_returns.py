@@ -164,8 +164,8 @@ def test_a_few_disasters_squeeze_all_other_weights(make: Any) -> None:
         weight, _ = per_episode(data, make())
         usual = np.delete(weight, np.s_[::6])
         assert 0 < (usual.max() - usual.min()) / usual.max() < 0.01
-        assert any("83% of the transitions weigh nearly the same" in line for line in said(data, make()))
-        assert all("set the priority's returns to rank" in line for line in said(data, make()))
+    assert any("83% of the transitions weigh nearly the same" in line for line in said(data, make()))
+    assert all("set the priority's returns to rank" in line for line in said(data, make()))
     weight, skill = per_episode(data, make(returns="rank"))
     usual = np.delete(np.arange(42), np.s_[::6])
     assert np.corrcoef(weight[usual], skill[usual])[0, 1] > 0.7

@@ -264,6 +264,16 @@ def test_runs_of_another_logger_and_numbers_that_are_none(small_file: Path, caps
     assert "is no finite number" in page("nan/report.html")
 
 
+def test_a_run_that_logged_nothing_or_elsewhere_is_named(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for run, logger, words in (("none", "false", []), ("away", "CSVLogger", ["--trainer.logger.save_dir=logs"])):
+        fit(small_file, run, "--data.rollouts=null", f"--trainer.logger={logger}", *words)
+        capsys.readouterr()
+        assert oper("report", run) == 1
+        line = capsys.readouterr().err
+        assert f"{run}: no TensorBoard events and no metrics.csv; it ran with trainer.logger={logger}" in line
+    assert "save_dir=logs: move what lies there into the run's folder" in line
+
+
 def test_wide_data_and_a_single_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wide = write_hdf5(tmp_path / "wide.hdf5", columns([30] * 20, 300, 40))
     assert oper("inspect", wide, "--output=wide") == 0
