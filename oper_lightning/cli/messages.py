@@ -85,7 +85,7 @@ def explain(message: str, key: str, parser: Any) -> str:
         )
     if found := re.search(r"Unable to load config ['\"](.*)['\"]", message):
         return f"{found.group(1)!r} is no configuration; names with values are needed"
-    # What a class of somebody else's says when it is made, such as a logger that is not installed.
+    # A class of another package objected when it was made, such as a logger that is not installed.
     if found := re.search(
         r"Problem with given class_path '((?!oper_lightning)\S+)':\s*(?!Parser key)([^\n]+)", message
     ):
@@ -99,7 +99,7 @@ def explain(message: str, key: str, parser: Any) -> str:
     return "; ".join(lines)[:300]
 
 
-# How a person calls what jsonargparse calls by Python's names.
+# What people call Python's types.
 TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -115,7 +115,7 @@ TYPE = r"list\[.*?\]+|typing\.Literal\[.*?\]|<class '[\w.]+'>|(?:\w+\.)*(?:Itera
 
 
 def _wanted(message: str) -> str | None:
-    """In place of the types that a value is not of: what would be right."""
+    """Says in words what value is needed, in place of a list of Python's types; None if the message names no types."""
     one = re.search(r"Expected an? (.+?)\. Got value: (.*)", message)
     union = re.search(r"Subtypes: \[(.*)\]\n", message)
     given = re.search(r"Given value: (.*)", message)
@@ -151,7 +151,7 @@ def _either(names: list[str]) -> str:
 
 
 def _not_found(name: str) -> str | None:
-    """Why a class in a module of one's own cannot be had; None if the name is no such class."""
+    """Why a class in a person's own module cannot be imported; None if the name is no such class."""
     module, _, attribute = name.rpartition(".")
     if not module or module.startswith(("oper_lightning", "torch.")):
         return None

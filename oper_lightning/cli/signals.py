@@ -185,7 +185,7 @@ def _watch(now: _State, reader: int) -> None:
         if (code := numbers.get(byte[0])) is None:
             continue
         if not folders.rank():
-            # What runs when the interpreter ends may hang as well; a caller that goes on does not.
+            # The end of the interpreter may hang as well, so wait the whole time; a caller that goes on need not wait.
             (time.sleep if now.last else now.over.wait)(now.grace)
         if now.last or not now.over.is_set():
             leave(now.told or code, stopped() if _may_speak() else "")

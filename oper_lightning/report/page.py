@@ -99,7 +99,7 @@ class Page:
         self.text.append(text)
 
     def warnings(self, lines: list[str]) -> None:
-        """What somebody should look at before going on."""
+        """A list of warnings."""
         if lines:
             self.web.append(f"<ul class=warnings>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>")
             self.text.append("\n".join(f"- {line}" for line in lines))
@@ -114,7 +114,7 @@ class Page:
 
         Args:
             figure: the picture.
-            says: what it shows, for those who do not see it.
+            says: what it shows, for people who cannot see it.
             caption: how to read it.
             name: what is added to the page's name for the picture's file.
         """

@@ -103,7 +103,7 @@ def _checkpoints(callback: ModelCheckpoint, name: str, updates: int) -> None:
 
 
 def scored(trainer: Any) -> None:
-    """Refuses callbacks that go by an evaluation where there is none.
+    """Refuses callbacks that monitor an evaluation if the run has none.
 
     Raises:
         InputError: if one does; names it.

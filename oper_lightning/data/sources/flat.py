@@ -102,7 +102,7 @@ class FlatEpisodes:
         else:
             beyond = columns["observations"][span.stop : span.stop + 1]
             shifted = np.concatenate([observation[1:], beyond if len(beyond) else observation[-1:]])[inside]
-            # What follows a terminal is the next episode; nobody looks at it, but nobody should see it either.
+            # The row after a terminal belongs to the next episode. Its observation is not used; hide it all the same.
             mask = terminated.reshape(-1, *[1] * (observation.ndim - 1))
             following = np.where(mask, observation[inside], shifted)
         return transitions_from(
