@@ -320,7 +320,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         self._judge(episodes, "eval")
 
     def test_step(self, episodes: Any, batch_idx: int) -> None:
-        """The same on the test's episodes, as test/…"""
+        """Plays the test's episodes; logs what they earned as test/…."""
         self._judge(episodes, "test")
 
     def _judge(self, episodes: Any, stage: str) -> None:
@@ -342,5 +342,5 @@ class OfflineAlgorithm(LightningModule, ABC):
 
 
 def class_path(cls: type) -> str:
-    """Where a class is found: module and name."""
+    """The dotted name of a class: module and class."""
     return f"{cls.__module__}.{cls.__qualname__}"

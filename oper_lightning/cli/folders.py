@@ -1,4 +1,4 @@
-"""Where a run writes: one folder per run, never two runs in one."""
+"""The folders that runs write to: one folder for each run, never two runs in one folder."""
 
 from __future__ import annotations
 

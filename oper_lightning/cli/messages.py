@@ -1,7 +1,8 @@
-"""Parser errors as one line that names the field and the nearest right words.
+"""Errors of the parser as one line that names the field and the nearest right words.
 
-jsonargparse parses nested classes with nested parsers and wraps the inner error in outer ones, many lines long. The
-innermost parser knows the right words; its line travels outwards between two marks, the keys around it before a third.
+jsonargparse parses nested classes with nested parsers, and wraps the inner error in outer ones of many lines. Only the
+innermost parser knows the right words. So its message is put between two marks, which the outer parsers find; before
+it, behind a first mark, stand the keys.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def known_classes(key: str) -> list[str]:
 
 
 def known_types(key: str) -> dict[str, type]:
-    """The same classes by name."""
+    """The classes of :func:`known_classes`, by name."""
     bases = [KINDS[key]] if key in KINDS else list(KINDS.values())
     found = [cls for base in bases for cls in descendants(base)]
     ours = [cls for cls in found if not inspect.isabstract(cls) and cls.__module__.startswith("oper_lightning.")]

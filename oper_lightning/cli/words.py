@@ -1,4 +1,4 @@
-"""Words of a command line and leaves of a configuration, as far as they are needed before the parser sees them."""
+"""Reads words of a command line, and leaves of a configuration, before the parser sees them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a source into torchrl storage, checked on the way."""
+"""Copies transitions from a source into torchrl storage, and checks them on the way."""
 
 from __future__ import annotations
 

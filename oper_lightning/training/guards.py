@@ -70,7 +70,7 @@ class Hears:
             )
 
     def _spoilt(self, batch: Batch, spoil: Callable[[TensorDict], TensorDict]) -> bool:
-        """Whether an update of a copy goes wrong if the weighed transitions are spoilt."""
+        """Whether an update of a copy gives numbers that are not finite once the weighed transitions are spoilt."""
         weighed = {id(getattr(batch, role)) for role in self.roles}
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         # What runs updates, graphs among it, is neither needed nor can it be copied: False stands in its place.
