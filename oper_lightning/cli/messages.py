@@ -1,8 +1,8 @@
 """Errors of the parser as one line that names the field and the nearest right words.
 
 jsonargparse parses nested classes with nested parsers, and wraps the inner error in outer ones of many lines. Only the
-innermost parser knows the right words. So its message is put between two marks, which the outer parsers find; before
-it, behind a first mark, stand the keys.
+innermost parser knows the right words. So its message travels outwards as ``OPEN keys BETWEEN message CLOSE``, and each
+outer parser adds its key.
 """
 
 from __future__ import annotations
