@@ -273,7 +273,7 @@ def _follow_the_first(now: _State, parent: int) -> None:
 
 
 def after_the_cause() -> None:
-    """Waits before an error is told: the first rank tells an error of all ranks, and the death of a rank comes first."""
+    """Waits before an error is told: the first rank tells an error of all ranks, and a dead rank comes first."""
     if folders.rank() or _now.launcher is not None or "WORLD_SIZE" in os.environ:
         time.sleep(4 if folders.rank() else 2)
 
