@@ -1,4 +1,4 @@
-"""What goes wrong because of something a person gave: a file, a field, a flag."""
+"""Errors that a person can mend: in a file, a field or a flag. They are one line each."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def one_line(text: str) -> str:
 
 @contextmanager
 def reading(origin: object, what: str) -> Iterator[None]:
-    """Turns whatever goes wrong while ``origin`` is read into one line that names it.
+    """Turns every exception that is raised while ``origin`` is read into one line that names it.
 
     A broken or hostile file makes the libraries that read it raise nearly anything; none of that helps a person.
 

@@ -25,7 +25,7 @@ def place(path: str | Path) -> Path:
 
 
 def existing(path: str | Path, what: str = "file") -> Path:
-    """The place of a file that must be there.
+    """The path of a file that must exist.
 
     Raises:
         InputError: if it is not; the line says where it was looked for.
@@ -119,10 +119,10 @@ def free_memory() -> int:
 
 
 def fits_memory(size: int, origin: object, what: str) -> None:
-    """Refuses to take so many bytes where they are not free.
+    """Refuses to take ``size`` bytes of memory if fewer are free.
 
     Raises:
-        InputError: if they are not; names ``origin`` and ``what`` needs them.
+        InputError: if fewer are free; the line names ``origin``, and ``what`` needs the memory.
     """
     if size > LITTLE and size > (free := free_memory()):
         raise InputError(
@@ -131,9 +131,9 @@ def fits_memory(size: int, origin: object, what: str) -> None:
 
 
 def beside(path: Path) -> Path:
-    """A name beside ``path`` under which this process writes what it then moves there.
+    """A temporary name beside ``path``: this process writes there, and then moves the result to ``path``.
 
-    What processes of this machine that are gone left under such names is removed.
+    Removes what processes of this machine that no longer run left under such names.
     """
     start = f".{path.name}.{os.uname().nodename}."
     for left in path.parent.glob(f"{glob.escape(start)}*"):
@@ -150,7 +150,7 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's
+    except OSError:  # a process of another user
         return True
     return True
 

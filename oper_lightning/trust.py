@@ -1,8 +1,8 @@
-"""Which classes a file may name that nobody named on the command line: those of our kinds that exist already.
+"""Which classes a checkpoint, and the config.yaml beside it, may name: sources, priorities and algorithms that are
+imported.
 
-A checkpoint and the config.yaml beside it come from whoever made them. A class that they name is looked up among the
-classes of its kind that are imported; nothing is imported to look. Classes of one's own are imported because the
-command line, or a yaml that it names, names them.
+Such files may come from anybody. A class that they name is looked up among the imported classes of its kind; nothing is
+imported for the look-up. A person's own class is imported because the command line, or a yaml that it names, names it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def descendants(cls: type) -> list[type]:
 
 
 def existing(name: Any, kind: type | None) -> type | None:
-    """The class of a kind that goes by a name: a short one, or a dotted one from any package that holds its module."""
+    """The class of a kind by its name: a short name, or a dotted one from any package that holds its module."""
     for cls in [kind, *descendants(kind)] if kind is not None else []:
         package, _, short = str(name).rpartition(".")
         if short == cls.__qualname__ and f"{cls.__module__}.".startswith(f"{package}." if package else ""):

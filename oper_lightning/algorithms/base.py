@@ -29,8 +29,8 @@ SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+
 class OfflineAlgorithm(LightningModule, ABC):
     """One paper's algorithm. A subclass says what to build, what to ask of the data, how to update and how to act.
 
-    Inside an update observations are normalised (if the algorithm wants it) and actions lie in [-1, 1]; outside,
-    observations are raw and actions in the environment's units.
+    Inside an update observations are normalised (if the algorithm asks for it) and actions lie in [-1, 1]. Outside,
+    observations are raw and actions have the environment's units.
 
     Args:
         normalise_observations: whether networks see observations with mean 0 and standard deviation 1.
@@ -50,7 +50,7 @@ class OfflineAlgorithm(LightningModule, ABC):
     def __init__(self, normalise_observations: bool, compile: Compile = "none") -> None:
         super().__init__()
         self.automatic_optimization = False
-        # Those of the subclass only: they are what it can be made again with.
+        # Only the subclass's arguments: with them it can be made again from a checkpoint.
         own = inspect.signature(type(self)).parameters
         self.save_hyperparameters(ignore=["compile", *({"normalise_observations"} - own.keys())])
         self.normalises = normalise_observations
@@ -72,22 +72,24 @@ class OfflineAlgorithm(LightningModule, ABC):
         """Makes the networks."""
 
     def columns(self, transitions: TensorDict) -> TensorDict:
-        """What batches are to hold beside the transitions, or instead of entries of theirs; TensorDict ``[N]``.
+        """Columns that batches hold beside the transitions, or in place of entries of the transitions; TensorDict
+        ``[N]``.
 
         Args:
-            transitions: all of them, with scaled rewards; see :mod:`oper_lightning.data.transitions`.
+            transitions: all transitions, with scaled rewards; see :mod:`oper_lightning.data.transitions`.
         """
         return TensorDict({}, batch_size=transitions.batch_size)
 
     def prepare(self, number: int) -> Hashable:
-        """What the host decides before update ``number``, counted from 0 over the run: it sets learning rates.
+        """Sets what depends on the number of the update, such as learning rates; ``number`` counts from 0 over the run.
 
-        Returns which branch :meth:`update` takes (there: ``self.branch``), by no more values than there are branches.
+        Returns the branch that :meth:`update` takes, which finds it in ``self.branch``. There should be no more
+        different values than branches: each one is compiled by itself.
         """
         return None
 
     def lengths(self) -> list[int]:
-        """Gradient updates of the parts of a run, if it has parts that a run which goes on must keep."""
+        """Gradient updates of each part of a run. A run that goes on must keep them; empty if a run has no parts."""
         return []
 
     @abstractmethod
@@ -103,7 +105,7 @@ class OfflineAlgorithm(LightningModule, ABC):
     def minimise(self, loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
         """One step of each optimiser down the gradient of a 0-d loss, averaged over the ranks.
 
-        Only the optimisers' own parameters get gradients, whatever else the loss went through.
+        Only the parameters of these optimisers get gradients, even if the loss depends on other networks.
         """
         parameters = [parameter for optimiser in optimisers for parameter in optimiser.param_groups[0]["params"]]
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -116,7 +118,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         """Gradient updates of the whole run.
 
         Raises:
-            InputError: if the trainer was not told.
+            InputError: if trainer.max_steps was not given.
         """
         if self.trainer.max_steps < 1:
             raise InputError(f"{type(self).__name__} needs the length of the run: give trainer.max_steps")
@@ -214,7 +216,7 @@ class OfflineAlgorithm(LightningModule, ABC):
             return
         if not self._fits():
             for section in ("loops", "callbacks", type(self.trainer.datamodule).__qualname__):  # type: ignore[attr-defined]
-                checkpoint.pop(section, None)  # they are training's
+                checkpoint.pop(section, None)  # these sections are for training
             return
         stored.to_go_on(self, checkpoint)
         if checkpoint["lengths"] != self.lengths():
@@ -229,7 +231,7 @@ class OfflineAlgorithm(LightningModule, ABC):
     # Training ----------------------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """Adds none; refuses, before anything is read, what cannot work of Lightning's options and callbacks."""
+        """Refuses options and callbacks of Lightning that cannot work, before data are read; adds no callbacks."""
         if self._fits():
             options.possible(self.trainer)
         return []
@@ -274,7 +276,7 @@ class OfflineAlgorithm(LightningModule, ABC):
                 for name, value in self._execute(batch, self.branch).items():
                     results.setdefault(name, []).append((number, value.detach()))
         guards.finite_losses(results)
-        # Lightning counts steps of the optimisers that it wraps; ours are raw, so that K updates cost one count.
+        # Lightning counts the steps of optimisers that it wraps. Ours are not wrapped; K updates are counted here.
         loop = self.trainer.fit_loop.epoch_loop
         steps = loop.manual_optimization.optim_step_progress.total
         steps.ready += len(batches)
@@ -290,7 +292,7 @@ class OfflineAlgorithm(LightningModule, ABC):
             self.log_to_loggers(dict(zip(names, means.tolist(), strict=True)))
 
     def _normalise(self, part: TensorDict) -> TensorDict:
-        """Observations and actions, next ones too, as the networks see them."""
+        """Observations and actions, the next ones included, as the networks see them."""
         if not (self.normalises or self._scales_actions):
             return part
         part = part.clone(recurse=False)
@@ -318,7 +320,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         self._judge(episodes, "eval")
 
     def test_step(self, episodes: Any, batch_idx: int) -> None:
-        """The same on the test's episodes, as test/…"""
+        """Plays the test's episodes; logs what they earned as test/…."""
         self._judge(episodes, "test")
 
     def _judge(self, episodes: Any, stage: str) -> None:
@@ -340,5 +342,5 @@ class OfflineAlgorithm(LightningModule, ABC):
 
 
 def class_path(cls: type) -> str:
-    """Where a class is found: module and name."""
+    """The dotted name of a class: module and class."""
     return f"{cls.__module__}.{cls.__qualname__}"

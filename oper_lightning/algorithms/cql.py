@@ -164,8 +164,10 @@ class CQL(OfflineAlgorithm):
         return difference.clamp(self.difference_min, self.difference_max)
 
     def policy_loss(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
-        """Soft actor loss, ``[B]``, with the log density of the recorded action in place of the value while warming up;
-        and the policy's log density ``[B]`` at its own actions."""
+        """Soft actor loss ``[B]``, and the policy's log density ``[B]`` at its own actions.
+
+        In the first ``bc_updates`` updates the log density of the recorded action stands in place of the value.
+        """
         observation = batch["observation"]
         action, log_density = self.policy.sample(observation, 1)
         log_density = log_density.squeeze(1)
@@ -184,7 +186,7 @@ class CQL(OfflineAlgorithm):
         return values.unflatten(-1, (rows, count))
 
     def recorded_action(self, batch: TensorDict) -> Tensor:
-        """Recorded actions, a little inside the box."""
+        """Recorded actions, clipped to a little less than [-1, 1]."""
         return batch["action"].clamp(-LARGEST_ACTION, LARGEST_ACTION)
 
     def recorded_value(self, batch: TensorDict) -> Tensor:

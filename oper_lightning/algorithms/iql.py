@@ -127,7 +127,7 @@ class IQL(OfflineAlgorithm):
         return weight * squared_error(prediction, batch["action"]).sum(-1), advantage
 
     def lengths(self) -> list[int]:
-        """The run's length, which the learning rate goes by."""
+        """The run's length, on which the learning rate depends."""
         return [] if self.schedule == "none" else [self.run_length()]
 
     def prepare(self, number: int) -> None:
@@ -137,7 +137,7 @@ class IQL(OfflineAlgorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         data, cloned = batch.evaluation, self.one_policy_batch(batch)
-        # In this order, each with what the one before has just learnt.
+        # The order matters: each network uses what the one before has just learnt.
         target = self.target_value(data)
         value_loss = (data["weight"] * self.value_loss(data, target)).mean()
         self.minimise(value_loss, self.value_optimiser)

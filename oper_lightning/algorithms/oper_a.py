@@ -132,7 +132,7 @@ class OperA(OfflineAlgorithm):
         return table
 
     def fitted_to(self, batch: TensorDict) -> Tensor:
-        """What values (of states, or of pairs with vq) are fitted to, ``[S, B]``."""
+        """Targets ``[S, B]`` of the values; with vq, of the twin Q."""
         target: Tensor = batch["next", "reward"]
         if self.target == "mc":
             target = batch["return_to_go"]
@@ -188,7 +188,7 @@ class OperA(OfflineAlgorithm):
     # Iterations --------------------------------------------------------------------------------------------------
 
     def position(self, number: int) -> tuple[int, int, int]:
-        """Iteration of an update, updates done in it before, and its length."""
+        """Number of the iteration that an update belongs to, updates done in it before, and its length."""
         first, other = self.lengths()
         if number < first:
             return 0, number, first
@@ -235,7 +235,7 @@ class OperA(OfflineAlgorithm):
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """Lets the data be drawn by the weights as they stand."""
+        """Gives the newest weights to the datamodule, which draws by them from now on."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         ones = torch.ones(self.seeds, data.spec.rows)
         data.set_weights_of_seeds(self.weights[-1] if self.weights else ones)

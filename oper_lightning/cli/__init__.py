@@ -38,7 +38,7 @@ usage: oper <verb> ...
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs one command; returns its exit code. Whatever goes wrong is one line on stderr.
+    """Runs one command and returns its exit code. Every error is one line on stderr.
 
     Args:
         args: the command's words; by default those of the process, which is taken to end with the command.
@@ -55,11 +55,11 @@ def _guarded(args: list[str]) -> int:
     if quiet not in (filters := os.environ.get("PYTHONWARNINGS", "")):
         os.environ["PYTHONWARNINGS"] = f"{filters},{quiet}".strip(",")
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # algorithms and sources of one's own are found where one stands
+        sys.path.append(os.getcwd())  # a person's own classes are found in the current folder
     try:
         with _notes(), _threads():
             return _dispatch(args)
-    except BrokenPipeError:  # whoever read our output has seen enough, such as `head`
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
@@ -91,7 +91,7 @@ def _explained(error: Exception) -> str:
 
 @contextmanager
 def _threads() -> Iterator[None]:
-    """Tells at a good end what went wrong in threads beside; at a bad one the main thread has told the same."""
+    """If the command succeeds, tells what failed in other threads; if it fails, the main thread has told it already."""
     failed: list[str] = []
     hook = threading.excepthook
     if not os.environ.get("OPER_TRACEBACK"):
@@ -157,7 +157,7 @@ def _help(verb: str, words: list[str]) -> str | None:
     if {"-h", "--help"} & {*words}:
         return verb_help(verb)
     for flag in ("model", "data.source", "data.priority", "source"):
-        # Classes of one's own, by dotted names, are jsonargparse's to explain.
+        # A dotted name is a class of a person's own; jsonargparse explains it.
         if (name := value_of(words, f"--{flag}.help")) and "." not in name:
             return class_help(flag, name)
     return None

@@ -1,4 +1,4 @@
-"""What a training run says of itself: what it read, what it will do, and why it ended before its time."""
+"""Lines about a training run: what it read, what it will do, and why it ended before trainer.max_steps."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class SaveConfig(SaveConfigCallback):
             return
         folders.still_there()
         config = self.config.clone()
-        # What this process read and wrote is not what the run is.
+        # Where this process read and wrote does not describe the run.
         for key in ("ckpt_path", "output", "trainer.default_root_dir"):
             config[key] = None
         with whole(Path(trainer.default_root_dir) / "config.yaml") as file:

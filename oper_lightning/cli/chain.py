@@ -59,7 +59,7 @@ def run(args: list[str]) -> int:
             changed = f"link {name!r} was another command ({_difference(begun['command'], command)})"
         elif edited:
             changed = f"{' and '.join(edited)} was edited since link {name!r} read it"
-        # A link that left nothing may be mended; what it left must not become part of something else.
+        # A link that left no checkpoint may be changed. What it left must not become part of another run.
         if changed and words[0] == "fit" and (begun["done"] or (folder / name / "last.ckpt").is_file()):
             raise InputError(
                 f"{ledger}: {changed}; name another --folder, or delete {folder / name} and what came after it"

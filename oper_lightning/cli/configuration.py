@@ -210,8 +210,8 @@ def with_origin(message: str, checkpoint: Path | None, words: list[str]) -> str:
 
     Args:
         message: what is wrong.
-        checkpoint: that the command goes on from or uses.
-        words: of the command line.
+        checkpoint: the checkpoint that the command uses.
+        words: the words of the command line.
     """
     yamls = values_of(words, *FLAGS["config"])
     known = [*yamls, *([str(checkpoint), str(checkpoint.with_name("config.yaml"))] if checkpoint else [])]
@@ -227,7 +227,7 @@ def with_origin(message: str, checkpoint: Path | None, words: list[str]) -> str:
 
 
 def longer(earlier: dict[str, Any], path: Path | None) -> str:
-    """How long the run was to be that goes on, for someone who did not say how long it is to be now."""
+    """A hint for a person who goes on with a run and did not say its length: the length that it had."""
     trainer = earlier.get("trainer")
     steps = trainer.get("max_steps") if isinstance(trainer, dict) else None
     if path is None or not isinstance(steps, int) or steps < 1:

@@ -1,6 +1,6 @@
-"""Slips on a command line that can be told before Lightning and torch are imported, which takes seconds.
+"""Finds slips on a command line before Lightning and torch are imported, which takes seconds.
 
-Only what is certain is refused here; everything else is the parser's to judge.
+Only what is certainly wrong is refused here. The parser judges everything else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a run writes: one folder per run, never two runs in one."""
+"""The folders that runs write to: one folder for each run, never two runs in one folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _lock: IO[str] | None = None
 
 
 def release() -> None:
-    """Lets other processes take the folder that this one has claimed; one without a run in it goes."""
+    """Gives up the folder that this process has claimed, and removes it if no run has begun in it."""
     global _lock
     os.environ.pop(TAKEN, None)
     if _lock is None:
@@ -34,7 +34,7 @@ def still_there() -> None:
     """Makes sure that the folder which this process claimed has not been moved or removed since.
 
     Raises:
-        InputError: if it has: what would be written now were half of a run.
+        InputError: if it has been: files written now would be only half of a run.
     """
     if _lock is None:
         return
@@ -139,7 +139,7 @@ def claim(folder: Path, resume: bool) -> Path:
 
 
 def rank() -> int:
-    """Number of this process among those that run the same command, from 0, as whoever started it says."""
+    """Number of this process among those that run the same command, from 0, as its launcher's variables say."""
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])

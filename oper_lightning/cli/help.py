@@ -89,7 +89,7 @@ def verb_help(verb: str) -> str:
 
 
 def _function_help(verb: str) -> str:
-    """Of a verb that calls a function: its first argument stands alone, the others are flags."""
+    """Help of a verb that calls a function. The first argument of the function needs no flag."""
     called = function(FUNCTIONS[verb], verb)
     first, (text, default) = next(iter(called.explained().items()))
     word = first.rstrip("s").upper()
@@ -110,7 +110,7 @@ def _function_help(verb: str) -> str:
 
 
 def _lightning_help(verb: str) -> str:
-    """Of fit, validate, test and predict."""
+    """Help of fit, validate, test and predict."""
     fit, scores = verb == "fit", verb != "predict"
     data = class_of(PACKAGE / "data" / "datamodule.py", "OfflineDataModule")
     rollouts = class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts")

@@ -1,7 +1,8 @@
-"""Parser errors as one line that names the field and the nearest right words.
+"""Errors of the parser as one line that names the field and the nearest right words.
 
-jsonargparse parses nested classes with nested parsers and wraps the inner error in outer ones, many lines long. The
-innermost parser knows the right words; its line travels outwards between two marks, the keys around it before a third.
+jsonargparse parses nested classes with nested parsers, and wraps the inner error in outer ones of many lines. Only the
+innermost parser knows the right words. So its message travels outwards as ``OPEN keys BETWEEN message CLOSE``, and each
+outer parser adds its key.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def explain(message: str, key: str, parser: Any) -> str:
         )
     if found := re.search(r"Unable to load config ['\"](.*)['\"]", message):
         return f"{found.group(1)!r} is no configuration; names with values are needed"
-    # What a class of somebody else's says when it is made, such as a logger that is not installed.
+    # A class of another package objected when it was made, such as a logger that is not installed.
     if found := re.search(
         r"Problem with given class_path '((?!oper_lightning)\S+)':\s*(?!Parser key)([^\n]+)", message
     ):
@@ -99,7 +100,7 @@ def explain(message: str, key: str, parser: Any) -> str:
     return "; ".join(lines)[:300]
 
 
-# How a person calls what jsonargparse calls by Python's names.
+# What people call Python's types.
 TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -115,7 +116,7 @@ TYPE = r"list\[.*?\]+|typing\.Literal\[.*?\]|<class '[\w.]+'>|(?:\w+\.)*(?:Itera
 
 
 def _wanted(message: str) -> str | None:
-    """In place of the types that a value is not of: what would be right."""
+    """Says in words what value is needed, in place of a list of Python's types; None if the message names no types."""
     one = re.search(r"Expected an? (.+?)\. Got value: (.*)", message)
     union = re.search(r"Subtypes: \[(.*)\]\n", message)
     given = re.search(r"Given value: (.*)", message)
@@ -151,7 +152,7 @@ def _either(names: list[str]) -> str:
 
 
 def _not_found(name: str) -> str | None:
-    """Why a class in a module of one's own cannot be had; None if the name is no such class."""
+    """Why a class in a person's own module cannot be imported; None if the name is no such class."""
     module, _, attribute = name.rpartition(".")
     if not module or module.startswith(("oper_lightning", "torch.")):
         return None
@@ -174,7 +175,7 @@ def known_classes(key: str) -> list[str]:
 
 
 def known_types(key: str) -> dict[str, type]:
-    """The same classes by name."""
+    """The classes of :func:`known_classes`, by name."""
     bases = [KINDS[key]] if key in KINDS else list(KINDS.values())
     found = [cls for base in bases for cls in descendants(base)]
     ours = [cls for cls in found if not inspect.isabstract(cls) and cls.__module__.startswith("oper_lightning.")]

@@ -1,4 +1,4 @@
-"""What the package's classes and functions are called and take, read from their files without importing them.
+"""Names and arguments of the package's classes and functions, read from their files without importing them.
 
 Importing Lightning and torch takes seconds; help, and most slips on a command line, need neither.
 """
@@ -103,7 +103,7 @@ def classes(kind: str) -> dict[str, Outline]:
 
 
 def _abstract(*family: ast.ClassDef) -> bool:
-    """Whether a method of a class, the first of its family, or of its parents is left to be defined."""
+    """Whether a class has an abstract method; its family is the class itself and then its parents."""
     nearest: dict[str, bool] = {}
     for cls in family:
         for item in cls.body:

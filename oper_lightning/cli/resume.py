@@ -1,4 +1,4 @@
-"""What a training run that goes on has to say about what changed."""
+"""Notes about what changed in a training run that goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from oper_lightning.errors import note
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Notes what is not as it was in a run that goes on; ``before`` and ``now`` are its configurations."""
+    """Notes each argument that differs between the configurations ``before`` and ``now`` of a run that goes on."""
     was, is_now = flat(before), flat(now)
     groups = {key.rpartition(".")[0] for key in was}
     for key in sorted(was.keys() | is_now.keys()):

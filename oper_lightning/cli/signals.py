@@ -1,9 +1,9 @@
-"""How the command ends when it is told to: SIGTERM and Ctrl-C, at any moment, on any rank.
+"""How the command ends on SIGTERM and Ctrl-C, at any moment, on any rank.
 
-The handler raises :class:`Stopped` in the main thread, so that files are closed and callbacks hear of it. A thread
-learns of the signal too, even while the main thread waits in C code for another rank or a device, and ends the process
-itself where the way out takes longer than ``grace`` seconds. The first rank speaks and writes for all: further ranks
-leave at once when they are told to, and none outlives another.
+The handler raises :class:`Stopped` in the main thread, so that files are closed and callbacks are called. The main
+thread may be waiting in C code for another rank or a device. So a second thread learns of the signal too, and ends the
+process if the orderly end takes longer than ``grace`` seconds. Only the first rank writes files and messages; further
+ranks end at once. If one rank ends, all end.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class _State:
     code: int = 0
     """exit code of the command"""
     raising: bool = False
-    """whether the handler raises; where nothing would catch it the process leaves instead"""
+    """whether the handler raises; while nothing would catch the exception, the process ends instead"""
     held: int = 0
-    """how many sections now run that are to be finished first"""
+    """number of running sections that must be finished first"""
     grace: float = 5.0
     """seconds for an orderly end"""
     hint: Callable[[], str] = str
     """how to go on, for the last line"""
     said: threading.Lock = field(default_factory=threading.Lock)
-    """taken by whoever writes the last line"""
+    """held by the thread that writes the last line"""
     launcher: Any = None
     """Lightning's, which starts the further ranks"""
     ranks: list[Any] = field(default_factory=list)
@@ -56,7 +56,7 @@ class _State:
     ending: bool = False
     """whether the further ranks are being ended"""
     before: dict[int, Any] = field(default_factory=dict)
-    """handlers from before"""
+    """the handlers that were in place before ours"""
 
 
 _now = _State()
@@ -141,7 +141,7 @@ def held() -> Iterator[None]:
 
 
 def leave(code: int, line: str = "") -> NoReturn:
-    """Ends this process and the further ranks here and now, from whatever thread."""
+    """Ends this process and the further ranks at once; any thread may call it."""
     now = _now
     _end_ranks(now, wait=0.0)
     with contextlib.suppress(Exception):
@@ -179,13 +179,13 @@ def _may_speak() -> bool:
 
 
 def _watch(now: _State, reader: int) -> None:
-    """Ends the process where the main thread does not."""
+    """Ends the process if the main thread does not."""
     numbers = {int(number): code for number, code in CODES.items() if now.before[number] is not signal.SIG_IGN}
     while byte := os.read(reader, 1):
         if (code := numbers.get(byte[0])) is None:
             continue
         if not folders.rank():
-            # What runs when the interpreter ends may hang as well; a caller that goes on does not.
+            # The end of the interpreter may hang as well, so wait the whole time; a caller that goes on need not wait.
             (time.sleep if now.last else now.over.wait)(now.grace)
         if now.last or not now.over.is_set():
             leave(now.told or code, stopped() if _may_speak() else "")
@@ -239,7 +239,7 @@ def attach(trainer: Any) -> None:
 
 
 def _follow(now: _State) -> None:
-    """Waits until all ranks are started, then for each of them."""
+    """Waits until all ranks have started, and then for the end of each."""
     while len(now.launcher.procs) < now.launcher.num_processes - 1:
         if now.over.wait(0.05):
             return
@@ -251,7 +251,7 @@ def _follow(now: _State) -> None:
 
 
 def _outlive(now: _State, process: Any, number: int) -> None:
-    """Ends this process after a rank has ended before its time."""
+    """Ends this process after a rank has failed or was killed."""
     code = process.wait()
     if code == 0 or now.ending:
         return
@@ -273,13 +273,13 @@ def _follow_the_first(now: _State, parent: int) -> None:
 
 
 def after_the_cause() -> None:
-    """Waits before an error is told: an error of all ranks is the first one's to tell, a rank's death comes first."""
+    """Waits before an error is told: the first rank tells an error of all ranks, and a dead rank comes first."""
     if folders.rank() or _now.launcher is not None or "WORLD_SIZE" in os.environ:
         time.sleep(4 if folders.rank() else 2)
 
 
 def _end_ranks(now: _State, wait: float) -> None:
-    """Ends the further ranks, after they had so many seconds to do so themselves."""
+    """Ends the further ranks, after ``wait`` seconds in which they can end by themselves."""
     now.ending = True
     processes = [*now.ranks, *(now.launcher.procs if now.launcher else ())]
     deadline = time.monotonic() + wait

@@ -1,4 +1,4 @@
-"""Words of a command line and leaves of a configuration, as far as they are needed before the parser sees them."""
+"""Reads words of a command line, and leaves of a configuration, before the parser sees them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def values_of(words: list[str], *flags: str) -> list[str]:
 
 
 def value_of(words: list[str], *flags: str) -> str | None:
-    """The last of them."""
+    """The last value given to a flag; None if there is none."""
     return next(reversed(values_of(words, *flags)), None)
 
 

@@ -110,7 +110,7 @@ class OfflineDataModule(LightningDataModule):
         self._spec: DataSpec
         self._mixture: Mixture
         self._weights: Tensor | None = None
-        self._weights_of = ""  # who gave them, for people
+        self._weights_of = ""  # name of the priority that gave the weights, for messages
         self._weighed_by: Priority | None = None  # the priority that was asked last
         self._temporary: str | None = None
         for name in ("batch_size", "updates_per_epoch", "updates_per_block"):
@@ -142,7 +142,7 @@ class OfflineDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Loads and checks the data, weighs them and, under a trainer, makes the environment.
 
-        Each is done once, and again where ``source`` or ``priority`` has been replaced by another since.
+        Each is done once, and again if ``source`` or ``priority`` has been replaced since.
 
         Raises:
             InputError: if something about the data, the priority or the environment does not fit.
@@ -256,12 +256,12 @@ class OfflineDataModule(LightningDataModule):
 
     @property
     def transitions(self) -> TensorDict:
-        """The same memory as a TensorDict ``[N]`` in which reward and flags are ``[N]``."""
+        """The memory of :attr:`storage` as a TensorDict ``[N]`` in which reward and flags are ``[N]``."""
         return self._at_hand("transitions").transitions
 
     @property
     def table(self) -> TensorDict:
-        """What algorithms get of the transitions, TensorDict ``[N]``: rewards scaled, their own columns beside."""
+        """The transitions as algorithms get them, TensorDict ``[N]``: rewards scaled, with the algorithm's columns."""
         return self._at_hand("table").entries
 
     @property
@@ -311,7 +311,7 @@ class OfflineDataModule(LightningDataModule):
         self._hold(loaded, given, "weights set by hand")
 
     def set_weights_of_seeds(self, weights: Tensor) -> None:
-        """The same for S seeds that train together, ``[S, N]``: each then gets rows of its own in every batch."""
+        """Sets weights ``[S, N]`` for S seeds that train together; each seed then gets its own rows in every batch."""
         loaded = self._at_hand("transitions to weigh")
         if weights.dim() != 2 or weights.shape[1] != len(loaded):
             raise InputError(f"weights of seeds have shape {list(weights.shape)}; [S, {len(loaded)}] is needed")
@@ -351,7 +351,7 @@ class OfflineDataModule(LightningDataModule):
     # What Lightning asks for -------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> Blocks | Batches:
-        """The next epoch: blocks of updates for this package's algorithms, single batches for anybody else's loop."""
+        """The next epoch: blocks of updates for this package's algorithms, single batches for other modules."""
         return Blocks(self, *self._epoch()) if self._takes_blocks() else Batches(self, self.updates_per_epoch)
 
     def _takes_blocks(self) -> bool:
@@ -389,11 +389,11 @@ class OfflineDataModule(LightningDataModule):
         return batch.to(device) if isinstance(batch, TensorDict) else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed and number of updates drawn, all that the order of the data depends on; and the rows of an update."""
+        """Seed and number of updates drawn, which decide what is drawn next; and the number of rows of an update."""
         return {"seed": self.seed, "drawn": self.drawn, "rows": self.batch_size * ranks.world_size()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues where the checkpoint stood."""
+        """Goes on drawing where the checkpoint was written."""
         self.seed, self.drawn = state_dict["seed"], state_dict["drawn"]
         now = self.batch_size * ranks.world_size()
         if (before := state_dict.get("rows", now)) != now:

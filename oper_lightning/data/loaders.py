@@ -56,7 +56,7 @@ class Blocks:
         return self.count
 
     def __iter__(self) -> Iterator[Batch]:
-        # A run that goes on within an epoch gets the rest of it.
+        # A run that goes on within an epoch gets the rest of that epoch.
         trainer = self.data.trainer
         done = trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer is not None else 0
         for _ in range(done, self.count):

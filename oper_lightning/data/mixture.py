@@ -23,7 +23,7 @@ class Mixture:
     ranks draw the row numbers of all ranks, and each keeps its own, so that R ranks see what one process would see.
 
     Args:
-        rows: how many there are.
+        rows: number N of rows.
         weights: float64 ``[N]``, mean 1; ``[S, N]`` for S seeds that train together; None for uniform.
         device: where row numbers are drawn.
     """
@@ -52,12 +52,12 @@ class Mixture:
 
         Args:
             take: gives the transitions ``[...]`` with row numbers ``[...]``.
-            mode: resample draws the prioritised roles by weight; reweight draws all of them alike.
-            roles: those that see the priority.
-            seed: of the run.
-            number: of the block's first update.
-            updates: K.
-            batch_size: B.
+            mode: resample draws the prioritised roles by weight; reweight draws all roles uniformly.
+            roles: the roles that see the priority.
+            seed: seed of the run.
+            number: number of the block's first update.
+            updates: number K of updates.
+            batch_size: number B of rows for each update.
         """
         prioritised = {*roles} if self.sampler is not None else set()
 

@@ -16,13 +16,13 @@ from oper_lightning.priorities.priority import mean_one
 class WeightedSampler(Sampler):  # type: ignore[misc]
     """Draws rows with replacement, each with a probability proportional to its weight.
 
-    A float64 cumulative sum, made once, and a binary search per draw: exact for more than 2^24 rows, where
-    ``torch.multinomial`` refuses, and cheap. A row of weight 0 is never drawn. Works as the sampler of a torchrl
-    replay buffer; there the weights must cover the storage.
+    It makes a float64 cumulative sum once, and does a binary search for each draw. This is exact for more than 2^24
+    rows, where ``torch.multinomial`` refuses. A row of weight 0 is never drawn. It is also a sampler for torchrl's
+    replay buffers; there must be one weight for each row of the storage.
 
     Args:
         weights: non-negative, not all zero, ``[N]``; or ``[S, N]`` for S separate sets of weights.
-        seed: of the sampler's own generator.
+        seed: seed of the sampler's own generator.
     """
 
     def __init__(self, weights: Tensor, seed: int = 0) -> None:

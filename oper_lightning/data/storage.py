@@ -1,4 +1,4 @@
-"""From a source into torchrl storage, checked on the way."""
+"""Copies transitions from a source into torchrl storage, and checks them on the way."""
 
 from __future__ import annotations
 
@@ -107,7 +107,10 @@ def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], source: S
 
 
 def map_new(source: Source, folder: Path) -> None:
-    """Writes a source memory-mapped into a folder in place of what was there; who reads the old rows keeps them."""
+    """Writes a source memory-mapped into a folder, in place of what was there.
+
+    A process that has mapped the old rows keeps them.
+    """
     new = beside(folder)
     try:
         new.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ class Table:
 
     @property
     def device(self) -> torch.device:
-        """Where the transitions are."""
+        """The device that holds the transitions."""
         return self.transitions.device or torch.device("cpu")
 
     def arrange(self, scale: float | Literal["return_range"], shift: float) -> TensorDict:

@@ -1,4 +1,4 @@
-"""Judging a policy by what it earns: rollouts of whole, seeded episodes in Gymnasium environments, side by side."""
+"""Scoring a policy: rollouts of whole, seeded episodes in several Gymnasium environments side by side."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ class World:
         """
         returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds))
         shape = self.observation_shape
-        # All copies go through the policy together, those that have no episode left too: the width of a matrix can
-        # change the last bit of its product.
+        # The policy acts for all copies at once, also for copies without an episode: the width of a matrix can change
+        # the last bit of its product.
         observations = np.zeros((len(self.copies), *shape), dtype=np.float32)
         waiting = iter(range(len(seeds)))
         playing: dict[int, int] = {}

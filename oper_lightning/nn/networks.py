@@ -102,7 +102,7 @@ class EnsembleMLP(nn.Module):
         return hidden.squeeze(-1)
 
     def _activate(self, hidden: Tensor, layer: int, member: int | slice) -> Tensor:
-        """What goes into a layer: the inputs themselves, or what the layer before it made of them."""
+        """What goes into a layer: the inputs for the first, else the activated outputs of the layer before it."""
         if layer == 0:
             return hidden
         if len(self.scales):

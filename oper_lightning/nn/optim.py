@@ -39,7 +39,7 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def reset_adam(optimiser: torch.optim.Optimizer) -> None:
-    """Makes an Adam forget what it has seen: moments and step count go to zero in place."""
+    """Resets an Adam optimiser: moments and step count become zero, in place."""
     for state in optimiser.state.values():
         for value in state.values():
             value.zero_()

@@ -48,7 +48,7 @@ def randn_like(value: Tensor) -> Tensor:
 
 
 def rand_like(value: Tensor) -> Tensor:
-    """The same with noise uniform on [0, 1)."""
+    """Noise uniform on [0, 1) like ``value`` ``[B, ...]``, shared out among ranks as in :func:`randn_like`."""
     return _share(torch.rand, value)
 
 

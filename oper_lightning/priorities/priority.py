@@ -24,7 +24,7 @@ class Priority(ABC):
     def __call__(self, transitions: TensorDict) -> Tensor:
         """Weights of the transitions, ``[N]``: one non-negative number each, as a tensor or a numpy array.
 
-        Those of this package are float64 and have mean 1; the datamodule brings anybody's to that.
+        The priorities of this package return float64 with mean 1. The datamodule converts the weights of others.
 
         Args:
             transitions: TensorDict ``[N]`` with raw rewards, see :mod:`oper_lightning.data.transitions`; to be read
@@ -53,12 +53,12 @@ def mean_one(weights: Tensor, origin: str) -> Tensor:
 
 
 def checked(weights: object, rows: int, origin: str) -> Tensor:
-    """Weights ``[N]`` as somebody's code gave them, tensor or array; float64, mean 1.
+    """Checks weights ``[N]``, a tensor or an array, and returns them as float64 with mean 1.
 
     Args:
         weights: what was given.
         rows: number N of transitions.
-        origin: who gave them, for messages.
+        origin: the name of what gave them, for messages.
 
     Raises:
         InputError: if they are not one number per transition, or :func:`mean_one` refuses them.

@@ -71,7 +71,7 @@ def coverage(cell: Tensor, weights: Tensor) -> float:
 
 
 def _values(transitions: TensorDict, action: Tensor, low: Tensor, high: Tensor, saturated: Tensor) -> list[str]:
-    """Columns that say nothing, and values that cannot be."""
+    """Columns that never change, and values that are impossible."""
     observation, reward = transitions["observation"].flatten(1), transitions["next", "reward"].unsqueeze(1)
     found = []
     for name, column in (("observation", observation), ("action", action)):
@@ -140,7 +140,7 @@ def _middle(column: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor) -> list[str]:
-    """Episodes that do not differ."""
+    """Episodes that are copies of others, or do not differ in return."""
     found = []
     count = len(returns)
     if count == 1:
@@ -166,7 +166,7 @@ def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor) -> list
 
 
 def _seams(transitions: TensorDict) -> list[str]:
-    """Steps that do not follow from the one before, and episodes that do."""
+    """Steps that do not follow from the step before, and episodes that begin where the one before ended."""
     found = []
     follows = (transitions["next", "observation"][:-1] == transitions["observation"][1:]).flatten(1).all(1)
     ends = transitions["next", "done"][:-1]

@@ -180,7 +180,7 @@ def _summary(
 
 
 def _ranges(low: Tensor, high: Tensor) -> str:
-    """Of every action; once, if all are alike."""
+    """The range of each action's column; only one range if all are equal."""
     pairs = [f"{least:.3g} to {most:.3g}" for least, most in zip(low.flatten(), high.flatten(), strict=True)]
     return pairs[0] if len(set(pairs)) == 1 else _first(pairs)
 

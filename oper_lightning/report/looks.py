@@ -1,4 +1,4 @@
-"""How pictures look: colours and lines that everybody can tell apart, panels in a grid, one legend below them."""
+"""The look of pictures: colours and lines that everybody can distinguish, panels in a grid, one legend below."""
 
 from __future__ import annotations
 

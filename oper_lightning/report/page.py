@@ -53,7 +53,7 @@ class Table(NamedTuple):
     """columns of words, at the left; the others are numbers"""
 
     def markdown(self) -> str:
-        """Aligned, so that it also reads well in a terminal."""
+        """The table as Markdown, aligned, so that it also reads well in a terminal."""
         lines = [[cell.replace("|", "\\|") for cell in line] for line in (self.head, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         ruler = ["-" * w if place < self.words else "-" * (w - 1) + ":" for place, w in enumerate(widths)]
@@ -64,7 +64,7 @@ class Table(NamedTuple):
         return [cell.ljust(width) if place < self.words else cell.rjust(width) for place, (cell, width) in cells]
 
     def html(self) -> str:
-        """The same for a page."""
+        """The table as HTML."""
         rows = "".join(f"<tr>{self._cells('td', row)}</tr>" for row in self.rows)
         head = f"<tr>{self._cells('th', self.head)}</tr>"
         return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
@@ -94,12 +94,12 @@ class Page:
         self.text.append(f"## {text}")
 
     def paragraph(self, text: str) -> None:
-        """Plain words."""
+        """A paragraph of plain text."""
         self.web.append(f"<p>{html.escape(text)}</p>")
         self.text.append(text)
 
     def warnings(self, lines: list[str]) -> None:
-        """What somebody should look at before going on."""
+        """A list of warnings."""
         if lines:
             self.web.append(f"<ul class=warnings>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>")
             self.text.append("\n".join(f"- {line}" for line in lines))
@@ -114,7 +114,7 @@ class Page:
 
         Args:
             figure: the picture.
-            says: what it shows, for those who do not see it.
+            says: what it shows, for people who cannot see it.
             caption: how to read it.
             name: what is added to the page's name for the picture's file.
         """

@@ -1,7 +1,7 @@
-"""Whether recorded transitions are what the environment that they name would have made of the recorded actions.
+"""Compares recorded transitions with the environment that they name.
 
-Where states can be set, recorded states are set and recorded actions taken; else ranges are compared with those of
-random steps.
+If states can be set in the environment, recorded states are set and recorded actions are taken. If not, ranges are
+compared with those of random steps.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _unclipped(steps: Steps) -> Steps:
 
 
 def _verdict(name: str, moved: float, most: float, earned: float, rows: int) -> Verdict:
-    """In words."""
+    """The verdict on steps that were taken again, in words."""
     found = []
     if not moved <= TOLERATED:
         found.append(
@@ -155,7 +155,7 @@ def _verdict(name: str, moved: float, most: float, earned: float, rows: int) -> 
 
 
 def _share(value: float) -> str:
-    """Of a step or of a spread."""
+    """A share of a step, or of a spread, in percent."""
     return "< 0.1 %" if value < 0.001 else f"{100 * value:.1f} %" if value < 0.1 else f"{100 * value:,.0f} %"
 
 
@@ -243,7 +243,7 @@ def _random_steps(env: Any, world: World, count: int) -> tuple[Steps, np.ndarray
 
 
 def _compare_ranges(name: str, transitions: TensorDict, steps: Steps, starts: np.ndarray) -> Verdict:
-    """Whether recorded values lie anywhere near those of random steps, by column."""
+    """Compares recorded values with those of random steps, column by column."""
     observations = transitions["observation"].flatten(1).double().numpy()
     apart = _apart(observations, steps.observations)
     width, found = observations.shape[1], []

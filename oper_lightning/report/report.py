@@ -55,18 +55,18 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
 
 
 def _title(groups: list[Group], methods: list[str]) -> str:
-    """Methods and data."""
+    """The title: methods and data."""
     data = [*dict.fromkeys(group.data for group in groups)]
     return f"{_all(methods, 'methods')} on {_all(data, 'datasets')}"
 
 
 def _all(words: list[str], what: str) -> str:
-    """Up to three by name, more by number."""
+    """Up to three words by name; of more, only their number."""
     return "; ".join(words) if len(words) <= 3 else f"{len(words)} {what}"
 
 
 def _as_far_as_the_furthest(group: Group) -> Group:
-    """Without runs that were stopped before the others were."""
+    """The group without runs that were stopped before the others."""
     furthest, kept = max(run.updates for run in group.runs), []
     for run in group.runs:
         if run.updates < min(run.planned, furthest):
@@ -79,7 +79,7 @@ def _as_far_as_the_furthest(group: Group) -> Group:
 
 
 def _judged(group: Group) -> list[Run]:
-    """Its runs that were evaluated."""
+    """The runs of a group that were evaluated."""
     for run in group.runs:
         if "eval/return" not in run.curves:
             note(f"{run.folder}: no evaluations in this run; only what it logged is shown")
@@ -122,7 +122,7 @@ def _said(row: Result) -> str:
 
 
 def _bands(groups: list[Group]) -> str:
-    """What is drawn about curves."""
+    """A sentence that says what the bands around curves are."""
     counts = [len(group.runs) for group in groups if len(group.runs) > 1]
     few, many = any(count < FEWEST for count in counts), any(count >= FEWEST for count in counts)
     if few and many:
@@ -131,7 +131,7 @@ def _bands(groups: list[Group]) -> str:
 
 
 def _list(page: Page, groups: list[Group]) -> None:
-    """The runs, and in what their methods differ."""
+    """Writes the list of runs, and the arguments in which methods differ."""
     runs = [run for group in groups for run in group.runs]
     versions = {run.versions for run in runs}
     page.heading("Runs")
@@ -155,7 +155,7 @@ def _listed(group: Group, run: Run) -> list[str]:
 
 
 def _weights(groups: list[Group]) -> dict[tuple[str, str], EpisodeWeights]:
-    """By data and method, what the priority made of each episode."""
+    """The weight of each episode under the priority of each method, by data and method."""
     datasets, found, said = Datasets(), {}, set()
     for group in groups:
         try:

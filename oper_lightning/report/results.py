@@ -88,7 +88,7 @@ def over_datasets(groups: list[Group]) -> list[Result]:
 def _spread(
     mine: list[np.ndarray], base: list[np.ndarray] | None
 ) -> tuple[Pair | None, Pair | None, float | None, Pair | None, float | None, Pair | None]:
-    """From the extent to the interval of the chance, as :class:`Result` has them."""
+    """The fields of :class:`Result` from ``extent`` to ``better_interval``."""
     several, enough = max(map(len, mine)) > 1, statistics.enough(mine)
     iqm = statistics.interquartile_mean
     better = better_interval = None
@@ -107,7 +107,7 @@ def _spread(
 
 
 def table_of(found: list[Result], gap_to: float | None) -> Table:
-    """The columns that say something, for people."""
+    """A table for people, with the columns that have content."""
     over_all = found[0].data == "all"
     scored, several = any(row.score is not None for row in found), any(row.extent for row in found)
     intervals = any(row.interval for row in found)
@@ -137,7 +137,7 @@ def table_of(found: list[Result], gap_to: float | None) -> Table:
 
 
 def plain_rows(found: list[Result]) -> tuple[list[str], list[list[object]]]:
-    """Everything in full, for other programs: head and rows."""
+    """A table for other programs, with all digits: head and rows."""
     head = ["data", "method", "updates", "return_last", "score_last", "best", "runs", "lowest", "highest"]
     head += ["mean_low_95", "mean_high_95", "iqm", "iqm_low_95", "iqm_high_95"]
     head += ["better_than_first", "better_low_95", "better_high_95", "gap_closed"]

@@ -19,7 +19,7 @@ from oper_lightning.files import read_yaml
 from oper_lightning.report.curves import Curve, final, first_bad, read_logged
 from oper_lightning.trust import existing, kind_at, load_all
 
-# As the papers call them.
+# Priorities by their names in the papers.
 NAMES = {
     "OperR": "OPER-R",
     "WeightsFile": "OPER-A",
@@ -51,7 +51,7 @@ NOT_COMPARED = (
     "model.compile",
 )
 COMPARED = ("trainer.max_steps", "trainer.precision")
-# Shown where they differ all the same.
+# These do not make another method, but are shown if they differ.
 JUDGED = ("data.rollouts.episodes", "data.rollouts.seed")
 
 
@@ -111,7 +111,7 @@ class Group(NamedTuple):
     def values_along(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The runs' values ``[runs, points]`` at all updates ``[points]`` at which one logged and none was over.
 
-        Between what a run logged it is taken to go straight.
+        Values between two logged ones are interpolated linearly.
         """
         curves = [run.curves[name] for run in self.runs]
         first, last = max(curve.updates[0] for curve in curves), min(curve.updates[-1] for curve in curves)
@@ -233,7 +233,7 @@ def grouped(runs: list[Run]) -> list[Group]:
 
 
 def settings(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
-    """Arguments in which methods differ that have them in common: head and rows of a table, a column a method."""
+    """Shared arguments in which methods differ: head and rows of a table, with one column for each method."""
     methods: dict[str, list[dict[str, Any]]] = {}
     for group in groups:
         methods.setdefault(group.method, []).append(group.runs[0].config)
@@ -252,12 +252,12 @@ def settings(groups: list[Group]) -> tuple[list[str], list[list[str]]]:
 
 
 def _word(value: Any) -> str:
-    """A value as one would give it."""
+    """A value as a person would write it on the command line."""
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def oddities(group: Group) -> list[str]:
-    """What makes one doubt that the group's runs are seeds of one method, or sound."""
+    """Reasons to doubt that the group's runs are sound, or are seeds of one method."""
     found = []
     for run in group.runs:
         for name, curve in run.curves.items():
@@ -275,7 +275,7 @@ def oddities(group: Group) -> list[str]:
 
 
 def _names_of_data(runs: list[Run]) -> dict[str, str]:
-    """A short name for every dataset; where two would be called the same, with the arguments that differ."""
+    """A short name for every dataset. If two names were equal, the arguments that differ are added."""
     sources = {str(run.source): run.source for run in runs}
     short = {key: str(source.get("path") or source.get("id") or source[SOURCE]) for key, source in sources.items()}
     names = {}

@@ -50,7 +50,7 @@ def interval(statistic: Callable[..., float], *groups: Scores) -> tuple[float, f
 
 
 def enough(*groups: Scores) -> bool:
-    """Whether there are runs enough for intervals."""
+    """Whether every dataset has enough runs for intervals."""
     return all(len(part) >= FEWEST for scores in groups for part in scores)
 
 

@@ -1,4 +1,4 @@
-"""What weights make of one dataset: as stage 1 left them and as training uses them, in tables and sentences."""
+"""Weights of one dataset, as stage 1 left them and as training uses them, in tables and sentences."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Weights(NamedTuple):
 def weights_from(
     files: Sequence[str], priority: Priority | None, transitions: TensorDict, data: str
 ) -> tuple[list[Weights], list[str]]:
-    """All that the words for weights and ``priority`` make of transitions ``[N]``, and what could not be read.
+    """The weights that files and ``priority`` give to transitions ``[N]``, and messages about what could not be used.
 
     Args:
         files: files, folders of stage 1's runs, or templates; each is used as WeightsFile does by default.
@@ -69,7 +69,7 @@ def weights_from(
 
 
 def _names(files: Sequence[str]) -> list[str]:
-    """What each word for weights is called in tables and pictures."""
+    """The names of weights in tables and pictures, one for each word that named them."""
     if len(files) == 1:
         return ["OPER-A"]
     stems = [Path(file).parent.name if Path(file).name == "weights.safetensors" else Path(file).stem for file in files]
@@ -77,7 +77,7 @@ def _names(files: Sequence[str]) -> list[str]:
 
 
 def _settings(priority: Priority) -> str:
-    """How training uses it, in few words."""
+    """How training uses the weights, in few words."""
     if not isinstance(priority, WeightsFile):
         return "as used"
     if priority.how == "exp":
@@ -90,10 +90,14 @@ def _settings(priority: Priority) -> str:
 def iterations(priority: WeightsFile, name: str, rows: int, data: str) -> list[Weights]:
     """Every iteration of a weights file as stage 1 left it, the seeds of all its files together.
 
-    They must be of so many ``rows``, and of the ``data`` with that fingerprint.
+    Args:
+        priority: names the files.
+        name: what to call the weights.
+        rows: number of transitions of the dataset.
+        data: fingerprint of the dataset.
 
     Raises:
-        InputError: if there are none, or those of other data.
+        InputError: if there are no such files, or they were made for other data.
     """
     paths = priority.paths()
     parts = [weights_for(path, rows, data) for path in paths]

@@ -1,4 +1,4 @@
-"""What stops a run with one line, before it does harm."""
+"""Checks that stop a run with one line before it does harm."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def possible(model: OfflineAlgorithm) -> None:
 
 
 class Hears:
-    """Refuses an algorithm that is to reweight its losses but reads no weight: its run would be the uniform one.
+    """Refuses to reweight with an algorithm that reads no weight: its run would be the same as a uniform one.
 
-    What an update reads is tried on a copy of the model that is thrown away: weights that are not numbers must leave
-    something that is not a number. It is tried once for each branch of the update, until one has read weights, for an
-    algorithm may come to its prioritised terms late.
+    An update of a copy of the model is tried with weights that are NaN. If the algorithm reads them, its losses become
+    NaN. This is tried once for each branch of the update, until one has read weights, because an algorithm may use its
+    prioritised terms only later in the run.
     """
 
     def __init__(self, model: OfflineAlgorithm) -> None:
         data = model.trainer.datamodule  # type: ignore[attr-defined]
         self.model = model
         self.roles: tuple[Role, ...] = ()
-        """those whose weights nobody has been seen to read yet"""
+        """roles whose weights no update has read yet"""
         if getattr(data, "priority", None) is not None and data.mode == "reweight":
             self.roles = data.roles
         self.tried: set[Hashable] = set()
@@ -70,10 +70,10 @@ class Hears:
             )
 
     def _spoilt(self, batch: Batch, spoil: Callable[[TensorDict], TensorDict]) -> bool:
-        """Whether an update of a copy goes wrong if the weighed transitions are spoilt."""
+        """Whether an update of a copy gives numbers that are not finite once the weighed transitions are spoilt."""
         weighed = {id(getattr(batch, role)) for role in self.roles}
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        # What runs updates, graphs among it, is neither needed nor can it be copied: False stands in its place.
+        # The executor of updates and its graphs cannot be copied and are not needed: False takes their place.
         apart = {id(self.model.__dict__[name]): False for name in ("_execute", "_hears")}
         with torch.random.fork_rng(devices):
             copied = copy.deepcopy(self.model, apart)
@@ -81,7 +81,7 @@ class Hears:
                 # The class's own: what stands in an instance for its update may belong to the original.
                 spoilt = batch.map(lambda part: spoil(part) if id(part) in weighed else part)
                 results = type(copied).update(copied, spoilt)
-            except Exception:  # an update that cannot be tried is nobody's fault: it will do, or fail for real
+            except Exception:  # an update that cannot be tried here will work, or fail with its own error, in training
                 return False
         left = [*results.values(), *copied.parameters()]
         return not all(bool(value.isfinite().all()) for value in left)
@@ -92,7 +92,11 @@ def _no_numbers(values: Tensor) -> Tensor:
 
 
 def finite_losses(results: dict[str, list[tuple[int, Tensor]]]) -> None:
-    """One look at all losses of a block, by name and update: a single wait for the device."""
+    """Checks that all losses of a block are finite, with a single wait for the device.
+
+    Raises:
+        TrainingError: if one is not; names the loss and the update.
+    """
     rows = sorted((number, name, value) for name, row in results.items() for number, value in row)
     values = torch.stack([value.float() for _, _, value in rows])
     wrong = ranks.sum_over_ranks((~values.isfinite()).float())
@@ -103,7 +107,7 @@ def finite_losses(results: dict[str, list[tuple[int, Tensor]]]) -> None:
 
 
 def finite_parameters(model: OfflineAlgorithm, update: int) -> None:
-    """One look at all parameters after so many updates."""
+    """Checks that all parameters are finite after ``update`` updates."""
     names, parameters = zip(*model.named_parameters(), strict=True)
     wrong = torch.stack([~parameter.isfinite().all() for parameter in parameters])
     if wrong.any():

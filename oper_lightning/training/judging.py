@@ -1,4 +1,4 @@
-"""What the returns of a policy's episodes come to."""
+"""Mean and spread of the returns of a policy's episodes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Where in Lightning's loops a checkpoint stands, so that a run goes on from any moment as if never interrupted.
+"""Rewrites the counters of Lightning's loops in a checkpoint, so that a run goes on as if it was never interrupted.
 
-Lightning's own counters, read back, end an epoch again that had ended (and count it twice), and leave out a validation
-or an epoch's end that was still to come. Here a checkpoint stands after a whole number of blocks. Either their epoch
-has ended, or Lightning goes on within it: with the validation, if one is due that has not been, then with the blocks
-that are left, then with the end of the epoch.
+If Lightning's own counters are restored, an epoch that had ended ends again and counts twice, and a validation or an
+end of epoch that was still to come is left out. Here a checkpoint is always written after a whole number of blocks. If
+the epoch has ended by then, the next one begins. If not, Lightning goes on within the epoch: first with the validation,
+if one is due, then with the remaining blocks, then with the end of the epoch.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ def record(trainer: Trainer, loops: dict[str, Any], validated: bool) -> None:
     """Rewrites a checkpoint's counters in place.
 
     Args:
-        trainer: whose checkpoint it is.
-        loops: the checkpoint's state of the fit loop.
-        validated: whether the networks have been validated as they are.
+        trainer: the trainer that writes the checkpoint.
+        loops: state of the fit loop in the checkpoint.
+        validated: whether the present networks have been validated.
     """
     epochs, blocks = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     validation = loops["epoch_loop.val_loop.batch_progress"]
     begun = epochs["current"]["started"]
     done = blocks["current"]["processed"]
-    # Training that was stopped early passes through the end of the epoch, too, but has blocks of it left.
+    # Training that was stopped early also passes through the end of the epoch, but has blocks left in it.
     ended = begun == 0 or (epochs["current"]["processed"] >= begun and done >= trainer.num_training_batches)
     for part in ("total", "current"):
         epochs[part] = dict.fromkeys(ALL, begun if ended else begun - 1)
@@ -45,7 +45,7 @@ def record(trainer: Trainer, loops: dict[str, Any], validated: bool) -> None:
 
 
 class FitLoop(_FitLoop):
-    """Lightning's, but a run that has done all its updates still ends the epoch that they belong to."""
+    """Lightning's fit loop, except that a run that has done all its updates still ends their epoch."""
 
     @property
     def done(self) -> bool:

@@ -1,4 +1,4 @@
-"""Lightning's options and callbacks: which cannot work here, and why; which count batches where people mean updates.
+"""Options and callbacks of Lightning: those that cannot work here, and those that count batches instead of updates.
 
 A batch of Lightning's is a block of K updates here, and algorithms step their optimisers themselves.
 """
@@ -103,7 +103,7 @@ def _checkpoints(callback: ModelCheckpoint, name: str, updates: int) -> None:
 
 
 def scored(trainer: Any) -> None:
-    """Refuses callbacks that go by an evaluation where there is none.
+    """Refuses callbacks that monitor an evaluation if the run has none.
 
     Raises:
         InputError: if one does; names it.

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, looked at before any of it is used."""
+"""Checks of what a checkpoint holds, before any of it is used."""
 
 from __future__ import annotations
 

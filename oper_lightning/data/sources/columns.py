@@ -1,4 +1,4 @@
-"""What flat files call their columns, and which of them mean the same."""
+"""Names of columns in flat files: ours, NeoRL-2's, or those that a person gives."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mapping(
 
     Args:
         present: names of the arrays in the file.
-        names: those that a person gave, by ours.
+        names: the file's names that a person gave, by our names.
         origin: the file, for messages.
         described: an array's name with its shape.
 
@@ -38,7 +38,7 @@ def mapping(
     def missing(ours: str, theirs: str) -> InputError:
         shown = ", ".join(described(name) for name in present[:SHOWN]) or "no arrays"
         shown += f" and {len(present) - SHOWN:,} more" if len(present) > SHOWN else ""
-        # In another group it may well have the right name.
+        # An array in another group may have the right name.
         close = nearest(theirs, present) if present else ""
         inner = [name for name in present if name.split("/")[-1] == theirs.split("/")[-1]]
         hint = f"did you mean {inner[0]!r}?" if inner else close if close.startswith("did") else ""

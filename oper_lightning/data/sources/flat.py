@@ -103,7 +103,7 @@ class FlatEpisodes:
         else:
             beyond = columns["observations"][span.stop : span.stop + 1]
             shifted = np.concatenate([observation[1:], beyond if len(beyond) else observation[-1:]])[inside]
-            # What follows a terminal is the next episode; nobody looks at it, but nobody should see it either.
+            # The row after a terminal belongs to the next episode. Its observation is not used; hide it all the same.
             mask = terminated.reshape(-1, *[1] * (observation.ndim - 1))
             following = np.where(mask, observation[inside], shifted)
         return transitions_from(
@@ -217,12 +217,12 @@ class FlatEpisodes:
 
 
 def _has_masks(columns: Columns) -> bool:
-    """Whether there are masks that say which rows are terminal; others have another meaning."""
+    """Whether there is one mask for each row; masks of other shapes have another meaning."""
     return "masks" in columns and columns["masks"].size == columns["observations"].shape[0]
 
 
 def _jumps(columns: Columns) -> np.ndarray:
-    """Whether each row but the last is followed by another observation than its next observation."""
+    """For each row but the last, whether the next row's observation differs from the row's next observation."""
     rows = columns["observations"].shape[0]
     jumps = np.zeros(rows - 1, dtype=bool)
     for start in range(0, rows - 1, ROWS_AT_A_TIME):

@@ -40,7 +40,7 @@ class Reacher(Minari):
 
 
 def _make(dataset_id: str, count: int, folder: Path) -> None:
-    """Records the dataset beside its place, then moves it there; somebody who was faster wins."""
+    """Records the dataset beside its place, then moves it there, unless another process was faster."""
     import gymnasium
     import minari
     from minari.data_collector import EpisodeBuffer

@@ -11,7 +11,7 @@ from typing import Any
 
 from oper_lightning.errors import note
 
-LONGEST = 100_000  # steps of an episode that somebody would wait for
+LONGEST = 100_000  # steps of an episode; a larger limit cannot be meant
 # Gymnasium's own wrappers that World can put around an environment again; without a state of their own.
 APPLIED = (
     "ClipAction",
@@ -23,7 +23,7 @@ APPLIED = (
     "RescaleObservation",
     "TimeAwareObservation",
 )
-# Those that change neither actions, rewards nor observations.
+# Wrappers that change neither actions, rewards nor observations.
 IDLE = (
     "Autoreset",
     "HumanRendering",
