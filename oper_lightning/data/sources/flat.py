@@ -74,8 +74,8 @@ class FlatEpisodes:
         dropped = len(keep) - len(self.rows)
         if dropped and not qlearning_rows:
             note(
-                f"{origin}: {dropped:,} rows have no next observation (end of an episode by timeout); they are left out, "
-                f"and not counted where rows are numbered below"
+                f"{origin}: {dropped:,} rows have no next observation (end of an episode by timeout); they are left "
+                f"out, and not counted where rows are numbered below"
             )
 
     def __len__(self) -> int:
