@@ -359,7 +359,7 @@ def test_resuming_with_other_data(small_file: Path, refused: Callable[..., str])
         line = refused(*words, "--data.source.path=other.hdf5", "--ckpt_path=last")
         assert "other data (small)" in line
     line = refused(*words, f"--data.source.path={small_file}", "--ckpt_path=last", "--trainer.max_steps=40")
-    assert "keeps trainer.max_steps" in line
+    assert "must keep trainer.max_steps" in line
 
 
 # What is worth a note and no more -----------------------------------------------------------------------------------
