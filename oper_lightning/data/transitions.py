@@ -191,12 +191,12 @@ def missed_ends(transitions: TensorDict) -> Tensor:
     row begins elsewhere than the step ended. Lengths are in standard deviations of the observations.
     """
     observation, following = transitions["observation"], transitions["next", "observation"]
-    rows, inside = len(observation), ~transitions["next", "done"].cpu()
-    sample = observation[:: max(1, rows // SAMPLE)].flatten(1).double()
+    rows, width, inside = len(observation), observation[0].numel(), ~transitions["next", "done"].cpu()
+    sample = observation[:: max(1, rows // SAMPLE, rows * width >> 22)].flatten(1).double()  # 32 MB at most
     scale = sample.std(0, correction=0)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     length, gap = torch.zeros(rows), torch.zeros(rows)
-    part = max(1, (1 << 22) // observation[0].numel())
+    part = max(1, (1 << 18) // width)
     for start in range(0, rows, part):
         begun, ended = observation[start : start + part + 1].flatten(1), following[start : start + part].flatten(1)
         length[start : start + part] = ((ended - begun[: len(ended)]) / scale).norm(dim=1)
