@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ SECTIONS: dict[str, type] = {
     "global_step": int,
 }
 TO_GO_ON: dict[str, type] = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict}
+NEVER_NEGATIVE = ("step", "exp_avg_sq", "max_exp_avg_sq")
 ORIGIN = "read_from"
 """entry of a checkpoint under which its reader says which file it is"""
 
@@ -183,6 +185,8 @@ def _optimiser(optimiser: torch.optim.Optimizer, stored: Any) -> str | None:
             isinstance(value, tuple) and not all(type(v) in (int, float) for v in value) for value in group.values()
         ):
             return "are options that are no numbers"
+        if wrong := _options(group):
+            return wrong
         parameters |= dict(zip(here["params"], real["params"], strict=True))
     if not stored["state"]:
         return None  # it had no step yet
@@ -205,4 +209,18 @@ def _optimiser(optimiser: torch.optim.Optimizer, stored: Any) -> str | None:
                 )
             if value.stride() != like.stride() or not value.isfinite().all():
                 return f"{key} of parameter {number} is not finite, or lies in memory as no moment does"
+            if key in NEVER_NEGATIVE and value.min() < 0:
+                return f"{key} of parameter {number} is negative"
+    return None
+
+
+def _options(group: dict[str, Any]) -> str | None:
+    """What is wrong with the numbers that an optimiser takes its steps by, in words."""
+    for key in ("lr", "initial_lr", "eps", "weight_decay", "momentum", "betas"):
+        value = group.get(key, 0.0)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(type(number) in (int, float) or isinstance(number, Tensor) for number in numbers):
+            return f"{key} is of type {type(value).__name__}"
+        if not all(0 <= float(number) < (1 if key == "betas" else math.inf) for number in numbers):
+            return f"{key} is {value}"
     return None
