@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 from oper_lightning.errors import InputError, reading
 
 LARGEST_TEXT = 16 << 20  # bytes of a configuration or of a dataset's metadata
+MUCH = 1 << 30  # bytes that may be packed however tightly
+PACKED = 500  # to one; recorded data, however dull, are not packed more tightly
 LITTLE = 1 << 16  # bytes that are always free; asking costs more than they do
 LARGEST_YAML = 100_000  # entries, those behind aliases counted each time
 
@@ -127,6 +129,19 @@ def fits_memory(size: int, origin: object, what: str) -> None:
     if size > LITTLE and size > (free := free_memory()):
         raise InputError(
             f"{origin}: {what} would take {size / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free"
+        )
+
+
+def plausibly_packed(packed: int, size: int, origin: object, what: str) -> None:
+    """Refuses ``size`` bytes that are packed into ``packed``, if they are many and no recording could be packed so.
+
+    Raises:
+        InputError: if so; the line names ``origin``, and ``what`` is packed.
+    """
+    if size > MUCH and size > PACKED * packed:
+        raise InputError(
+            f"{origin}: {what} unpacks from {packed:,} bytes to {size:,}, which no recording does; if they are "
+            f"wanted all the same, save them without compression"
         )
 
 

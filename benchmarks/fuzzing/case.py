@@ -42,7 +42,7 @@ class Kind:
     mutations: dict[str, Mutation] = field(default_factory=dict)
     bytes: bool = True
     own: bool = False
-    """a person named it on the command line: it may hold code of their own"""
+    """a person named it on the command line: it may hold code of their own, and say where to write"""
 
     def all(self) -> dict[str, Mutation]:
         """Mutations by name; those of bytes several times, as no two of them are alike."""

@@ -129,7 +129,7 @@ VALUES: dict[str, tuple[str, Any, Told]] = {
     ),
     "max_steps=0": ("trainer.max_steps", 0, REFUSE),
     "max_steps=-5": ("trainer.max_steps", -5, REFUSE),
-    "log_every_n_steps=0": ("trainer.log_every_n_steps", 0, REFUSE),
+    "log_every_n_steps=0": ("trainer.log_every_n_steps", 0, EITHER),
     "batch_size": ("data.init_args.batch_size", Values([0, -1, 10**12, 3.5, None, "many"]), REFUSE),
     "updates_per_epoch": ("data.init_args.updates_per_epoch", Values([0, -1, 3.5, "many"]), REFUSE),
     "rollouts": ("data.init_args.rollouts", Values(NASTY), EITHER),

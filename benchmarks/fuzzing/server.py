@@ -180,7 +180,9 @@ class Server:
                 verdict = "unforeseen"
             elif (work / "sprung").exists() and not KINDS[kind].own:
                 verdict = "trap"
-            elif [file.name for file in place.iterdir()] != ["work"] or Path("/tmp/outside").exists():
+            elif not KINDS[kind].own and (
+                [file.name for file in place.iterdir()] != ["work"] or Path("/tmp/outside").exists()
+            ):
                 verdict = "escaped"
             elif code == 0:
                 verdict = case["after"] or ("accepted" if case["must"] != "refuse" else "let through")

@@ -8,7 +8,7 @@ from random import Random
 
 import yaml
 
-from fuzzing.case import EITHER, REFUSE, Kind, Mutation, Told, places
+from fuzzing.case import ACCEPT, EITHER, REFUSE, Kind, Mutation, Told, places
 from fuzzing.hdf5 import DATA, QUICK
 
 ODD_WORDS = [
@@ -149,7 +149,7 @@ WORDS = Kind(
         "meaning: hidden_sizes=[-8]": _fit("--model.hidden_sizes=[-8]"),
         "meaning: hidden_sizes=[0]": _fit("--model.hidden_sizes=[0]"),
         "meaning: hidden_sizes=[10**12]": _fit("--model.hidden_sizes=[1000000000000]"),
-        "meaning: log_every_n_steps=0": _fit("--trainer.log_every_n_steps=0"),
+        "meaning: log_every_n_steps=0": _fit("--trainer.log_every_n_steps=0", ACCEPT),
         "meaning: max_steps=0": _fit("--trainer.max_steps=0"),
         "meaning: max_steps=-2": _fit("--trainer.max_steps=-2"),
         "meaning: max_epochs=0": _fit("--trainer.max_epochs=0"),

@@ -99,10 +99,11 @@ def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], source: S
         )
     if values.dtype.is_floating_point and not values.isfinite().all():
         row, *place = torch.nonzero(~values.isfinite())[0].tolist()
-        entry = f"{words}{place}" if column.shape[1:].numel() > 1 else words
+        entry, value = f"{words}{place}" if column.shape[1:].numel() > 1 else words, values[(row, *place)]
+        beyond = "" if value.isnan() else ", or more than float32 holds,"
         raise InputError(
-            f"{source}: {entry} is {values[(row, *place)].item()} at row {start + row:,} (the first); "
-            f"repair or remove that episode"
+            f"{source}: {entry} is {value.item()}{beyond} at row {start + row:,} (the first); repair or remove that "
+            f"episode"
         )
 
 

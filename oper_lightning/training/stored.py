@@ -53,6 +53,8 @@ def sections(checkpoint: Any, name: str) -> None:
         if not isinstance(key, str) or not _plain(value):
             kind = type(value).__name__
             raise InputError(f"{name}: hyper-parameter {key!r:.40} is a {kind}; numbers, words and lists are needed")
+        if value != value:
+            raise InputError(f"{name}: hyper-parameter {key!r:.40} is not a number (nan)")
     for key, value in checkpoint["state_dict"].items():
         usual = (
             isinstance(value, Tensor) and value.layout is torch.strided and not (value.is_meta or value.is_quantized)

@@ -95,6 +95,7 @@ TO_USE: dict[str, tuple[Change, str]] = {
     "no hyper-parameters": (without("hyper_parameters"), "has no hyper_parameters"),
     "hyper-parameters in a list": (having("hyper_parameters", [1]), "hyper_parameters"),
     "hyper-parameters that hold tensors": (hyper(alpha=torch.ones(3)), "'alpha' is a Tensor"),
+    "hyper-parameters that are nan": (hyper(tau=float("nan")), "'tau' is not a number"),
     "hyper-parameters that are text": (hyper(alpha="text"), "model.alpha: 'text' is not a number"),
     "hyper-parameters unknown": (hyper(alpa=2.0), "did you mean 'alpha'?"),
     "hyper-parameters of null": (hyper(hidden_sizes=None), "hidden_sizes is null"),

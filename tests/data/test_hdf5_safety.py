@@ -155,6 +155,22 @@ def test_rows_that_were_never_written_are_refused() -> None:
         len(D4RL("late.hdf5"))
 
 
+def test_rows_packed_as_no_recording_is_are_refused() -> None:
+    rows, chunk = 100_000, 10_000
+    write_hdf5(Path("bomb.hdf5"), columns([1000] * 100, 1, 2))
+    with h5py.File("bomb.hdf5", "a") as file:
+        del file["next_observations"]
+        made = file.create_dataset("next_observations", (rows, 3000), "f4", chunks=(chunk, 3000), compression="gzip")
+        made[:chunk] = 0
+        _, packed = made.id.read_direct_chunk((0, 0))
+        for start in range(chunk, rows, chunk):
+            made.id.write_direct_chunk((start, 0), packed)
+        del file["observations"]
+        file["observations"] = made
+    with pytest.raises(InputError, match=r"bomb\.hdf5: 'observations' unpacks from [\d,]+ bytes to 1,200,000,000"):
+        len(D4RL("bomb.hdf5"))
+
+
 def test_what_does_not_fit_memory_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_hdf5(Path("long.hdf5"), columns([250] * 400, 10, 2))
     monkeypatch.setattr("oper_lightning.files.free_memory", lambda: 6 << 20)

@@ -76,6 +76,15 @@ def test_arrays_that_announce_more_than_they_hold(monkeypatch: pytest.MonkeyPatc
         len(Npz("bomb.npz"))
 
 
+def test_arrays_packed_as_no_recording_is_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed("bomb.npz", **{**columns([5, 4]), "observations": np.zeros((1 << 20, 3))})
+    with pytest.raises(InputError, match="'actions' has 9 rows"):
+        len(Npz("bomb.npz"))
+    monkeypatch.setattr("oper_lightning.files.MUCH", 1 << 20)
+    with pytest.raises(InputError, match=r"bomb\.npz: array 'observations' unpacks from [\d,]+ bytes to 25,165,824"):
+        len(Npz("bomb.npz"))
+
+
 def test_what_is_no_archive_of_arrays_is_one_line() -> None:
     np.savez("whole.npz", **columns([5, 4]))
     whole = Path("whole.npz").read_bytes()

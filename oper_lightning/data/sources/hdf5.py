@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from oper_lightning.errors import InputError, reading
-from oper_lightning.files import existing, fits_memory
+from oper_lightning.files import existing, fits_memory, plausibly_packed
 
 LISTED = 10_000  # entries of a file that are looked at to find its arrays
 CACHE = 64 << 20  # bytes of unpacked chunks kept for each array: one that is not is unpacked again for every few rows
@@ -178,7 +178,7 @@ def opened(path: str | Path, allow_external: bool = False) -> Iterator[Hdf5]:
 
 
 def check_written(array: Any, name: str, origin: object) -> None:
-    """Refuses an h5py dataset of which parts were never written: it announces rows that are nowhere.
+    """Refuses an h5py dataset that only announces its rows, or unpacks them from next to nothing.
 
     Raises:
         InputError: if so.
@@ -197,3 +197,4 @@ def check_written(array: Any, name: str, origin: object) -> None:
             f"{origin}: {name!r} announces {array.shape[0]:,} rows, but not all of them were ever written; "
             f"save the file without the empty rows"
         )
+    plausibly_packed(array.id.get_storage_size(), array.size * array.dtype.itemsize, origin, repr(name))

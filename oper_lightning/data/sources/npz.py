@@ -17,7 +17,7 @@ from oper_lightning.data.sources.columns import mapping
 from oper_lightning.data.sources.flat import FlatEpisodes
 from oper_lightning.data.sources.source import Bound, Origin, Source, action_box
 from oper_lightning.errors import InputError
-from oper_lightning.files import existing, fits_memory, place
+from oper_lightning.files import existing, fits_memory, place, plausibly_packed
 
 
 class Npz(Source):
@@ -120,7 +120,8 @@ def _announced(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> An
     """Reads the head of an array in a .npz archive, and compares it with the archive's directory.
 
     Raises:
-        InputError: if it is encrypted, holds Python objects, or announces another size than the directory.
+        InputError: if it is encrypted, holds Python objects, announces another size than the directory, or unpacks to
+            more than any recording would.
     """
     name = info.filename.removesuffix(".npy")
     if info.flag_bits & 1:
@@ -137,4 +138,5 @@ def _announced(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> An
         raise InputError(
             f"{path}: array {name!r} announces {size:,} bytes, but the archive holds {info.file_size - start:,} for it"
         )
+    plausibly_packed(info.compress_size, size, path, f"array {name!r}")
     return Announced(shape, size)
