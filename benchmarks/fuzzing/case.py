@@ -113,7 +113,7 @@ def _noise(path: Path, rng: Random) -> Told:
 
 def _other_format(path: Path, rng: Random) -> Told:
     others = ["data.hdf5", "data.npz", "published.npy", "runs/BC/last.ckpt", "weights.safetensors"]
-    others = [name for name in others if Path(name).suffix != path.suffix]
+    others = [name for name in others if Path(name).suffix != path.suffix and Path(name).exists()]
     shutil.copy(rng.choice(others), path)
     return REFUSE
 

@@ -111,6 +111,9 @@ def _dispatch(args: list[str]) -> int:
     if args[0] == "--version":
         print(__version__)
         return 0
+    from oper_lightning.cli import early
+
+    early.readable(args)
     verb, rest = args[0], [_today(word) for word in args[1:]]
     if verb not in VERBS:
         raise InputError(f"no verb {verb!r}; {nearest(verb, VERBS)}")
@@ -121,9 +124,7 @@ def _dispatch(args: list[str]) -> int:
     if (text := _help(verb, rest)) is not None:
         print(text)
         return 0
-    from oper_lightning.cli.early import check
-
-    check(verb, rest)
+    early.check(verb, rest)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from oper_lightning.cli.verbs import OperCLI, call

@@ -18,6 +18,20 @@ from oper_lightning.files import existing
 
 TOP = ("help", "h", "config", "c", "print_config", "seed_everything", "model", "data", "trainer", "output", "ckpt_path")
 ENTRIES = ("help", "class_path", "init_args", "dict_kwargs")  # what jsonargparse takes for any class
+LONGEST = 4000  # digits of a number; Python reads 4,300
+
+
+def readable(words: list[str]) -> None:
+    """Refuses words that are no text, and numbers that Python does not read.
+
+    Raises:
+        InputError: at the first of them.
+    """
+    for word in words:
+        if word != word.encode(errors="replace").decode():
+            raise InputError(f"{word[:80]!a} is not UTF-8")
+        if re.search(rf"\d{{{LONGEST}}}", word):
+            raise InputError(f"{word.partition('=')[0][:80]!r} has a number of more than {LONGEST:,} digits")
 
 
 def check(verb: str, words: list[str]) -> None:

@@ -58,6 +58,10 @@ FILES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["bad.hdf5", "'observations'", "row 17, column 0"],
     ),
     "infinity": (changed(rewards=poisoned("rewards", 60, np.inf)), ["bad.hdf5", "'rewards'", "row 60"]),
+    "more than float32 holds": (
+        changed(rewards=np.where(np.arange(100) == 60, 1e300, ROWS["rewards"].astype(float))),
+        ["bad.hdf5", "next reward", "more than float32 holds", "row 60"],
+    ),
     "nan in actions": (changed(actions=poisoned("actions", 3, np.nan)), ["bad.hdf5", "'actions'", "row 3"]),
     "text": (changed(rewards=np.full(100, b"one")), ["bad.hdf5", "rewards"]),
     "actions outside": (
@@ -330,6 +334,12 @@ def test_other_verbs(words: list[str], expected: list[str], refused: Callable[..
     line = refused(*words)
     for word in expected:
         assert word in line, line
+
+
+@pytest.mark.parametrize("verb", ["fit", "run", "report", "inspect"])
+def test_words_that_cannot_be_read(verb: str, refused: Callable[..., str]) -> None:
+    assert refused(verb, "--output=\udcff").endswith(r"'--output=\udcff' is not UTF-8")
+    assert "'--output' has a number of more than 4,000 digits" in refused(verb, f"--output={'9' * 5000}")
 
 
 def test_files_of_other_shapes(refused: Callable[..., str]) -> None:

@@ -132,6 +132,13 @@ def test_what_is_no_column_is_one_line(make: Callable[[h5py.File], None]) -> Non
     assert "observations" in str(caught.value) or "rewards" in str(caught.value)
 
 
+def test_an_optional_column_that_is_no_array_is_not_passed_over() -> None:
+    with without("timeouts") as file:
+        file.create_group("timeouts")
+    with pytest.raises(InputError, match=r"^bad\.hdf5: 'timeouts' is a group; an array is needed"):
+        len(D4RL("bad.hdf5"))
+
+
 def test_no_regular_file_is_opened() -> None:
     os.mkfifo("pipe.hdf5")
     with pytest.raises(InputError, match=r"pipe\.hdf5: is no regular file"):

@@ -18,7 +18,7 @@ from typing import Any
 from tensordict import TensorDict
 
 from oper_lightning.data.sources import hdf5
-from oper_lightning.data.sources.columns import FLAGS, mapping
+from oper_lightning.data.sources.columns import FLAGS, OPTIONAL, mapping
 from oper_lightning.data.sources.flat import FlatEpisodes
 from oper_lightning.data.sources.recorded import environment_named_by_data, reference_named_by_data
 from oper_lightning.data.sources.source import Bound, Origin, Source, action_box
@@ -126,6 +126,9 @@ class D4RL(Source):
                 columns[ours] = opened.array(theirs)
                 if ours not in FLAGS:
                     hdf5.check_written(columns[ours], theirs, self.path)
+            for name in OPTIONAL:
+                if name not in columns and name not in (self.names or {}):
+                    opened.array(name)  # refuses what is there but is no array
             yield columns
 
     def _name(self) -> str | None:
