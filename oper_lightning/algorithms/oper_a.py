@@ -211,7 +211,7 @@ class OperA(OfflineAlgorithm):
             raise InputError(
                 "OperA makes the priority itself: leave data.priority, data.mode and data.prioritise alone"
             )
-        if data.rollouts is not None:
+        if data.world is not None:
             raise InputError("OperA fits values, not a policy: --data.rollouts=null")
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

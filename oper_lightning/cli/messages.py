@@ -7,6 +7,7 @@ outer parser adds its key.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import re
@@ -132,7 +133,12 @@ def _wanted(message: str) -> str | None:
     names = [name for found in re.findall(TYPE, types) for name in _names(found)]
     if list(dict.fromkeys(names)) and not choices:
         return f"{value!r} is not {_either(names)}"
-    return f"{value!r} is none of {', '.join(dict.fromkeys([*names, *choices]))}" if choices else None
+    if not choices:
+        return None
+    written = re.findall(r"[\w-]+", value)
+    near = [word for part in written for word in difflib.get_close_matches(part, choices, n=1, cutoff=0.8)]
+    hint = f"; did you mean {' or '.join(repr(word) for word in dict.fromkeys(near))}?" if near else ""
+    return f"{value!r} is none of {', '.join(dict.fromkeys([*names, *choices]))}{hint}"
 
 
 def _names(found: str) -> list[str]:
