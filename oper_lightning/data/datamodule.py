@@ -211,7 +211,7 @@ class OfflineDataModule(LightningDataModule):
     def _match(self, loaded: Table) -> None:
         """Brings data and environment together."""
         origin, actions, ask = self.source.origin(), loaded.transitions["action"], self.trainer is not None
-        low, high = matching.action_bounds(self.source, actions, self.world, origin, ask)
+        low, high, _ = matching.action_bounds(self.source, actions, self.world, origin, ask)
         matching.check_actions(self.source, actions, low, high, self.clip_actions)
         bounds = low.cpu(), high.cpu()
         self._spec = matching.spec(loaded.transitions, origin, self.world, bounds, loaded.recorded)

@@ -57,9 +57,9 @@ def check_shapes(source: Source, transitions: TensorDict, world: World) -> None:
 
 def action_bounds(
     source: Source, actions: Tensor, world: World | None, origin: Origin, ask: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, bool]:
     """Bounds ``[A]`` of actions ``[N, A]`` as known by the source, else by the environment, else, with a note, read off
-    the data.
+    the data; and whether they were known.
 
     Args:
         source: for messages.
@@ -87,9 +87,9 @@ def action_bounds(
                     )
             if all(bound.isfinite().all() for bound in bounds):
                 lowest, highest = (bound.expand(actions.shape[1:]).clone() for bound in bounds)
-                return lowest, highest
+                return lowest, highest, True
     unasked = f"without a trainer {origin.environment} is not asked" if origin.environment and not ask else "not known"
-    return _recorded_bounds(source, actions, unasked)
+    return *_recorded_bounds(source, actions, unasked), False
 
 
 def _recorded_bounds(source: Source, actions: Tensor, why: str) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ def inspect(
         raise InputError(f"{error} ({configuration} names it)") from None
     origin = source.origin()
     verdict = judge(transitions, origin)
-    low, high = matching.action_bounds(source, transitions["action"], None, origin, ask=True)
+    low, high, known_bounds = matching.action_bounds(source, transitions["action"], None, origin, ask=True)
     facts = describe(transitions, low, high)
     known, unusable = weights_from(files, priority, transitions, fingerprint(transitions) if files or priority else "")
     if not isinstance(priority, OperR):
@@ -80,7 +80,8 @@ def inspect(
     page.heading("What to look at" if warnings or unusable else "Nothing strange was found")
     page.warnings(warnings + unusable)
     page.heading("Data")
-    page.table(_summary(origin, verdict, transitions, facts, low, high))
+    bounds = _ranges(low, high) + ("" if known_bounds else " (not known: read off the data)")
+    page.table(_summary(origin, verdict, transitions, facts, bounds))
     page.picture(
         draw_data(transitions, facts, low, high),
         f"Four panels: returns of {len(facts.returns):,} episodes from {facts.returns.min():.4g} to "
@@ -145,9 +146,7 @@ def open_source(name: str) -> Source:
     raise InputError(f"{name}: no file, and no dataset of D4RL; {nearest(name, known_names())}; or give a --source")
 
 
-def _summary(
-    origin: Origin, verdict: Verdict, transitions: TensorDict, facts: Facts, low: Tensor, high: Tensor
-) -> Table:
+def _summary(origin: Origin, verdict: Verdict, transitions: TensorDict, facts: Facts, bounds: str) -> Table:
     returns, lengths = facts.returns, facts.lengths
     quarters = torch.quantile(returns, torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
     reward, action = transitions["next", "reward"], transitions["action"]
@@ -164,7 +163,7 @@ def _summary(
         ["return: worst, mean, best", f"{returns.min():.2f}, {returns.mean():.2f}, {returns.max():.2f}"],
         ["return: quartiles", ", ".join(f"{value:.2f}" for value in quarters)],
         ["reward: least, mean, most", f"{reward.min():.3g}, {reward.mean():.3g}, {reward.max():.3g}"],
-        ["actions: bounds", _ranges(low, high)],
+        ["actions: bounds", bounds],
         ["actions: least to most", _ranges(action.amin(0), action.amax(0))],
         ["actions: at their bounds", _first([f"{value:.1%}" for value in facts.saturation.flatten().tolist()])],
     ]

@@ -197,6 +197,15 @@ def test_a_dataset_and_its_weights(small_file: Path, capsys: pytest.CaptureFixtu
     assert re.search(r"\| episodes +\| 40 +\|", capsys.readouterr().out)
 
 
+def test_bounds_that_were_guessed_are_told_from_known_ones(
+    small_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_hdf5(Path("nameless.hdf5"), columns([25] * 4, 10, 2))
+    for file, said in ((small_file, "-1 to 1"), (Path("nameless.hdf5"), r"-1 to 1 \(not known: read off the data\)")):
+        assert oper("inspect", str(file), "--output=out") == 0
+        assert re.search(rf"\| actions: bounds +\| +{said} +\|", capsys.readouterr().out)
+
+
 def test_a_source_with_arguments_and_weights_of_several_runs(
     small_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
