@@ -242,7 +242,17 @@ def _open_elsewhere(rng: Random) -> Told:
 
 
 ODD = [
-    *("", "x" * 9000, "trap_module:Env-v0", "trap_module", "\x00", "Pendulum-v1", "../../x", "NoSuchEnv-v3", "é"),
+    *(
+        "",
+        "x" * 9000,
+        "trap_module:Env-v0",
+        "trap_module",
+        np.bytes_(b"\x00x"),
+        "Pendulum-v1",
+        "../../x",
+        "NoSuchEnv-v3",
+        "é",
+    ),
     *(
         b"\xff\xfe",
         3,

@@ -19,6 +19,7 @@ from oper_lightning.errors import InputError, Stopped, first_line, nearest, note
 from oper_lightning.files import read_json, read_yaml, whole
 
 LEDGER = "chain.json"
+LONGEST = 100_000  # characters that a name may stand for; a command's words cannot be much longer
 ABOVE = "OPER_CHAINS"  # the chains that this one is a link of, at whatever depth
 
 HELP = """usage: oper run CHAIN.yaml [--folder FOLDER] [--NAME VALUE ...]
@@ -211,7 +212,10 @@ def _filled(text: str, values: dict[str, str], where: str) -> str:
             raise InputError(f"{where}: {found.group()} stands for nothing; {nearest(found.group(1), values)}")
         return values[found.group(1)]
 
-    return re.sub(r"\{(\w+)\}|\{\{(\w+)\}\}", value, text)
+    filled = re.sub(r"\{(\w+)\}|\{\{(\w+)\}\}", value, text)
+    if len(filled) > LONGEST:
+        raise InputError(f"{where}: {text[:40]!r} stands for {len(filled):,} characters; {LONGEST:,} are the most")
+    return filled
 
 
 def _difference(before: str, after: str) -> str:

@@ -292,7 +292,7 @@ def _kind(run: Run) -> tuple[str, ...]:
     priority = run.config.get("data.priority")
     if run.config["model"] == STAGE_ONE:
         return ("OPER-A, stage 1",)
-    return run.config["model"], "uniform" if priority is None else NAMES.get(priority, priority)
+    return run.config["model"], "uniform" if priority is None else NAMES.get(str(priority), str(priority))
 
 
 def _setting(key: str, value: Any) -> str:

@@ -304,6 +304,7 @@ def test_configurations(words: list[str], expected: list[str], small_file: Path,
         (["run", "missing.yaml"], ["missing.yaml"]),
         (["run", "chain.yaml", "--sede=1"], ["sede", "seed"]),
         (["run", "hole.yaml"], ["sead", "seed"]),
+        (["run", "grows.yaml"], ["grows.yaml", "stands for", "100,000 are the most"]),
         (["run", "lists.yaml"], ["lists.yaml", "seed and data are lists"]),
         (["run", "twice.yaml"], ["twice.yaml", "'one'", "'one_0'"]),
         (["run", "list.yaml", "--seed="], ["list.yaml", "seed has no value"]),
@@ -327,6 +328,8 @@ def test_other_verbs(words: list[str], expected: list[str], refused: Callable[..
     Path("runs").mkdir()
     Path("chain.yaml").write_text("set: {seed: 0}\nlinks: {one: 'fit --seed_everything={seed}'}")
     Path("hole.yaml").write_text("set: {seed: 0}\nlinks: {one: 'fit --seed_everything={sead}'}")
+    grows = ", ".join(f"a{n}: '{f'{{a{n - 1}}}' * 10 if n else 'xxxxxxxxxx'}'" for n in range(12))
+    Path("grows.yaml").write_text(f"set: {{{grows}}}\nlinks: {{one: 'fit {{a11}}'}}")
     Path("lists.yaml").write_text("set: {seed: [0, 1], data: [a, b]}\nlinks: {one: 'fit {seed}'}")
     Path("twice.yaml").write_text("set: {seed: [0]}\nlinks: {one_0: 'fit', one: 'fit {seed}'}")
     Path("list.yaml").write_text("set: {seed: [0]}\nlinks: {one: 'fit {seed}'}")
