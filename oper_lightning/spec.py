@@ -11,6 +11,8 @@ from torch import Tensor
 
 from oper_lightning.errors import InputError
 
+Kind = Literal["continuous", "discrete"]
+"""of actions"""
 Role = Literal["evaluation", "improvement", "constraint"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -20,7 +22,7 @@ class Batch(NamedTuple):
 
     Each role is a TensorDict with one row per transition, shape ``[B]``. Its entries:
 
-    - ``observation`` ``[B, *O]`` and ``action`` ``[B, A]``, before the step;
+    - ``observation`` ``[B, *O]`` and ``action`` ``[B, A]`` (int64 ``[B]`` where actions are discrete), before the step;
     - ``("next", "observation")`` ``[B, *O]``, ``("next", "reward")`` ``[B]`` (scaled and shifted as the datamodule was
       told) and ``("next", "terminated")`` ``[B]``, after it. A step that was only cut off by time is not terminated;
     - ``weight`` ``[B]``: what the transition's share of the role's loss is multiplied by, as
@@ -28,9 +30,9 @@ class Batch(NamedTuple):
     - what the algorithm's ``columns`` made. The algorithms of this package have ``discount`` ``[B]``, the factor of the
       value that a target bootstraps from, 0 where the episode terminated.
 
-    In an algorithm's ``update`` observations are normalised if the algorithm wants it and actions lie in [-1, 1]; in a
-    loop of your own both are as recorded. Roles that were drawn alike are the same object, so that
-    ``batch.constraint is batch.improvement`` tells whether one forward pass does for both.
+    In an algorithm's ``update`` observations are normalised if the algorithm wants it, continuous actions lie in
+    [-1, 1], and discrete ones count from 0; in a loop of your own both are as recorded. Roles that were drawn alike are
+    the same object, so that ``batch.constraint is batch.improvement`` tells whether one forward pass does for both.
 
     There is one leading dimension more in a block, which holds K updates (``[K, B]``, from ``OfflineDataModule.draw``;
     :meth:`unbind` makes K batches of it), and one more before B while S seeds train side by side (``[S, B]``, in a
@@ -65,12 +67,12 @@ class DataSpec:
     observation_shape: tuple[int, ...]
     action_shape: tuple[int, ...]
     action_low: Tensor
-    """lowest action in the environment's units, shape ``action_shape``"""
+    """lowest action in the environment's units, shape ``action_shape``; the first number of discrete ones, int64"""
     action_high: Tensor
     observation_mean: Tensor
-    """mean of the observations over all transitions, shape ``observation_shape``"""
+    """mean of the observations over all transitions, shape ``observation_shape``; 0, without a shape, for images"""
     observation_std: Tensor
-    """their population standard deviation"""
+    """their population standard deviation; 1 for images"""
     rows: int
     """number of transitions N"""
     fingerprint: str
@@ -85,6 +87,10 @@ class DataSpec:
     """returns that score 0 and 100"""
     d4rl: bool = False
     """whether a normalised score on this data may be called a D4RL score"""
+    discrete: bool = False
+    """whether an action is one of a few, known by its number"""
+    pixels: bool = False
+    """whether observations are images of bytes, uint8 ``[C, H, W]``, which networks get as they are"""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint, readable with ``weights_only=True``."""
@@ -116,7 +122,23 @@ class DataSpec:
         for name in ("observation_shape", "action_shape"):
             if getattr(self, name) != getattr(other, name):
                 return f"{name.replace('_', ' ')} {getattr(self, name)} against {getattr(other, name)}"
+        if self.discrete != other.discrete:
+            return f"{self.kind} actions against {other.kind} ones"
+        if self.pixels != other.pixels:
+            return "images of bytes against numbers" if self.pixels else "numbers against images of bytes"
+        if self.discrete and self.actions != other.actions:
+            return f"{self.actions} actions against {other.actions}"
         return None
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of actions there are."""
+        return "discrete" if self.discrete else "continuous"
+
+    @property
+    def actions(self) -> int:
+        """Number of discrete actions."""
+        return int(self.action_high - self.action_low) + 1
 
     @property
     def observation_size(self) -> int:
@@ -152,8 +174,11 @@ def _fits(name: str, value: Any, values: dict[str, Any]) -> bool:
         return isinstance(value, tuple) and all(type(size) is int and size > 0 for size in value)
     if DataSpec.__annotations__[name] == "Tensor":
         # A tensor that is not contiguous can stand for more memory than its file holds.
-        plain = isinstance(value, Tensor) and value.dtype is torch.float32 and value.is_contiguous()
+        dtype = torch.int64 if name.startswith("action") and values.get("discrete") is True else torch.float32
+        plain = isinstance(value, Tensor) and value.dtype is dtype and value.is_contiguous()
         shape = values["action_shape" if name.startswith("action") else "observation_shape"]
+        if name.startswith("observation") and values.get("pixels") is True:
+            shape = ()
         return plain and tuple(value.shape) == shape and bool(value.isfinite().all())
     if name == "rows":
         return type(value) is int and value > 0
@@ -164,6 +189,6 @@ def _fits(name: str, value: Any, values: dict[str, Any]) -> bool:
     if name == "reference":
         numbers = isinstance(value, tuple) and len(value) == 2 and all(type(v) in (int, float) for v in value)
         return value is None or (numbers and value[0] != value[1])
-    if name == "d4rl":
+    if name in ("d4rl", "discrete", "pixels"):
         return isinstance(value, bool)
     return isinstance(value, str) or (name == "environment" and value is None)

@@ -19,11 +19,17 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def columns(
-    lengths: list[int], observation: int = 3, action: int = 2, seed: int = 0, terminal: bool = True
+    lengths: list[int],
+    observation: int = 3,
+    action: int = 2,
+    seed: int = 0,
+    terminal: bool = True,
+    discrete: bool = False,
 ) -> dict[str, np.ndarray]:
     """D4RL's columns for episodes of the given lengths; every second one ends by termination, the others by time.
 
-    Rewards grow with the number of the episode, so that returns differ; actions can be told from observations.
+    Rewards grow with the number of the episode, so that returns differ; actions can be told from observations. If
+    discrete, they are one of ``action`` numbers.
     """
     generator = np.random.default_rng(seed)
     rows = sum(lengths)
@@ -37,9 +43,10 @@ def columns(
     mixing = generator.normal(size=(observation, action)) / np.sqrt(observation)
     following = np.roll(observations, -1, 0)
     following[ends] = generator.normal(size=(len(lengths), observation))
+    actions = np.tanh(observations @ mixing + 0.1 * generator.normal(size=(rows, action))).astype(np.float32)
     return {
         "observations": observations,
-        "actions": np.tanh(observations @ mixing + 0.1 * generator.normal(size=(rows, action))).astype(np.float32),
+        "actions": actions.argmax(1) if discrete else actions,
         "rewards": (generator.normal(size=rows) + episode).astype(np.float32),
         "terminals": terminals,
         "timeouts": timeouts,

@@ -14,12 +14,13 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning import renamed
+from oper_lightning.algorithms import made_for
 from oper_lightning.envs.scores import normalised
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.optim import flushed_denormals, settle
 from oper_lightning.priorities.priority import statistics
-from oper_lightning.spec import ROLES, Batch, DataSpec, Role
+from oper_lightning.spec import ROLES, Batch, DataSpec, Kind, Role
 from oper_lightning.training import guards, judging, loops, options, stored
 from oper_lightning.training.execution import Compile, executor
 
@@ -29,8 +30,8 @@ SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+
 class OfflineAlgorithm(LightningModule, ABC):
     """One paper's algorithm. A subclass says what to build, what to ask of the data, how to update and how to act.
 
-    Inside an update observations are normalised (if the algorithm asks for it) and actions lie in [-1, 1]. Outside,
-    observations are raw and actions have the environment's units.
+    Inside an update observations are normalised (if the algorithm asks for it), continuous actions lie in [-1, 1] and
+    discrete ones count from 0. Outside, observations are raw and actions have the environment's units and numbers.
 
     Args:
         normalise_observations: whether networks see observations with mean 0 and standard deviation 1.
@@ -44,6 +45,10 @@ class OfflineAlgorithm(LightningModule, ABC):
     action_scale: Tensor
     reads: tuple[Role, ...] = ROLES
     """the roles that its loss terms have"""
+    kinds: tuple[Kind, ...] = ("continuous",)
+    """the kinds of actions that it is for"""
+    images = False
+    """whether it takes images"""
     takes_blocks = True
     """whether ``training_step`` gets the transitions of several updates at once; the datamodule asks"""
 
@@ -98,7 +103,26 @@ class OfflineAlgorithm(LightningModule, ABC):
 
     @abstractmethod
     def act(self, observation: Tensor) -> Tensor:
-        """Best actions ``[..., A]`` in the environment's units for raw observations ``[..., *O]``."""
+        """Best actions ``[..., A]`` in the environment's units, or numbers ``[...]`` of discrete ones, for raw
+        observations ``[..., *O]``.
+        """
+
+    @classmethod
+    def check_data(cls, kind: Kind, pixels: bool, dataset: object) -> None:
+        """Refuses actions of a kind that the algorithm is not for, and images if it takes none.
+
+        Raises:
+            InputError: names the algorithms that would do.
+        """
+        if kind in cls.kinds and pixels and not cls.images:
+            raise InputError(
+                f"{dataset}: images, which {cls.__name__} does not take; of: {', '.join(made_for(kind, images=True))}"
+            )
+        if kind not in cls.kinds:
+            hint = "" if kind == "continuous" else " (whole numbers, one to a row, count as discrete)"
+            raise InputError(
+                f"{dataset}: {kind} actions{hint}, which {cls.__name__} is not for; of: {', '.join(made_for(kind))}"
+            )
 
     # Tools for them ----------------------------------------------------------------------------------------------
 
@@ -125,12 +149,14 @@ class OfflineAlgorithm(LightningModule, ABC):
         return self.trainer.max_steps
 
     def observe(self, observation: Tensor) -> Tensor:
-        """Raw observations as the networks see them, on this module's device."""
+        """Raw observations as the networks see them, on this module's device; images stay bytes."""
+        if self.spec is not None and self.spec.pixels:
+            return observation.to(self.device)
         observation = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
         return (observation - self.observation_mean) / self.observation_std if self.normalises else observation
 
     def to_environment(self, action: Tensor) -> Tensor:
-        """Actions in [-1, 1] in the environment's units."""
+        """Actions in [-1, 1], or discrete ones counted from 0, in the environment's units."""
         return action * self.action_scale + self.action_centre
 
     @staticmethod
@@ -159,6 +185,7 @@ class OfflineAlgorithm(LightningModule, ABC):
         return self.trainer.state.fn == "fit"
 
     def _build(self, spec: DataSpec) -> None:
+        self.check_data(spec.kind, spec.pixels, spec.dataset)
         self._take(spec)
         self.build(spec)
 
@@ -167,8 +194,9 @@ class OfflineAlgorithm(LightningModule, ABC):
         self.spec = spec
         self.register_buffer("observation_mean", spec.observation_mean.clone())
         self.register_buffer("observation_std", spec.observation_std + SMALLEST_STD)
-        self.register_buffer("action_centre", (spec.action_low + spec.action_high) / 2)
-        self.register_buffer("action_scale", (spec.action_high - spec.action_low) / 2)
+        low, high = spec.action_low, spec.action_high
+        self.register_buffer("action_centre", low.clone() if spec.discrete else (low + high) / 2)
+        self.register_buffer("action_scale", torch.ones_like(low) if spec.discrete else (high - low) / 2)
         self._scales_actions = bool((self.action_centre != 0).any() or (self.action_scale != 1).any())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -298,10 +326,11 @@ class OfflineAlgorithm(LightningModule, ABC):
         part = part.clone(recurse=False)
         part["next"] = part["next"].clone(recurse=False)
         for moment in (part, part["next"]):
-            if self.normalises:
+            if self.normalises:  # images are left alone by observe
                 moment["observation"] = self.observe(moment["observation"])
             if self._scales_actions and "action" in moment:
-                moment["action"] = (moment["action"] - self.action_centre) / self.action_scale
+                shifted = moment["action"] - self.action_centre
+                moment["action"] = shifted / self.action_scale if shifted.is_floating_point() else shifted
         return part
 
     def on_train_epoch_end(self) -> None:
@@ -337,7 +366,7 @@ class OfflineAlgorithm(LightningModule, ABC):
             self.log_to_loggers(numbers)
 
     def predict_step(self, batch: TensorDict, batch_idx: int) -> dict[str, Tensor]:
-        """Actions ``[M, A]`` for M transitions."""
+        """Actions ``[M, A]``, or ``[M]`` where they are discrete, for M transitions."""
         return {"action": self.act(batch["observation"])}
 
 

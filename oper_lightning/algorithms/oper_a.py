@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torch.nn import functional
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.transitions import discounted_sum, n_step, return_to_go
@@ -55,6 +56,7 @@ class OperA(OfflineAlgorithm):
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
     """
 
+    kinds = ("continuous", "discrete")
     reads = ("evaluation",)
 
     def __init__(
@@ -106,7 +108,8 @@ class OperA(OfflineAlgorithm):
     # Networks and losses -----------------------------------------------------------------------------------------
 
     def build(self, spec: DataSpec) -> None:
-        observations, actions = spec.observation_size, spec.action_size
+        self.actions = spec.actions if spec.discrete else None
+        observations, actions = spec.observation_size, self.actions or spec.action_size
         heads = 2 if self.critic == "doublev" else 1
         self.value = EnsembleMLP((self.seeds, heads), [observations, *self.hidden_sizes])
         self.target_value = frozen_copy(self.value)
@@ -156,10 +159,12 @@ class OperA(OfflineAlgorithm):
         values = self.q(self.pair(batch))
         return squared_error(values, self.fitted_to(batch).unsqueeze(1).expand_as(values)).sum(1)
 
-    @staticmethod
-    def pair(batch: TensorDict) -> Tensor:
-        """Observations and actions side by side."""
-        return torch.cat([batch["observation"], batch["action"]], -1)
+    def pair(self, batch: TensorDict) -> Tensor:
+        """Observations and actions side by side; discrete actions as one-hot columns."""
+        action = batch["action"]
+        if self.actions is not None:
+            action = functional.one_hot(action, self.actions).to(batch["observation"].dtype)
+        return torch.cat([batch["observation"], action], -1)
 
     def prepare(self, number: int) -> None:
         """Each iteration begins with the full learning rate."""

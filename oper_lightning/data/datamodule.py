@@ -23,6 +23,7 @@ from oper_lightning.data.sampler import WeightedSampler
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.table import PART, Table
 from oper_lightning.data.transforms import LossWeight
+from oper_lightning.data.transitions import are_images, is_discrete
 from oper_lightning.envs.rollouts import Rollouts, World
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.files import place
@@ -137,7 +138,7 @@ class OfflineDataModule(LightningDataModule):
         """Downloads, makes or maps what is missing on disk; one process per machine."""
         self.source.prepare()
         if self.location == "memmap":
-            storage.map_new(self.source, self._map_folder())
+            storage.map_new(self.source, self._map_folder(), self._look_at)
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and checks the data, weighs them and, under a trainer, makes the environment.
@@ -182,7 +183,7 @@ class OfflineDataModule(LightningDataModule):
             device = torch.device("cpu")
             if self.location == "device" and self.trainer is not None:
                 device = self.trainer.strategy.root_device
-            kept = storage.fill(self.source, device)
+            kept = storage.fill(self.source, device, look_at=self._look_at)
         loaded = Table(self.source, kept)
         if len(loaded) < self.batch_size:
             raise InputError(
@@ -192,6 +193,13 @@ class OfflineDataModule(LightningDataModule):
         if self.world is not None:
             matching.check_shapes(self.source, loaded.transitions, self.world)
         return loaded
+
+    def _look_at(self, episodes: TensorDict) -> None:
+        """Asks the trained module, as soon as some episodes are there, whether it is for such data."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        if check := getattr(module, "check_data", None):
+            kind = "discrete" if is_discrete(episodes["action"]) else "continuous"
+            check(kind, are_images(episodes["observation"]), self.source)
 
     def _weigh(self, loaded: Table) -> None:
         """Asks the priority for its weights, and says what is doubtful about them."""

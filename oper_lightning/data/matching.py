@@ -10,8 +10,8 @@ from torch import Tensor
 
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.storage import observation_statistics
-from oper_lightning.data.transitions import episode_returns
-from oper_lightning.envs.rollouts import Rollouts, World, action_space
+from oper_lightning.data.transitions import are_images, episode_returns, is_discrete
+from oper_lightning.envs.rollouts import Rollouts, World, action_space, number_of_actions
 from oper_lightning.envs.scores import family_of_environment
 from oper_lightning.errors import InputError, note
 from oper_lightning.spec import DataSpec
@@ -41,25 +41,33 @@ def make_world(source: Source, rollouts: Rollouts) -> World | None:
 
 
 def check_shapes(source: Source, transitions: TensorDict, world: World) -> None:
-    """Compares the shapes of observations and actions.
+    """Compares kinds of actions, and shapes of observations and actions.
 
     Raises:
         InputError: if they differ.
     """
+    remedy = "name the right one in data.rollouts.environment, or set data.rollouts to null"
+    recorded, there = is_discrete(transitions["action"]), number_of_actions(world.action_space) is not None
+    if recorded != there:
+        words = [("continuous", "discrete")[discrete] for discrete in (recorded, there)]
+        raise InputError(
+            f"{source}: {words[0]} actions, but environment {world.environment} has {words[1]} ones "
+            f"({world.action_space}); {remedy}"
+        )
     for key, shape in (("observation", world.observation_shape), ("action", world.action_space.shape)):
-        recorded = tuple(transitions[key].shape[1:])
-        if recorded != shape:
+        stored = tuple(transitions[key].shape[1:])
+        if stored != shape:
             raise InputError(
-                f"{source}: {key}s of shape {recorded}, but environment {world.environment} has {shape}; "
-                f"name the right one in data.rollouts.environment, or set data.rollouts to null"
+                f"{source}: {key}s of shape {stored}, but environment {world.environment} has {shape}; {remedy}"
             )
 
 
 def action_bounds(
     source: Source, actions: Tensor, world: World | None, origin: Origin, ask: bool
 ) -> tuple[Tensor, Tensor, bool]:
-    """Bounds ``[A]`` of actions ``[N, A]`` as known by the source, else by the environment, else, with a note, read off
-    the data; and whether they were known.
+    """Bounds of actions ``[N, A]`` (``[A]``) or ``[N]`` (their first and last number), and whether they were known.
+
+    The source knows them, else the environment; else, with a note, they are read off the data.
 
     Args:
         source: for messages.
@@ -75,7 +83,10 @@ def action_bounds(
     space: Any = world.action_space if world else None
     if space is None and origin.action_low is None and origin.environment and ask:
         space = action_space(origin.environment, origin.environment_options)
-    known.append((getattr(space, "low", None), getattr(space, "high", None)))
+    if (count := number_of_actions(space)) is None:
+        known.append((getattr(space, "low", None), getattr(space, "high", None)))
+    elif is_discrete(actions):
+        known.append((space.start, space.start + count - 1))
     for low, high in known:
         if low is not None and high is not None:
             bounds = [torch.as_tensor(bound).to(actions) for bound in (low, high)]
@@ -85,6 +96,10 @@ def action_bounds(
                         f"{source}: action bounds of shape {list(bound.shape)} for actions of shape "
                         f"{list(actions.shape[1:])}; give one number, or one for each column"
                     )
+            if is_discrete(actions) and any(
+                bool((bounds[k] != torch.as_tensor(v)).any()) for k, v in enumerate((low, high))
+            ):
+                raise InputError(f"{source}: discrete actions are whole numbers; action_low {low}, action_high {high}")
             if all(bound.isfinite().all() for bound in bounds):
                 lowest, highest = (bound.expand(actions.shape[1:]).clone() for bound in bounds)
                 return lowest, highest, True
@@ -93,38 +108,54 @@ def action_bounds(
 
 
 def _recorded_bounds(source: Source, actions: Tensor, why: str) -> tuple[Tensor, Tensor]:
-    """±1 if all actions are within, else what occurs; either is a guess, and said to be one."""
+    """For continuous actions ±1 if all are within, else what occurs; for discrete ones 0 to the highest number. Either
+    is a guess, and said to be one.
+    """
     low, high = actions.amin(0), actions.amax(0)
+    right = "if others are right, give the source's action_low and action_high"
+    if is_discrete(actions):
+        low = low.clamp(max=0)
+        count = int(high - low) + 1
+        note(f"{source}: number of actions: {why}; {count:,} are taken, as the highest is {int(high):,}; {right}")
+        return low, high
     unit = torch.ones_like(low)
     within = bool((low >= -1).all() and (high <= 1).all())
     span = f"{low.min().item():g} to {high.max().item():g}"
     note(
         f"{source}: action bounds: {why}; "
         + (f"-1 to 1 is taken, as all actions lie within ({span})" if within else f"taken from the data: {span}")
-        + "; policies act between these bounds: if others are right, give the source's action_low and action_high"
+        + f"; policies act between these bounds: {right}"
     )
     return (-unit, unit) if within else (low, torch.where(high > low, high, low + 1))
 
 
 def outside(actions: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Which of actions ``[N, A]`` leave their bounds by more than float32 rounding, bool ``[N]``."""
+    """Which of actions ``[N, A]`` or ``[N]`` leave their bounds by more than float32 rounding, bool ``[N]``."""
     slack = 1e-5 * (high - low)
-    return ((actions < low - slack) | (actions > high + slack)).flatten(1).any(1)
+    return ((actions < low - slack) | (actions > high + slack)).reshape(len(actions), -1).any(1)
 
 
 def check_actions(source: Source, actions: Tensor, low: Tensor, high: Tensor, clip: bool) -> None:
-    """Looks for actions ``[N, A]`` that lie outside their bounds by more than float32 rounding; clips if asked to.
+    """Looks for actions ``[N, A]`` or ``[N]`` that lie outside their bounds by more than float32 rounding; clips if
+    asked to.
 
     Raises:
-        InputError: if there are any and they are not to be clipped.
+        InputError: if there are any and they are not to be clipped; if discrete ones are to be clipped.
     """
+    discrete = is_discrete(actions)
+    if clip and discrete:
+        raise InputError(f"{source}: discrete actions cannot be clipped; set data.clip_actions to false")
     wrong = outside(actions, low, high)
     if not clip and (count := int(wrong.sum())):
         row = int(torch.nonzero(wrong)[0])
+        remedy = (
+            "give the right ones as the source's action_low and action_high"
+            if discrete
+            else "set data.clip_actions to true to bring them to its border"
+        )
         raise InputError(
             f"{source}: {count:,} of {len(actions):,} actions lie outside the action space "
-            f"[{low.min().item():g}, {high.max().item():g}] (first at row {row:,}: {actions[row].tolist()}); "
-            f"set data.clip_actions to true to bring them to its border"
+            f"[{low.min().item():g}, {high.max().item():g}] (first at row {row:,}: {actions[row].tolist()}); {remedy}"
         )
     if clip:
         torch.clamp(actions, low, high, out=actions)
@@ -159,7 +190,8 @@ def spec(
     """What an algorithm needs to know of transitions ``[N]`` with bounds ``[A]`` and the fingerprint ``recorded``."""
     environment = world.environment if world else origin.environment
     known = family_of_environment(environment) if environment else None
-    mean, std = observation_statistics(transitions["observation"])
+    pixels = are_images(transitions["observation"])
+    mean, std = (torch.zeros(()), torch.ones(())) if pixels else observation_statistics(transitions["observation"])
     return DataSpec(
         observation_shape=tuple(transitions["observation"].shape[1:]),
         action_shape=tuple(transitions["action"].shape[1:]),
@@ -175,4 +207,6 @@ def spec(
         observation_keys=origin.observation_keys,
         reference=origin.reference or ((known.low, known.high) if known else None),
         d4rl=origin.d4rl,
+        discrete=is_discrete(transitions["action"]),
+        pixels=pixels,
     )

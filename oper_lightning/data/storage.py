@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,13 +30,19 @@ KEYS = (
 )
 
 
-def fill(source: Source, device: torch.device, folder: Path | None = None) -> TensorStorage:
+def fill(
+    source: Source,
+    device: torch.device,
+    folder: Path | None = None,
+    look_at: Callable[[TensorDict], None] = lambda episodes: None,
+) -> TensorStorage:
     """Copies all transitions of a source into a storage of exactly its size, in TED layout.
 
     Args:
         source: where the transitions come from.
         device: where the storage is to be.
         folder: keeps it memory-mapped in this folder instead.
+        look_at: called with the first episodes, before memory is taken; may refuse them.
 
     Raises:
         InputError: if a value is not finite, episodes do not fit each other, the last one has no end, or the storage
@@ -46,6 +53,7 @@ def fill(source: Source, device: torch.device, folder: Path | None = None) -> Te
     for episodes in source.episodes():
         stop = start + len(episodes)
         if table is None:
+            look_at(episodes)
             table = _allocate(source, episodes, rows, device, folder)
         if stop > rows:
             raise InputError(f"{source}: more than the {rows:,} transitions that the source announced")
@@ -97,6 +105,8 @@ def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], source: S
         raise InputError(
             f"{source}: {words} of shape {tuple(values.shape[1:])} from row {start:,}, {tuple(column.shape[1:])} before"
         )
+    if values.dtype != column.dtype:
+        raise InputError(f"{source}: {words} of {values.dtype} from row {start:,}, {column.dtype} before")
     if values.dtype.is_floating_point and not values.isfinite().all():
         row, *place = torch.nonzero(~values.isfinite())[0].tolist()
         entry, value = f"{words}{place}" if column.shape[1:].numel() > 1 else words, values[(row, *place)]
@@ -107,15 +117,15 @@ def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], source: S
         )
 
 
-def map_new(source: Source, folder: Path) -> None:
-    """Writes a source memory-mapped into a folder, in place of what was there.
+def map_new(source: Source, folder: Path, look_at: Callable[[TensorDict], None]) -> None:
+    """Writes a source memory-mapped into a folder, in place of what was there; see :func:`fill`.
 
     A process that has mapped the old rows keeps them.
     """
     new = beside(folder)
     try:
         new.mkdir(parents=True, exist_ok=True)
-        fill(source, torch.device("cpu"), new)
+        fill(source, torch.device("cpu"), new, look_at)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(new, folder)
     except OSError as error:

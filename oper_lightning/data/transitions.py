@@ -32,7 +32,8 @@ def transitions_from(
 ) -> TensorDict:
     """Joins arrays of M consecutive transitions into torchrl's TED layout (float32; reward and flags ``[M, 1]``).
 
-    Where both flags are set the episode counts as terminated.
+    Actions that are whole numbers, one for each row, are discrete: int64 ``[M]``. Observations of bytes with two or
+    more dimensions are images and stay uint8. Where both flags are set the episode counts as terminated.
 
     Raises:
         ValueError: if a flag is neither 0 nor 1, or an array holds no real numbers.
@@ -40,10 +41,10 @@ def transitions_from(
     terminated = _flag(terminated, "terminated")
     truncated = _flag(truncated, "truncated") & ~terminated
     tensors = {
-        "observation": _float(observation),
-        "action": _float(action),
+        "observation": _observation(np.asarray(observation)),
+        "action": _action(np.asarray(action)),
         "next": {
-            "observation": _float(next_observation),
+            "observation": _observation(np.asarray(next_observation)),
             "reward": _float(reward).reshape(-1, 1),
             "terminated": torch.from_numpy(terminated),
             "truncated": torch.from_numpy(truncated),
@@ -64,6 +65,28 @@ def wrong_flag(flags: np.ndarray) -> int | None:
     """Row of the first flag ``[N, 1]`` or ``[N]`` that is neither 0 nor 1; None if all are."""
     wrong = (flags != 0) & (flags != 1)
     return int(np.argmax(wrong.reshape(-1))) if wrong.any() else None
+
+
+def _action(array: np.ndarray) -> Tensor:
+    if array.dtype.kind in "iub" and array.shape in ((len(array),), (len(array), 1)):
+        return torch.from_numpy(np.ascontiguousarray(array.reshape(-1), dtype=np.int64))
+    return _float(array)
+
+
+def _observation(array: np.ndarray) -> Tensor:
+    if array.dtype == np.uint8 and array.ndim > 2:
+        return torch.from_numpy(array)
+    return _float(array)
+
+
+def are_images(observations: Tensor) -> bool:
+    """Whether observations ``[N, ...]`` of transitions are images of bytes."""
+    return observations.dtype is torch.uint8
+
+
+def is_discrete(actions: Tensor) -> bool:
+    """Whether actions ``[N, ...]`` of transitions are numbers of discrete actions: what is no floating point is."""
+    return not actions.is_floating_point()
 
 
 def _float(array: np.ndarray) -> Tensor:

@@ -93,6 +93,12 @@ class World:
         return self.join(self.copies[0].observation_space.sample()).shape
 
     @property
+    def images(self) -> bool:
+        """Whether observations are images of bytes."""
+        space = self.copies[0].observation_space
+        return getattr(space, "dtype", None) == np.uint8 and len(space.shape or ()) > 1
+
+    @property
     def action_space(self) -> Any:
         """Gymnasium space of one action."""
         return self.copies[0].action_space
@@ -110,7 +116,8 @@ class World:
         """Undiscounted returns and lengths, float64 ``[len(seeds)]``, of one episode for each seed.
 
         Args:
-            act: maps raw observations ``[E, ...]`` (float32) to actions ``[E, A]`` in the environment's units.
+            act: maps raw observations ``[E, ...]`` (float32; images uint8) to actions ``[E, A]`` in the
+                environment's units, or to numbers ``[E]`` of discrete ones.
             seeds: what the environments are reset with.
 
         Raises:
@@ -121,7 +128,7 @@ class World:
         shape = self.observation_shape
         # The policy acts for all copies at once, also for copies without an episode: the width of a matrix can change
         # the last bit of its product.
-        observations = np.zeros((len(self.copies), *shape), dtype=np.float32)
+        observations = np.zeros((len(self.copies), *shape), np.uint8 if self.images else np.float32)
         waiting = iter(range(len(seeds)))
         playing: dict[int, int] = {}
 
@@ -190,6 +197,11 @@ def action_space(environment: str, options: dict[str, Any]) -> Any | None:
         return None
     world.close()
     return world.action_space
+
+
+def number_of_actions(space: Any) -> int | None:
+    """How many discrete actions a space has; None if its actions are of another kind."""
+    return int(space.n) if type(space).__name__ == "Discrete" else None
 
 
 def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:

@@ -27,7 +27,7 @@ def run(name: str, way: str, device: str, folder: Path, *, weighted: bool, updat
     counters.clear()
     priority = {"priority": OperR(), "mode": "reweight"} if weighted and name != "OperA" else {}
     model = algorithm(name, compile=way)
-    fit(model, data(**priority), folder, updates, accelerator=device, **options)
+    fit(model, data(model.kinds[0], **priority), folder, updates, accelerator=device, **options)
     return parameters(model.cpu())
 
 

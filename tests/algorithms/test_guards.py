@@ -74,6 +74,6 @@ def test_trying_leaves_no_trace(name: str, roles: list[Any], tmp_path: Path, mon
         if untried:
             monkeypatch.setattr(guards, "Hears", lambda model: lambda batch: None)
         model = algorithm(name)
-        fit(model, data(priority=OperR(), mode="reweight", prioritise=roles), tmp_path / str(untried))
+        fit(model, data(model.kinds[0], priority=OperR(), mode="reweight", prioritise=roles), tmp_path / str(untried))
         found.append(parameters(model))
     assert same(*found)

@@ -360,7 +360,7 @@ def test_next_actions_come_in_the_networks_units(tmp_path: Path) -> None:
     """Whatever the units of actions, the critic is the same."""
     states = []
     for scale, shift in ((1, 0), (4, 2)):
-        arrays = {**DATA, "actions": DATA["actions"] * scale + shift}
+        arrays = {**DATA["continuous"], "actions": DATA["continuous"]["actions"] * scale + shift}
         origin = Origin(action_low=np.full(2, shift - scale), action_high=np.full(2, shift + scale))
         module = OfflineDataModule(Arrays(arrays, origin), batch_size=32, updates_per_epoch=50, rollouts=None)
         model = algorithm("OnestepRL", learning_rate=1e-2, phases=(1, 8, 1))

@@ -21,11 +21,17 @@ from oper_lightning.cli.messages import known_types
 from oper_lightning.data.sources.source import Origin
 from oper_lightning.errors import TrainingError
 from oper_lightning.priorities.priority import Priority
+from oper_lightning.spec import Kind
 
 load_all()
 ALGORITHMS = known_types("model")
 POLICIES = {name: cls for name, cls in ALGORITHMS.items() if name != "OperA"}
-DATA = columns([25] * 8)
+CASES = [(name, kind) for name, cls in ALGORITHMS.items() for kind in cls.kinds]
+POLICY_CASES = [(name, kind) for name, kind in CASES if name != "OperA"]
+DATA: dict[str, dict[str, np.ndarray]] = {
+    "continuous": columns([25] * 8),
+    "discrete": columns([25] * 8, action=3, discrete=True),
+}
 SMALL: dict[str, Any] = {
     "hidden_sizes": (16, 16),
     "policy_hidden_sizes": (16, 16),
@@ -57,9 +63,9 @@ def no_bootstrapping(name: str) -> dict[str, float]:
     return {"discount": 0.0} if "discount" in inspect.signature(ALGORITHMS[name]).parameters else {}
 
 
-def data(arrays: dict[str, np.ndarray] = DATA, **options: Any) -> OfflineDataModule:
+def data(rows: Kind | dict[str, np.ndarray] = "continuous", **options: Any) -> OfflineDataModule:
     known: dict[str, Any] = {"batch_size": 32, "updates_per_epoch": 20, "updates_per_block": 5, "rollouts": None}
-    return OfflineDataModule(Arrays(arrays), **{**known, **options})
+    return OfflineDataModule(Arrays(DATA[rows] if isinstance(rows, str) else rows), **{**known, **options})
 
 
 def fit(
@@ -124,12 +130,12 @@ def test_algorithms_are_found() -> None:
     assert {"BC", "TD3BC", "OperA"} <= ALGORITHMS.keys()
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_learning_lowers_the_loss(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_learning_lowers_the_loss(name: str, kind: Kind, tmp_path: Path) -> None:
     losses = Losses()
     model = algorithm(name, **{**rates(name, 3e-3), **no_bootstrapping(name)})
     # Without bootstrapping what is to be learnt stays where it is: values are rewards, here a part of the observation.
-    arrays = {**DATA, "rewards": DATA["observations"][:, 0].copy()}
+    arrays = {**DATA[kind], "rewards": DATA[kind]["observations"][:, 0].copy()}
     fit(model, data(arrays), tmp_path, 400, callbacks=[losses])
     # What an actor is to maximise moves under it; its losses need not fall.
     falling = {kind for kind in losses.kept if kind.endswith("_loss")} - ACTORS_LOSSES.get(name, set())
@@ -140,28 +146,32 @@ def test_learning_lowers_the_loss(name: str, tmp_path: Path) -> None:
         assert np.mean(values[-fifth:]) < 0.9 * np.mean(values[:fifth]), kind
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("name", "kind"), POLICY_CASES)
 @pytest.mark.parametrize("mode", ["resample", "reweight"])
-def test_equal_weights_change_nothing(name: str, mode: str, tmp_path: Path) -> None:
+def test_equal_weights_change_nothing(name: str, kind: Kind, mode: str, tmp_path: Path) -> None:
     plain = algorithm(name)
-    fit(plain, data(), tmp_path / "plain")
+    fit(plain, data(kind), tmp_path / "plain")
     for roles in (None, ["evaluation"], ["improvement", "constraint"]):
         if roles and not {*roles} & {*ALGORITHMS[name].reads}:
             continue
         equal = algorithm(name)
-        fit(equal, data(priority=Weighted(torch.ones_like), mode=mode, prioritise=roles), tmp_path / f"equal{roles}")
+        fit(
+            equal,
+            data(kind, priority=Weighted(torch.ones_like), mode=mode, prioritise=roles),
+            tmp_path / f"equal{roles}",
+        )
         assert same(parameters(plain), parameters(equal))
     other = algorithm(name)
-    fit(other, data(priority=OperR(), mode=mode), tmp_path / "other")
+    fit(other, data(kind, priority=OperR(), mode=mode), tmp_path / "other")
     assert not same(parameters(plain), parameters(other))
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_weights_of_one_in_the_batch_change_nothing(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), POLICY_CASES)
+def test_weights_of_one_in_the_batch_change_nothing(name: str, kind: Kind, tmp_path: Path) -> None:
     """A weight of exactly one leaves every bit, one of two does not; roles apart change no more than the rounding."""
     results = []
     for factor, apart in ((1.0, False), (1.0, True), (2.0, False), (None, False)):
-        model, module = algorithm(name), data()
+        model, module = algorithm(name), data(kind)
 
         def weighted(updates: int, draw: Any = module.draw, factor: Any = factor, apart: bool = apart) -> Any:
             batch = draw(updates)
@@ -180,11 +190,11 @@ def test_weights_of_one_in_the_batch_change_nothing(name: str, tmp_path: Path) -
         torch.testing.assert_close(separate[name_], value, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_an_interrupted_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_an_interrupted_run_goes_on_bit_for_bit(name: str, kind: Kind, tmp_path: Path) -> None:
     priority = {} if name == "OperA" else {"priority": OperR()}
     whole = algorithm(name)
-    fit(whole, data(**priority), tmp_path / "whole", 80)
+    fit(whole, data(kind, **priority), tmp_path / "whole", 80)
 
     # The schedule of stage 1 depends on the length of the run, so the first part is the same run, stopped.
     class Stop(Callback):
@@ -195,9 +205,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> No
     for stop in (20, 40, 60):
         folder = tmp_path / f"part{stop}"
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            fit(algorithm(name), data(**priority), folder, 80, callbacks=[Stop()])
+            fit(algorithm(name), data(kind, **priority), folder, 80, callbacks=[Stop()])
         part = algorithm(name)
-        fit(part, data(**priority), folder, 80, seed=99, ckpt_path=folder / "last.ckpt")
+        fit(part, data(kind, **priority), folder, 80, seed=99, ckpt_path=folder / "last.ckpt")
         assert same(parameters(whole), parameters(part))
         checkpoints = [torch.load(path / "last.ckpt", weights_only=True) for path in (tmp_path / "whole", folder)]
         states = [checkpoint["optimizer_states"] for checkpoint in checkpoints]
@@ -207,69 +217,81 @@ def test_an_interrupted_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> No
         assert checkpoints[0]["global_step"] == checkpoints[1]["global_step"] == 80
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_blocks_of_another_size_count_the_same(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_blocks_of_another_size_count_the_same(name: str, kind: Kind, tmp_path: Path) -> None:
     steps = []
     for block in (1, 4, 5, 20):
-        trainer = fit(algorithm(name), data(updates_per_block=block), tmp_path / str(block))
+        trainer = fit(algorithm(name), data(kind, updates_per_block=block), tmp_path / str(block))
         steps.append((trainer.global_step, trainer.current_epoch))
     assert set(steps) == {(40, 2)}
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_a_checkpoint_acts_alone(name: str, tmp_path: Path) -> None:
-    """Raw observations in, actions in the environment's units out, without data or configuration."""
-    low, high = np.array([-3.0, 0.0]), np.array([1.0, 10.0])
+def in_other_units(actions: torch.Tensor) -> torch.Tensor:
+    """Actions in [-1, 1] brought between LOW and HIGH; numbers of discrete ones counted from -2."""
+    if actions.is_floating_point():
+        return (actions + 1) / 2 * (HIGH - LOW) + LOW
+    return actions - 2
+
+
+LOW, HIGH = torch.tensor([-3.0, 0.0]), torch.tensor([1.0, 6.0])
+
+
+def elsewhere(kind: Kind, wide: float, far: float, **options: Any) -> OfflineDataModule:
+    """The data with observations and actions in other units."""
+    rows = DATA[kind]
     arrays = {
-        **DATA,
-        "observations": DATA["observations"] * 50 + 20,
-        "next_observations": DATA["next_observations"] * 50 + 20,
-        "actions": ((DATA["actions"] + 1) / 2 * (high - low) + low).astype(np.float32),
+        **rows,
+        **{key: rows[key] * wide + far for key in ("observations", "next_observations")},
+        "actions": in_other_units(torch.from_numpy(rows["actions"])).numpy(),
     }
-    module = OfflineDataModule(
-        Arrays(arrays, Origin(dataset="scaled", action_low=low, action_high=high)),
-        batch_size=32,
-        updates_per_epoch=100,
-        rollouts=None,
-    )
+    low, high = (LOW, HIGH) if kind == "continuous" else (torch.tensor(-2), torch.tensor(0))
+    origin = Origin(dataset="scaled", action_low=low.numpy(), action_high=high.numpy())
+    return OfflineDataModule(Arrays(arrays, origin), batch_size=32, rollouts=None, **options)
+
+
+@pytest.mark.parametrize(("name", "kind"), POLICY_CASES)
+def test_a_checkpoint_acts_alone(name: str, kind: Kind, tmp_path: Path) -> None:
+    """Raw observations in, actions in the environment's units out, without data or configuration."""
+    module = elsewhere(kind, 50, 20, updates_per_epoch=100)
     model = algorithm(name, **rates(name, 3e-3))
     fit(model, module, tmp_path, 400)
     loaded = ALGORITHMS[name].load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
-    observations = torch.from_numpy(arrays["observations"])
+    observations = module.transitions["observation"]
     with torch.no_grad():
         actions = loaded.act(observations)
     assert actions.equal(model.act(observations))
-    assert (actions >= torch.tensor(low) - 1e-5).all()
-    assert (actions <= torch.tensor(high) + 1e-5).all()
-    assert actions[:, 1].max() > 2
+    if kind == "discrete":
+        assert actions.dtype is torch.int64
+        assert set(actions.tolist()) == {-2, -1, 0}
+    else:
+        assert (actions >= LOW - 1e-5).all()
+        assert (actions <= HIGH + 1e-5).all()
+        assert actions[:, 1].max() > 1.5
     assert loaded.spec is not None
     assert (loaded.spec.dataset, loaded.spec.rows) == ("scaled", 200)
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_scale_and_offset_of_observations_and_actions_do_not_matter(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), POLICY_CASES)
+def test_scale_and_offset_of_observations_and_actions_do_not_matter(name: str, kind: Kind, tmp_path: Path) -> None:
     """A normalising algorithm sees the same numbers whatever units the data came in."""
-    plain = algorithm(name)
-    fit(plain, data(), tmp_path / "plain")
-    low, high = np.full(2, -2.0), np.full(2, 6.0)
+    plain, here = algorithm(name), data(kind)
+    fit(plain, here, tmp_path / "plain")
     # The same up to the 0.001 that is added to standard deviations.
     wide, far = (50, 20) if plain.normalises else (1, 0)
-    moved = {key: DATA[key] * wide + far for key in ("observations", "next_observations")}
-    arrays = {**DATA, **moved, "actions": DATA["actions"] * 4 + 2}
-    module = OfflineDataModule(
-        Arrays(arrays, Origin(action_low=low, action_high=high)),
-        batch_size=32, updates_per_epoch=20, updates_per_block=5, rollouts=None,
-    )  # fmt: skip
+    there = elsewhere(kind, wide, far, updates_per_epoch=20, updates_per_block=5)
     scaled = algorithm(name)
-    fit(scaled, module, tmp_path / "scaled")
-    here, there = torch.from_numpy(DATA["observations"]), torch.from_numpy(arrays["observations"])
-    torch.testing.assert_close(scaled.act(there), plain.act(here) * 4 + 2, rtol=2e-3, atol=2e-2)
+    fit(scaled, there, tmp_path / "scaled")
+    acts, expected = (model.act(rows.transitions["observation"]) for model, rows in ((scaled, there), (plain, here)))
+    if kind == "discrete":
+        assert (acts == in_other_units(expected)).double().mean() > 0.98  # two actions may be as good as each other
+    else:
+        torch.testing.assert_close(acts, in_other_units(expected), rtol=2e-3, atol=2e-2)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_loss_that_is_not_finite_stops_the_run(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_loss_that_is_not_finite_stops_the_run(name: str, kind: Kind, tmp_path: Path) -> None:
     """The run names the loss and the update, and the checkpoint before stays good."""
-    module, model = data(), algorithm(name)
+    module, model = data(kind), algorithm(name)
 
     class Poison(Callback):
         def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:

@@ -202,12 +202,15 @@ def test_n_step_targets_reach_the_critic(tmp_path: Path) -> None:
     model, module = algorithm("TD3BC", n_step=3), data()
     fit(model, module, tmp_path, 20)
     row = 5
-    expected = sum(0.99**k * DATA["rewards"][row + k] for k in range(3))
+    expected = sum(0.99**k * DATA["continuous"]["rewards"][row + k] for k in range(3))
     assert module.table["next", "reward"][row].item() == pytest.approx(expected, rel=1e-5)
     assert module.table["discount"][row].item() == pytest.approx(0.99**3)
     drawn = module.rows(torch.tensor([row, 23, 24]))
     for place, last in enumerate((row + 2, 24, 24)):
-        assert drawn["next", "observation"][place].numpy().tolist() == DATA["next_observations"][last].tolist()
+        assert (
+            drawn["next", "observation"][place].numpy().tolist()
+            == DATA["continuous"]["next_observations"][last].tolist()
+        )
     assert module.transitions["next", "reward"][row] == columns([25] * 8)["rewards"][row]
 
 

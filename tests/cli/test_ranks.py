@@ -33,8 +33,15 @@ RUNS = {
 }
 
 
-def words(name: str, file: Path) -> list[str]:
+def files(folder: Path) -> None:
+    """Rows of Reacher's and of CartPole's shape."""
+    write_hdf5(folder / "continuous.hdf5", columns([25] * 40, 10, 2), env_id="Reacher-v5")
+    write_hdf5(folder / "discrete.hdf5", columns([25] * 40, 4, 2, discrete=True), env_id="CartPole-v1")
+
+
+def words(name: str, folder: Path) -> list[str]:
     model, options = RUNS[name]
+    file = folder / f"{MODELS[model].kinds[0]}.hdf5"
     sizes = [key for key in inspect.signature(MODELS[model]).parameters if key.endswith("hidden_sizes")]
     return [
         "fit",
@@ -53,9 +60,9 @@ def words(name: str, file: Path) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of one process and of two ranks, side by side."""
     folder = tmp_path_factory.mktemp("ranks")
-    file = write_hdf5(folder / "small.hdf5", columns([25] * 40, 10, 2), env_id="Reacher-v5")
+    files(folder)
     for name in RUNS:
-        (folder / f"{name}.words").write_text("\n".join(words(name, file)))
+        (folder / f"{name}.words").write_text("\n".join(words(name, folder)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     script = str(Path(__file__).with_name("ranks.py"))
     batch = f"--data.batch_size={BATCH // 2}"
@@ -75,7 +82,7 @@ def numbers(run: Path) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_ranks_are_one_process_with_the_whole_batch(name: str, folder: Path) -> None:
-    assert oper(*words(name, folder / "small.hdf5"), f"--data.batch_size={BATCH}", "--output=alone") == 0
+    assert oper(*words(name, folder), f"--data.batch_size={BATCH}", "--output=alone") == 0
     alone, shared = (
         torch.load(run / "last.ckpt", weights_only=True) for run in (Path("alone"), folder / "ranks" / name)
     )

@@ -184,11 +184,16 @@ def test_flags_that_are_never_set(caplog: pytest.LogCaptureFixture) -> None:
     assert "no flag marks the end of an episode: all 12 rows count as one" in caplog.text
 
 
-def test_discrete_actions_are_named() -> None:
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, bool])
+@pytest.mark.parametrize("shape", [(8,), (8, 1)])
+def test_whole_numbers_one_to_a_row_are_discrete_actions(dtype: Any, shape: tuple[int, ...]) -> None:
     arrays = columns([4, 4])
-    arrays["actions"] = np.zeros(8, dtype=np.int32)
-    with pytest.raises(InputError, match="'actions' are discrete"):
-        read(arrays)
+    numbers = np.array([0, 1, 1, 0, 1, 0, 0, 1])
+    table = read({**arrays, "actions": numbers.astype(dtype).reshape(shape)})
+    assert table["action"].dtype is torch.int64
+    assert table["action"].tolist() == numbers.tolist()
+    several = read({**arrays, "actions": np.ones((8, 2), dtype=np.int32)})
+    assert several["action"].dtype is torch.float32
 
 
 def drift(lengths: list[int], with_next: bool) -> dict[str, np.ndarray]:

@@ -203,7 +203,10 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         {"observation_space": '{"type": "Box", "dtype": "float32", "shape": [1000000000000], "low": 0, "high": 1}'},
         "field 'observation_space'",
     ),
-    "another kind of actions": ({"action_space": '{"type": "Discrete", "n": 3, "start": 0}'}, "only continuous"),
+    "another kind of actions": (
+        {"action_space": '{"type": "MultiDiscrete", "dtype": "int64", "nvec": [3, 3], "start": [0, 0]}'},
+        "only Box and Discrete",
+    ),
 }
 
 

@@ -148,11 +148,8 @@ class FlatEpisodes:
             flat = name in ("rewards", *FLAGS)
             if flat and shape not in ((rows,), (rows, 1)):
                 raise InputError(f"{self.origin}: {name!r} has shape {shape}; one number per row is needed")
-            if name == "actions" and len(shape) == 1 and column.dtype.kind in "iub":
-                raise InputError(
-                    f"{self.origin}: 'actions' are discrete ({column.dtype}); only continuous ones work yet"
-                )
-            if not flat and (len(shape) < 2 or 0 in shape):
+            discrete = name == "actions" and len(shape) == 1 and column.dtype.kind in "iub"
+            if not (flat or discrete) and (len(shape) < 2 or 0 in shape):
                 raise InputError(f"{self.origin}: {name!r} has shape {shape}; [rows, size] is needed")
         if "next_observations" in columns:
             shape, needed = columns["next_observations"].shape, columns["observations"].shape

@@ -199,8 +199,8 @@ class Minari(Source):
             with reading(f"{file}: field {key!r}", "a space"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 spaces.append(deserialize_space(self._metadata[key]))
-        if getattr(spaces[1], "low", None) is None:
-            raise InputError(f"{file}: action space {spaces[1]}; only continuous (Box) actions work yet")
+        if type(spaces[1]).__name__ not in ("Box", "Discrete"):
+            raise InputError(f"{file}: action space {spaces[1]}; only Box and Discrete actions work")
         return spaces[0], spaces[1]
 
     @cached_property
@@ -210,6 +210,12 @@ class Minari(Source):
     @cached_property
     def _origin(self) -> Origin:
         metadata, file = self._metadata, self._folder / "metadata.json"
+        actions = self._spaces[1]
+        low, high = (
+            (np.asarray(actions.start), np.asarray(actions.start + actions.n - 1))
+            if type(actions).__name__ == "Discrete"
+            else (actions.low, actions.high)
+        )
         environment: str | None = None
         options: dict[str, Any] = {}
         if text := metadata.get("eval_env_spec") or metadata.get("env_spec"):
@@ -224,8 +230,8 @@ class Minari(Source):
             environment=environment,
             environment_options=options,
             observation_keys=self.observation_keys,
-            action_low=self._spaces[1].low,
-            action_high=self._spaces[1].high,
+            action_low=low,
+            action_high=high,
             reference=reference_named_by_data(metadata.get("ref_min_score"), metadata.get("ref_max_score"), file),
         )
 
