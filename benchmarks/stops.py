@@ -5,7 +5,7 @@
 A run writes a checkpoint and evaluates every 20 updates. Every case gets SIGTERM or SIGINT after a random time, counted
 from its start or (--phase training) from its first checkpoint; of two ranks the first, the second, or both; some ranks
 are killed. What should hold: all processes are gone within 10 seconds, the exit code is that of the signal (1 where a
-rank was killed), one line says so, last.ckpt can be read. Results are added to the file.
+rank was killed), one line after it says so, last.ckpt can be read. Results are added to the file.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def case(chance: random.Random, ranks: int, phase: str, longest: float) -> dict[
             if whom == "second" and second is None:
                 whom, kind = "first", kind if kind != "SIGKILL" else "SIGTERM"
             number = getattr(signal, kind)
+            told = (folder / "terminal.txt").stat().st_size
             began = time.monotonic()
             if whom == "all":
                 os.killpg(process.pid, number)
@@ -114,8 +115,9 @@ def case(chance: random.Random, ranks: int, phase: str, longest: float) -> dict[
             for number in left:
                 os.kill(number, signal.SIGKILL)
             process.wait()
-        text = (folder / "terminal.txt").read_text()
-        progress = re.compile(r"BC +update ")
+        text = (folder / "terminal.txt").read_bytes()[told:].decode()
+        # A signal may find the run before its first words.
+        progress = re.compile(r"BC +update |oper: (small.hdf5|read|BC): ?")
         lines = [line for line in text.splitlines() if line and not progress.match(line)]
         file = folder / "run" / "last.ckpt"
         updates = None
