@@ -275,6 +275,20 @@ def test_a_checkpoint_acts_alone(name: str, kind: Kind, tmp_path: Path) -> None:
     assert (loaded.spec.dataset, loaded.spec.rows) == ("scaled", 200)
 
 
+@pytest.mark.parametrize("name", [name for name, cls in ALGORITHMS.items() if cls.images])
+def test_a_checkpoint_acts_alone_on_images(name: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    images = {
+        key: generator.integers(256, size=(200, 2, 36, 36), dtype=np.uint8)
+        for key in ("observations", "next_observations")
+    }
+    module, model = data({**DATA["discrete"], **images}, priority=OperR()), algorithm(name)
+    fit(model, module, tmp_path, 20)
+    loaded = ALGORITHMS[name].load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    observations = torch.from_numpy(images["observations"][:20])
+    assert loaded.act(observations).equal(model.act(observations))
+
+
 @pytest.mark.parametrize(("name", "kind"), POLICY_CASES)
 def test_scale_and_offset_of_observations_and_actions_do_not_matter(name: str, kind: Kind, tmp_path: Path) -> None:
     """A normalising algorithm sees the same numbers whatever units the data came in."""
