@@ -34,6 +34,7 @@ DATA: dict[str, dict[str, np.ndarray]] = {
 }
 SMALL: dict[str, Any] = {
     "hidden_sizes": (16, 16),
+    "vae_hidden_sizes": (16, 16),
     "policy_hidden_sizes": (16, 16),
     "critic_hidden_sizes": (16, 16),
     "iterations": 2,
@@ -41,6 +42,7 @@ SMALL: dict[str, Any] = {
     "phases": (2, 2, 1),
 }
 ACTORS_LOSSES = {
+    "BCQ": {"improvement_loss"},
     "TD3BC": {"improvement_loss", "constraint_loss"},
     "IQL": {"policy_loss"},
     "CQL": {"policy_loss"},
