@@ -40,6 +40,8 @@ SMALL: dict[str, Any] = {
     "iterations": 2,
     "seeds": 2,
     "phases": (2, 2, 1),
+    "quantiles": 8,
+    "target_update": 7,
 }
 ACTORS_LOSSES = {
     "BCQ": {"improvement_loss"},
@@ -47,6 +49,8 @@ ACTORS_LOSSES = {
     "IQL": {"policy_loss"},
     "CQL": {"policy_loss"},
     "OnestepRL": {"policy_loss"},
+    "CRR": {"policy_loss"},
+    "DiscreteIQL": {"policy_loss"},
 }
 
 
