@@ -34,17 +34,23 @@ DATA: dict[str, dict[str, np.ndarray]] = {
 }
 SMALL: dict[str, Any] = {
     "hidden_sizes": (16, 16),
+    "vae_hidden_sizes": (16, 16),
     "policy_hidden_sizes": (16, 16),
     "critic_hidden_sizes": (16, 16),
     "iterations": 2,
     "seeds": 2,
     "phases": (2, 2, 1),
+    "quantiles": 8,
+    "target_update": 7,
 }
 ACTORS_LOSSES = {
+    "BCQ": {"improvement_loss"},
     "TD3BC": {"improvement_loss", "constraint_loss"},
     "IQL": {"policy_loss"},
     "CQL": {"policy_loss"},
     "OnestepRL": {"policy_loss"},
+    "CRR": {"policy_loss"},
+    "DiscreteIQL": {"policy_loss"},
 }
 
 
