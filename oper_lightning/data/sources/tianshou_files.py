@@ -85,7 +85,7 @@ class Columns:
         array = self.file.array(f"{DATA}/{name}")
         if array is None:
             return None
-        kind = array.attrs["__data_type__"] if "__data_type__" in array.attrs else "ndarray"
+        kind = array.attrs.get("__data_type__", "ndarray")
         if kind not in ("ndarray", "Tensor"):
             raise InputError(f"{self.origin}: {name!r} is stored as {str(kind)[:40]}; an array of numbers is needed")
         if array.dtype.kind not in "fiub":
