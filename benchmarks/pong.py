@@ -6,6 +6,10 @@ python benchmarks/pong.py --output pong.npz --steps 5000
 from __future__ import annotations
 
 import argparse
+import json
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,15 @@ CONTACT = 188  # where the ball meets the paddle
 STAY, UP, DOWN = 0, 2, 3
 NOISES = (0.05, 0.3, 0.6, 1.0)
 """chances of a random action, one for each quality"""
+ROOT = Path(__file__).resolve().parent.parent
+RAW = ROOT / "benchmarks" / "raw" / "pong.json"
+RUNS = {
+    "BC": ["--config=configs/atari/discrete_bc.yaml"],
+    "BC, OPER-R": ["--config=configs/atari/discrete_bc.yaml", "--data.priority=OperR"],
+    "CRR": ["--config=configs/atari/crr.yaml"],
+    "BCQ": ["--config=configs/atari/discrete_bcq.yaml", "--model.target_update=500"],
+    "CQL": ["--config=configs/atari/discrete_cql.yaml", "--model.cql_weight=1"],
+}
 
 
 class Player:
@@ -105,10 +118,45 @@ def record(path: str | Path, steps: int, **options: Any) -> list[float]:
     return [float(rewards.sum()) for rewards in columns["rewards"]]
 
 
-if __name__ == "__main__":
+def train(name: str, path: Path, updates: int) -> dict[str, Any]:
+    """One of RUNS on a recording; five episodes, cut at 1,500 steps, at every third of the run."""
+    from oper_lightning.report.curves import read_curves
+
+    folder = f"runs/pong/{name.replace(', ', '-')}"
+    words = [
+        *["fit", "--config=configs/atari.yaml", *RUNS[name], "--data.source=Npz", f"--data.source.path={path}"],
+        *[f"--data.source.environment={GAME}", f"--data.updates_per_epoch={updates // 3}"],
+        *["--data.rollouts.episodes=5", "--data.rollouts.parallel=5", "--data.rollouts.steps=1500"],
+        *[f"--trainer.max_steps={updates}", "--seed_everything=0", f"--output={folder}"],
+    ]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "oper_lightning", *words], cwd=ROOT, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    returns = read_curves(ROOT / folder)["eval/return"].values
+    return {"command": "oper " + " ".join(words), "eval/return": returns, "cpu seconds": round(seconds, 1)}
+
+
+def main() -> None:
+    """Records; then trains, if told to, what was not trained yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", default="pong.npz")
+    parser.add_argument("--output", type=Path, default=Path("pong.npz"))
     parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--updates", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()
-    print("returns:", record(words.output, words.steps, seed=words.seed))
+    recorded = record(words.output, words.steps, seed=words.seed)
+    print("returns:", recorded)
+    if not words.updates:
+        return
+    results = json.loads(RAW.read_text()) if RAW.is_file() else {}
+    results["recording"] = {"steps": words.steps, "seed": words.seed, "returns": recorded}
+    for name in RUNS:
+        if name not in results:
+            results[name] = train(name, words.output.resolve(), words.updates)
+            RAW.write_text(json.dumps(results, indent=1))
+        print(name, results[name])
+
+
+if __name__ == "__main__":
+    main()
