@@ -153,8 +153,8 @@ def moved_by_role(model: OfflineAlgorithm, parts: list[TensorDict], others: list
 APART_AND_SHARED = [(False, True), (True, False)]
 """whether observations are images, and whether evaluation has rows of its own"""
 RATE = {False: 1e-2, True: 1e-4}
-"""learning rates above vectors and images: Adam makes a step of this size even of a gradient that is rounding alone, which
-a few of a convolution's many weights have"""
+"""learning rates above vectors and images: Adam makes a step of this size even of a gradient that is rounding alone,
+which a few of a convolution's many weights have"""
 
 
 def discrete_batches(pixels: bool, apart: bool, count: int = 5) -> list[Batch]:
