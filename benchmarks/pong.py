@@ -1,6 +1,9 @@
 """A scripted player of Pong, at several qualities: recordings to try algorithms on images with, without any training.
 
-python benchmarks/pong.py --output pong.npz --steps 5000
+    python benchmarks/pong.py --output pong.npz --steps 5000
+    python benchmarks/pong.py --output pong.npz --steps 1000 --speed
+
+With --speed some updates of each algorithm are timed. Figures go to benchmarks/raw/pong.json.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +29,7 @@ NOISES = (0.05, 0.3, 0.6, 1.0)
 """chances of a random action, one for each quality"""
 ROOT = Path(__file__).resolve().parent.parent
 RAW = ROOT / "benchmarks" / "raw" / "pong.json"
-RUNS = {
-    "BC": ["--config=configs/atari/discrete_bc.yaml"],
-    "BC, OPER-R": ["--config=configs/atari/discrete_bc.yaml", "--data.priority=OperR"],
-    "CRR": ["--config=configs/atari/crr.yaml"],
-    "BCQ": ["--config=configs/atari/discrete_bcq.yaml", "--model.target_update=500"],
-    "CQL": ["--config=configs/atari/discrete_cql.yaml", "--model.cql_weight=1"],
-}
+ALGORITHMS = ("discrete_bc", "discrete_bcq", "discrete_cql", "crr")
 
 
 class Player:
@@ -118,44 +116,36 @@ def record(path: str | Path, steps: int, **options: Any) -> list[float]:
     return [float(rewards.sum()) for rewards in columns["rewards"]]
 
 
-def train(name: str, path: Path, updates: int) -> dict[str, Any]:
-    """One of RUNS on a recording; five episodes, cut at 1,500 steps, at every third of the run."""
-    from oper_lightning.report.curves import read_curves
-
-    folder = f"runs/pong/{name.replace(', ', '-')}"
-    words = [
-        *["fit", "--config=configs/atari.yaml", *RUNS[name], "--data.source=Npz", f"--data.source.path={path}"],
-        *[f"--data.source.environment={GAME}", f"--data.updates_per_epoch={updates // 3}"],
-        *["--data.rollouts.episodes=5", "--data.rollouts.parallel=5", "--data.rollouts.steps=1500"],
-        *[f"--trainer.max_steps={updates}", "--seed_everything=0", f"--output={folder}"],
-    ]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "oper_lightning", *words], cwd=ROOT, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    returns = read_curves(ROOT / folder)["eval/return"].values
-    return {"command": "oper " + " ".join(words), "eval/return": returns, "cpu seconds": round(seconds, 1)}
+def speed(name: str, data: list[str]) -> float:
+    """CPU milliseconds of an update with the settings of configs/atari, drawing included: what 100 more take."""
+    seconds = []
+    for updates in (50, 150):
+        with tempfile.TemporaryDirectory() as folder:
+            words = ["fit", "--config=configs/atari.yaml", f"--config=configs/atari/{name}.yaml", *data]
+            words += [f"--data.updates_per_epoch={updates}", f"--trainer.max_steps={updates}", "--data.rollouts=null"]
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            command = [sys.executable, "-m", "oper_lightning", *words, f"--output={folder}/run"]
+            subprocess.run(command, cwd=ROOT, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return round(10 * (seconds[1] - seconds[0]), 1)
 
 
 def main() -> None:
-    """Records; then trains, if told to, what was not trained yet."""
+    """Records; times updates, if told to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("pong.npz"))
     parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--updates", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--speed", action="store_true")
     words = parser.parse_args()
-    recorded = record(words.output, words.steps, seed=words.seed)
-    print("returns:", recorded)
-    if not words.updates:
-        return
-    results = json.loads(RAW.read_text()) if RAW.is_file() else {}
-    results["recording"] = {"steps": words.steps, "seed": words.seed, "returns": recorded}
-    for name in RUNS:
-        if name not in results:
-            results[name] = train(name, words.output.resolve(), words.updates)
-            RAW.write_text(json.dumps(results, indent=1))
-        print(name, results[name])
+    print("returns:", record(words.output, words.steps, seed=words.seed))
+    if words.speed:
+        data = ["--data.source=Npz", f"--data.source.path={words.output.resolve()}"]
+        data.append(f"--data.source.environment={GAME}")
+        results = {name: speed(name, data) for name in ALGORITHMS}
+        RAW.write_text(json.dumps({"CPU milliseconds of an update": results}, indent=1))
+        print(results)
 
 
 if __name__ == "__main__":
