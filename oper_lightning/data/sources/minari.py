@@ -18,6 +18,7 @@ from oper_lightning.data.sources.recorded import environment_of_spec, reference_
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.transitions import transitions_from, wrong_flag
 from oper_lightning.envs.observations import entries, joined
+from oper_lightning.envs.rollouts import ends_of
 from oper_lightning.errors import InputError, first_line, note, reading
 from oper_lightning.files import place, read_json
 
@@ -98,6 +99,7 @@ class Minari(Source):
             if steps == 0 or len(observations) != steps + 1:
                 raise InputError(f"{where}: {len(observations):,} observations for {steps:,} rewards; one more needed")
             _fits(actions, self._spaces[1], steps, f"{where}: actions")
+            actions = _of_kind(actions, self._spaces[1], f"{where}: actions")
             flags = []
             for name in ("terminations", "truncations"):
                 flags.append(np.array(stored.column(number, name, (), None)).reshape(-1))
@@ -210,12 +212,7 @@ class Minari(Source):
     @cached_property
     def _origin(self) -> Origin:
         metadata, file = self._metadata, self._folder / "metadata.json"
-        actions = self._spaces[1]
-        low, high = (
-            (np.asarray(actions.start), np.asarray(actions.start + actions.n - 1))
-            if type(actions).__name__ == "Discrete"
-            else (actions.low, actions.high)
-        )
+        low, high = map(np.asarray, ends_of(self._spaces[1]))
         environment: str | None = None
         options: dict[str, Any] = {}
         if text := metadata.get("eval_env_spec") or metadata.get("env_spec"):
@@ -234,6 +231,19 @@ class Minari(Source):
             action_high=high,
             reference=reference_named_by_data(metadata.get("ref_min_score"), metadata.get("ref_max_score"), file),
         )
+
+
+def _of_kind(actions: np.ndarray, space: Any, where: str) -> np.ndarray:
+    """Actions in the type that says whether they are discrete, which here the space does.
+
+    Raises:
+        InputError: if the space is Discrete, and they are no whole numbers.
+    """
+    if type(space).__name__ == "Box":
+        return actions.astype(np.float32) if actions.dtype.kind in "iub" else actions
+    if actions.dtype.kind not in "iu":
+        raise InputError(f"{where} hold {actions.dtype}, but the space of the dataset is {space}: whole numbers needed")
+    return actions
 
 
 def _fits(values: np.ndarray, space: Any, steps: int, where: str) -> None:
