@@ -87,6 +87,8 @@ class DataSpec:
     """order in which the entries of a Dict observation were joined"""
     reference: tuple[float, float] | None = None
     """returns that score 0 and 100"""
+    reference_from: str = ""
+    """who says so"""
     d4rl: bool = False
     """whether a normalised score on this data may be called a D4RL score"""
     discrete: bool = False

@@ -291,7 +291,9 @@ class OfflineDataModule(LightningDataModule):
         if self._loaded is None:
             return f"OfflineDataModule({type(self.source).__name__}, not loaded: call setup())"
         episodes = int(self._loaded.transitions["next", "done"].sum())
-        shapes = f"observations {list(self._spec.observation_shape)}, actions {list(self._spec.action_shape)}"
+        spec = self._spec
+        actions = f"{spec.actions:,} discrete actions" if spec.discrete else f"actions {list(spec.action_shape)}"
+        shapes = f"observations {list(spec.observation_shape)}, {actions}"
         priority = "uniform"
         if self._weights is not None:
             priority = f"{self._weights_of}, {self.mode} for {', '.join(self.roles)}"

@@ -147,11 +147,10 @@ def _recorded_bounds(source: Source, actions: Tensor, why: str) -> tuple[Tensor,
     right = "if others are right, give the source's action_low and action_high"
     if is_discrete(actions):
         first, last = min(int(low), 0), int(high)
-        last = max(first, last)
         _few_enough(source, first, last)
         note(
             f"{source}: actions are whole numbers, one to a row, and count as discrete; how many there are is {why}: "
-            f"{last - first + 1:,} ({first} to {last}) are taken, by the highest one recorded; {right}"
+            f"{last - first + 1:,} ({first} to {last}) are taken, by what was recorded; {right}"
         )
         return actions.new_tensor(first), actions.new_tensor(last)
     unit = torch.ones_like(low)
@@ -220,12 +219,26 @@ def scaled_rewards(
     return scaled
 
 
+def reference_of(origin: Origin, environment: str | None) -> tuple[tuple[float, float] | None, str]:
+    """Returns that score 0 and 100, and who says so.
+
+    The source knows them, by its argument, by the dataset or by the name of one of D4RL's; else D4RL has some for the
+    environment's robot; else there are none.
+    """
+    if origin.reference is not None:
+        return origin.reference, origin.reference_from
+    known = family_of_environment(environment) if environment else None
+    if known is None:
+        return None, ""
+    return (known.low, known.high), f"D4RL's for the robot of {environment}"
+
+
 def spec(
     transitions: TensorDict, origin: Origin, world: World | None, bounds: tuple[Tensor, Tensor], recorded: str
 ) -> DataSpec:
     """What an algorithm needs to know of transitions ``[N]`` with bounds ``[A]`` and the fingerprint ``recorded``."""
     environment = world.environment if world else origin.environment
-    known = family_of_environment(environment) if environment else None
+    reference, reference_from = reference_of(origin, environment)
     pixels = are_images(transitions["observation"])
     mean, std = (torch.zeros(()), torch.ones(())) if pixels else observation_statistics(transitions["observation"])
     return DataSpec(
@@ -241,8 +254,9 @@ def spec(
         environment=environment,
         environment_options=origin.environment_options,
         observation_keys=origin.observation_keys,
-        reference=origin.reference or ((known.low, known.high) if known else None),
-        d4rl=origin.d4rl,
+        reference=reference,
+        reference_from=reference_from,
+        d4rl=origin.d4rl and environment == origin.environment,
         discrete=is_discrete(transitions["action"]),
         pixels=pixels,
     )

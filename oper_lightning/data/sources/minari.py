@@ -15,7 +15,7 @@ from tensordict import TensorDict
 
 from oper_lightning.data.sources.minari_files import FORMATS, Episodes, open_episodes
 from oper_lightning.data.sources.recorded import environment_of_spec, reference_named_by_data
-from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.source import GIVEN, Origin, Source, given_reference
 from oper_lightning.data.transitions import transitions_from, wrong_flag
 from oper_lightning.envs.observations import entries, joined
 from oper_lightning.envs.rollouts import ends_of
@@ -34,6 +34,8 @@ class Minari(Source):
             ~/.minari/datasets).
         observation_keys: for Dict and Tuple observations, the entries to join into one vector, in this order; a/b names
             entry b of entry a, and the entries of a Tuple are called 0, 1, …; Discrete entries become one-hot columns.
+        reference: the two returns that score 0 and 100; by default what the dataset says, else D4RL's for the
+            environment's robot, if it has any.
         skip_broken: whether to leave out episodes that cannot be read, with a note, instead of refusing the dataset.
             Every episode is then read twice.
     """
@@ -44,11 +46,13 @@ class Minari(Source):
         download: bool = False,
         observation_keys: list[str] | None = None,
         skip_broken: bool = False,
+        reference: tuple[float, float] | None = None,
     ) -> None:
         self.id = id
         self.download = download
         self.observation_keys = tuple(observation_keys or ())
         self.skip_broken = skip_broken
+        self.reference = given_reference(reference, id)
 
     def prepare(self) -> None:
         if self.download and not self._folder.is_dir():
@@ -222,6 +226,7 @@ class Minari(Source):
                 spec = text
             environment, options = environment_of_spec(spec, file)
         dataset = metadata.get("dataset_id") or self.id
+        recorded = reference_named_by_data(metadata.get("ref_min_score"), metadata.get("ref_max_score"), file)
         return Origin(
             dataset=" ".join(str(dataset).split())[:200],
             environment=environment,
@@ -229,7 +234,8 @@ class Minari(Source):
             observation_keys=self.observation_keys,
             action_low=low,
             action_high=high,
-            reference=reference_named_by_data(metadata.get("ref_min_score"), metadata.get("ref_max_score"), file),
+            reference=self.reference or recorded,
+            reference_from=GIVEN if self.reference else Origin.reference_from,
         )
 
 
