@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def dump(path: Path, arrays: dict[str, np.ndarray], lengths: list[int] = LENGTHS
     with h5py.File(path, "w") as file:
         file["columns"] = ["observations", "actions", "rewards", "terminated"]
         file["num_episodes"] = len(lengths)
-        for number, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+        for number, (start, stop) in enumerate(pairwise(starts)):
             file[f"observations_{number}"] = arrays["observations"][start:stop]
             file[f"actions_{number}"] = arrays["actions"][start:stop].reshape(stop - start, -1)
             file[f"rewards_{number}"] = arrays["rewards"][start:stop, None]

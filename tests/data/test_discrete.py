@@ -146,8 +146,8 @@ def test_what_an_environment_does_not_take_is_refused(origin: Origin, expected: 
 def test_floats_are_not_taken_for_numbers_of_actions(tmp_path: Path) -> None:
     arrays = {**echoes(), "actions": echoes()["actions"].astype(np.float32)[:, None]}
     origin = Origin(environment="Echo-v0")
+    trainer = Trainer(max_steps=50, logger=False, default_root_dir=tmp_path, accelerator="cpu")
     with pytest.raises(InputError, match="save them as whole numbers of an integer type"):
-        trainer = Trainer(max_steps=50, logger=False, default_root_dir=tmp_path, accelerator="cpu")
         trainer.fit(BC(), module(arrays, origin))
     file = write_hdf5(tmp_path / "flat.hdf5", {**arrays, "actions": arrays["actions"].reshape(-1)})
     with pytest.raises(InputError, match="an integer type for discrete ones"):
