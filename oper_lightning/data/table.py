@@ -71,7 +71,8 @@ class Table:
     def summary(self, spec: DataSpec) -> str:
         """Name, size and shapes in a few words."""
         episodes = int(self.transitions["next", "done"].sum())
-        shapes = f"observations {list(spec.observation_shape)}, actions {list(spec.action_shape)}"
+        actions = f"{spec.actions:,} discrete actions" if spec.discrete else f"actions {list(spec.action_shape)}"
+        shapes = f"observations {list(spec.observation_shape)}, {actions}"
         return f"{spec.dataset}: {len(self):,} transitions, {episodes:,} episodes, {shapes}"
 
     def rows(self, index: Tensor | slice) -> TensorDict:

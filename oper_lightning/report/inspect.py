@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oper_lightning.data import matching
 from oper_lightning.data.sources.bandit import Bandit
+from oper_lightning.data.sources.d3rlpy import D3rlpy, dumped_by_d3rlpy
 from oper_lightning.data.sources.d4rl import D4RL, known_names
 from oper_lightning.data.sources.minari import Minari
 from oper_lightning.data.sources.npz import Npz
@@ -80,13 +81,17 @@ def inspect(
     page.heading("What to look at" if warnings or unusable else "Nothing strange was found")
     page.warnings(warnings + unusable)
     page.heading("Data")
-    bounds = _ranges(low, high) + ("" if known_bounds else " (not known: read off the data)")
-    page.table(_summary(origin, verdict, transitions, facts, bounds))
+    guess = "" if known_bounds else " (not known: read off the data)"
+    actions = _actions(transitions["action"], facts, low, high, guess)
+    page.table(_summary(origin, verdict, transitions, facts, actions))
+    how_actions = "how each dimension of the action is spread between its bounds"
+    if facts.counts is not None:
+        how_actions = "how often each action was taken"
     page.picture(
         draw_data(transitions, facts, low, high),
         f"Four panels: returns of {len(facts.returns):,} episodes from {facts.returns.min():.4g} to "
-        f"{facts.returns.max():.4g}; return against length; how each dimension of the action is spread between its "
-        f"bounds; observations on their two leading principal components, coloured by the return of their episode.",
+        f"{facts.returns.max():.4g}; return against length; {how_actions}; observations on their two leading principal "
+        f"components, coloured by the return of their episode.",
         "Observations are standardised before their principal components are taken.",
     )
     page.heading("Weights")
@@ -133,7 +138,7 @@ def open_source(name: str) -> Source:
     if path.suffix == ".npz":
         return Npz(name)
     if path.suffix in (".hdf5", ".h5") or name in known_names():
-        return D4RL(name)
+        return D3rlpy(name) if path.is_file() and dumped_by_d3rlpy(name) else D4RL(name)
     if name in (Bandit.__name__, Reacher.__name__):
         return make("source", name, "--source")
     if path.is_file():
@@ -146,36 +151,54 @@ def open_source(name: str) -> Source:
     raise InputError(f"{name}: no file, and no dataset of D4RL; {nearest(name, known_names())}; or give a --source")
 
 
-def _summary(origin: Origin, verdict: Verdict, transitions: TensorDict, facts: Facts, bounds: str) -> Table:
+def _summary(
+    origin: Origin, verdict: Verdict, transitions: TensorDict, facts: Facts, actions: list[list[str]]
+) -> Table:
     returns, lengths = facts.returns, facts.lengths
     quarters = torch.quantile(returns, torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
-    reward, action = transitions["next", "reward"], transitions["action"]
+    reward = transitions["next", "reward"]
     rows = [
         ["transitions", f"{len(transitions):,}"],
         ["episodes", f"{len(returns):,}"],
         ["environment", origin.environment or "unknown"],
         ["judged against it", verdict.line],
         ["observation", str(tuple(transitions["observation"].shape[1:]))],
-        ["action", str(tuple(transitions["action"].shape[1:]))],
         ["ended by termination", f"{int(facts.terminated.sum()):,}"],
         ["cut (truncated)", f"{int((~facts.terminated).sum()):,}"],
         ["length: least, median, most", f"{lengths.min():,}, {lengths.median():,}, {lengths.max():,}"],
         ["return: worst, mean, best", f"{returns.min():.2f}, {returns.mean():.2f}, {returns.max():.2f}"],
         ["return: quartiles", ", ".join(f"{value:.2f}" for value in quarters)],
         ["reward: least, mean, most", f"{reward.min():.3g}, {reward.mean():.3g}, {reward.max():.3g}"],
-        ["actions: bounds", bounds],
-        ["actions: least to most", _ranges(action.amin(0), action.amax(0))],
-        ["actions: at their bounds", _first([f"{value:.1%}" for value in facts.saturation.flatten().tolist()])],
+        *actions,
     ]
-    if origin.reference is not None:
-        name = "D4RL score" if origin.d4rl and verdict.fits else "normalised score"
-        scores = [normalised(float(value), origin.reference) for value in (returns.mean(), returns.max())]
+    reference, reference_from = matching.reference_of(origin, origin.environment)
+    if reference is not None:
+        d4rl = origin.d4rl and verdict.fits
+        name = "D4RL score" if d4rl else f"normalised score (references: {reference_from})"
+        scores = [normalised(float(value), reference) for value in (returns.mean(), returns.max())]
         said = f"{scores[0]:.1f}, {scores[1]:.1f}"
         if verdict.fits is False:
             said = f"none: the references are {origin.environment}'s, the data are not"
         rows.append([f"{name}: mean, best", said])
     # What is said in words is no number.
     return Table(["", "value"], rows, 2)
+
+
+def _actions(action: Tensor, facts: Facts, low: Tensor, high: Tensor, guess: str) -> list[list[str]]:
+    """Rows about actions ``[N, A]`` or ``[N]``."""
+    if facts.counts is not None:
+        shares = (facts.counts.double() / len(action)).tolist()
+        often = [f"{number}: {share:.1%}" for number, share in enumerate(shares, int(low))]
+        return [
+            ["actions", f"{len(shares):,} discrete ones, {int(low)} to {int(high)}{guess}"],
+            ["actions: how often each", _first(often)],
+        ]
+    return [
+        ["actions", f"continuous, {tuple(action.shape[1:])}"],
+        ["actions: bounds", _ranges(low, high) + guess],
+        ["actions: least to most", _ranges(action.amin(0), action.amax(0))],
+        ["actions: at their bounds", _first([f"{value:.1%}" for value in facts.saturation.flatten().tolist()])],
+    ]
 
 
 def _ranges(low: Tensor, high: Tensor) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 from tensordict import TensorDict
 
 from oper_lightning.data.sources.source import Origin
-from oper_lightning.envs.rollouts import World
+from oper_lightning.data.transitions import is_discrete
+from oper_lightning.envs.rollouts import World, ends_of, number_of_actions
 from oper_lightning.errors import InputError, Stopped, first_line
 
 ROWS = 100  # recorded steps that are taken again, spread over the data
@@ -79,13 +80,23 @@ def _spaces(transitions: TensorDict, origin: Origin, world: World) -> list[str]:
         recorded = tuple(transitions[key].shape[1:])
         if recorded != tuple(shape):
             found.append(f"{key}s of shape {recorded}, but {world.environment} has {tuple(shape)}")
+    discrete = is_discrete(transitions["action"])
+    if not found and discrete != (number_of_actions(space) is not None):
+        kinds = ("discrete", "continuous") if discrete else ("continuous", "discrete")
+        found.append(f"actions are {kinds[0]}, but {world.environment} has {kinds[1]} ones")
+    if found:
+        return found
+    low, high = ends_of(space)
+    least, most = transitions["action"].min(), transitions["action"].max()
+    if discrete and (least < low or most > high):
+        found.append(f"actions {least} to {most} are recorded, but {world.environment} takes {low} to {high}")
     if found or origin.action_low is None or origin.action_high is None:
         return found
-    for word, mine, theirs in (("lowest", origin.action_low, space.low), ("highest", origin.action_high, space.high)):
+    for word, mine, theirs in (("lowest", origin.action_low, low), ("highest", origin.action_high, high)):
         if not np.allclose(mine, theirs):
             found.append(
                 f"the data declare {np.asarray(mine).ravel()[0]:g} as {word} action, {world.environment} has "
-                f"{theirs.ravel()[0]:g}: were actions changed on their way into it?"
+                f"{np.asarray(theirs).ravel()[0]:g}: were actions changed on their way into it?"
             )
     return found
 
