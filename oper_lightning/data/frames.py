@@ -155,6 +155,11 @@ def held(storage: TensorStorage) -> tuple[TensorDict, Frames | None]:
     return storage[:], None
 
 
+def observation_shape(transitions: TensorDict, frames: Frames | None) -> tuple[int, ...]:
+    """Shape of one observation of transitions ``[N]``, which may lie in frames."""
+    return tuple(transitions["observation"].shape[1:]) if frames is None else frames.observation_shape
+
+
 def moved(part: TensorDict, device: torch.device) -> TensorDict:
     """Transitions on another device; where observations and next ones share frames, these travel once."""
     observation, following = part["observation"], part["next", "observation"]

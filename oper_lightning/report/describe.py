@@ -9,8 +9,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.data.frames import Frames
 from oper_lightning.data.matching import outside
-from oper_lightning.data.transitions import episode_of, episode_returns, is_discrete, missed_ends
+from oper_lightning.data.transitions import episode_of, episode_returns, is_discrete, missed_ends, seen_as
+from oper_lightning.report import images
 
 FAR = 20  # interquartile ranges from the median: a value beyond them lies apart,
 GAP = 4  # if it is so many times as far from the median as the next nearer one,
@@ -40,9 +42,9 @@ class Facts(NamedTuple):
     """what to look at before training"""
 
 
-def describe(transitions: TensorDict, low: Tensor, high: Tensor) -> Facts:
+def describe(transitions: TensorDict, low: Tensor, high: Tensor, frames: Frames | None = None) -> Facts:
     """Looks at transitions ``[N]`` whose actions lie between ``low`` and ``high`` ``[A]``, or are numbered from low to
-    high.
+    high. Images have ``frames``.
     """
     ends = transitions["next", "done"]
     episode = episode_of(ends)
@@ -61,11 +63,15 @@ def describe(transitions: TensorDict, low: Tensor, high: Tensor) -> Facts:
     warnings = [
         *_values(transitions),
         *about_actions,
-        *_episodes(transitions, returns, lengths),
+        *_episodes(transitions, returns, lengths, frames),
         *_seams(transitions),
     ]
     terminated = transitions["next", "terminated"][ends]
-    plane = principal(transitions["observation"])
+    if frames is None:
+        plane = principal(transitions["observation"])
+    else:
+        seen, stands = images.features(frames, transitions)
+        plane = principal(seen)[stands]
     return Facts(returns, lengths, terminated, saturated, counts, plane, _cells(plane), warnings)
 
 
@@ -85,11 +91,12 @@ def coverage(cell: Tensor, weights: Tensor) -> float:
 
 def _values(transitions: TensorDict) -> list[str]:
     """Columns of observations that never change, and observations and rewards that are impossible."""
-    observation, reward = transitions["observation"].flatten(1), transitions["next", "reward"].unsqueeze(1)
-    ends = transitions["next", "done"]
+    reward, ends, found = transitions["next", "reward"].unsqueeze(1), transitions["next", "done"], []
+    if seen_as(transitions) == "observation":  # of a pixel it says nothing
+        observation = transitions["observation"].flatten(1)
+        found = [*_still("observation", observation), *_apart("observation", observation, torch.ones_like(ends))]
     return [
-        *_still("observation", observation),
-        *_apart("observation", observation, torch.ones_like(ends)),
+        *found,
         # What an episode ends with is often of another size.
         *_apart("reward", reward, ~ends),
         *_apart("reward at the end of an episode", reward, ends),
@@ -178,7 +185,7 @@ def _middle(column: Tensor) -> tuple[Tensor, Tensor]:
     return middle, high - low
 
 
-def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor) -> list[str]:
+def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor, frames: Frames | None) -> list[str]:
     """Episodes that are copies of others, or do not differ in return."""
     found = []
     count = len(returns)
@@ -195,10 +202,11 @@ def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor) -> list
             f"one episode holds {lengths.max() / lengths.sum():.0%} of all transitions: is the end of others missing?"
         )
     seen = set()
-    for observation, action in zip(
-        transitions["observation"].split(lengths.tolist()), transitions["action"].split(lengths.tolist()), strict=True
-    ):
-        digest = hashlib.sha256(observation.contiguous().numpy().tobytes())
+    key, sizes = seen_as(transitions), lengths.tolist()
+    for observation, action in zip(transitions[key].split(sizes), transitions["action"].split(sizes), strict=True):
+        # Of images the first and the last frame will do.
+        values = observation if frames is None else frames.data[observation[[0, -1]]]
+        digest = hashlib.sha256(values.contiguous().numpy().tobytes())
         digest.update(action.contiguous().numpy().tobytes())
         seen.add(digest.digest())
     if len(seen) < count:
@@ -209,8 +217,8 @@ def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor) -> list
 def _seams(transitions: TensorDict) -> list[str]:
     """Steps that do not follow from the step before, and episodes that begin where the one before ended."""
     found = []
-    follows = (transitions["next", "observation"][:-1] == transitions["observation"][1:]).flatten(1).all(1)
-    ends = transitions["next", "done"][:-1]
+    key, ends = seen_as(transitions), transitions["next", "done"][:-1]
+    follows = (transitions["next", key][:-1] == transitions[key][1:]).reshape(len(ends), -1).all(1)
     jumps = ~follows & ~ends
     if jumps.any():
         row = int(torch.nonzero(jumps)[0])

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tensordict import TensorDict
 
+from oper_lightning.data.frames import Frames, observation_shape
 from oper_lightning.data.sources.source import Origin
 from oper_lightning.data.transitions import is_discrete
 from oper_lightning.envs.rollouts import World, ends_of, number_of_actions
@@ -51,8 +52,11 @@ class Steps(NamedTuple):
     """next observations ``[R, D]``"""
 
 
-def judge(transitions: TensorDict, origin: Origin) -> Verdict:
-    """Compares transitions ``[N]`` with the environment that their origin names, where it can be made here."""
+def judge(transitions: TensorDict, origin: Origin, frames: Frames | None = None) -> Verdict:
+    """Compares transitions ``[N]`` with the environment that their origin names, where it can be made here.
+
+    Of images, whose ``frames`` lie apart, shapes and actions are compared: they do not tell the environment's state.
+    """
     name = origin.environment
     if name is None:
         return Verdict(None, "no environment is named", [])
@@ -61,8 +65,10 @@ def judge(transitions: TensorDict, origin: Origin) -> Verdict:
     except InputError as error:
         return Verdict(None, f"not compared: {error}", [])
     try:
-        if differences := _spaces(transitions, origin, world):
+        if differences := _spaces(transitions, observation_shape(transitions, frames), origin, world):
             return Verdict(False, "does not fit: other shapes or bounds", differences)
+        if frames is not None:
+            return Verdict(None, "shapes and actions fit; images do not tell the state to compare more", [])
         return _steps(transitions, world)
     except Stopped:
         raise
@@ -72,12 +78,14 @@ def judge(transitions: TensorDict, origin: Origin) -> Verdict:
         world.close()
 
 
-def _spaces(transitions: TensorDict, origin: Origin, world: World) -> list[str]:
+def _spaces(transitions: TensorDict, observation: tuple[int, ...], origin: Origin, world: World) -> list[str]:
     """Shapes and bounds that differ."""
     found = []
     space = world.action_space
-    for key, shape in (("observation", world.observation_shape), ("action", space.shape)):
-        recorded = tuple(transitions[key].shape[1:])
+    for key, recorded, shape in (
+        ("observation", observation, world.observation_shape),
+        ("action", tuple(transitions["action"].shape[1:]), space.shape),
+    ):
         if recorded != tuple(shape):
             found.append(f"{key}s of shape {recorded}, but {world.environment} has {tuple(shape)}")
     discrete = is_discrete(transitions["action"])
