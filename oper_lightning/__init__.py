@@ -3,8 +3,9 @@
 The names in ``__all__`` are stable: they keep their meaning and their arguments from one minor version to the next.
 Whatever else the modules hold may change. They are:
 
-- data: ``OfflineDataModule``; the sources ``D4RL``, ``Minari``, ``Npz``, ``Reacher``; ``Source``, ``Origin`` and
-  ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
+- data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``Reacher``; ``Source``,
+  ``Origin`` and ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers;
+  ``Rollouts``;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
 - algorithms: ``BC``, ``TD3BC``, ``IQL``, ``CQL``, ``OnestepRL``; for discrete actions ``DiscreteBC``, ``DiscreteBCQ``,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.td3_bc import TD3BC
     from oper_lightning.data.datamodule import OfflineDataModule
     from oper_lightning.data.sampler import WeightedSampler
+    from oper_lightning.data.sources.d3rlpy import D3rlpy
     from oper_lightning.data.sources.d4rl import D4RL
     from oper_lightning.data.sources.minari import Minari
     from oper_lightning.data.sources.npz import Npz
@@ -59,6 +61,7 @@ _PUBLIC = {
     "transitions_from": "data.transitions",
     "Source": "data.sources.source",
     "Origin": "data.sources.source",
+    "D3rlpy": "data.sources.d3rlpy",
     "D4RL": "data.sources.d4rl",
     "Minari": "data.sources.minari",
     "Npz": "data.sources.npz",
