@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,13 @@ def speed(name: str, data: list[str]) -> float:
     return round(10 * (seconds[1] - seconds[0]), 1)
 
 
+def stepping(steps: int) -> float:
+    """Steps of the game, the player's included, for each CPU second."""
+    begun = time.process_time()
+    played = sum(len(episode["actions"]) for episode in episodes(steps))
+    return round(played / (time.process_time() - begun))
+
+
 def main() -> None:
     """Records; times updates, if told to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,8 +151,11 @@ def main() -> None:
     if words.speed:
         data = ["--data.source=Npz", f"--data.source.path={words.output.resolve()}"]
         data.append(f"--data.source.environment={GAME}")
-        results = {name: speed(name, data) for name in ALGORITHMS}
-        RAW.write_text(json.dumps({"CPU milliseconds of an update": results}, indent=1))
+        results = {
+            "CPU milliseconds of an update": {name: speed(name, data) for name in ALGORITHMS},
+            "steps in a CPU second": stepping(words.steps),
+        }
+        RAW.write_text(json.dumps(results, indent=1) + "\n")
         print(results)
 
 

@@ -236,9 +236,10 @@ def test_a_game_is_cut_after_108_000_frames_without_having_ended() -> None:
     assert flags == [(False, False)] * 49 + [(False, True)]
 
 
-def test_number_of_pictures() -> None:
-    env = made("Pong", stack=2)
+def test_number_of_pictures_and_the_screen() -> None:
+    env = made("Pong", stack=2, render_mode="rgb_array")
     assert env.reset(seed=0)[0].shape == env.observation_space.shape == (2, 84, 84)
+    assert env.render().shape == (210, 160, 3)
 
 
 def test_copies_side_by_side_play_as_one_alone_and_are_seen_as_bytes() -> None:
