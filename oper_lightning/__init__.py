@@ -7,8 +7,8 @@ Whatever else the modules hold may change. They are:
   ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
-- algorithms: ``BC``, ``TD3BC``, ``IQL``, ``CQL``, ``OnestepRL`` and OPER-A's stage 1 ``OperA``; to write another:
-  ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``frozen_copy``, ``squared_error``,
+- algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL`` and OPER-A's stage 1 ``OperA``; to write
+  another: ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``frozen_copy``, ``squared_error``,
   ``expectile_error``;
 - ``InputError``, which says in one line what was wrong with something that a person gave.
 """
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
     from oper_lightning.algorithms.bc import BC
+    from oper_lightning.algorithms.bcq import BCQ
     from oper_lightning.algorithms.cql import CQL
     from oper_lightning.algorithms.iql import IQL
     from oper_lightning.algorithms.onestep import OnestepRL
@@ -68,6 +69,7 @@ _PUBLIC = {
     "OfflineAlgorithm": "algorithms.base",
     "BC": "algorithms.bc",
     "TD3BC": "algorithms.td3_bc",
+    "BCQ": "algorithms.bcq",
     "IQL": "algorithms.iql",
     "CQL": "algorithms.cql",
     "OnestepRL": "algorithms.onestep",
