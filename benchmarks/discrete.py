@@ -162,13 +162,7 @@ class Run(NamedTuple):
 
 
 SMALL = ("--model.hidden_sizes=[64,64]", "--model.learning_rate=1e-3", "--data.batch_size=64")
-OF_CQL = (
-    "--model.policy_hidden_sizes=[64,64]",
-    "--model.critic_hidden_sizes=[64,64]",
-    "--model.policy_learning_rate=1e-3",
-    "--model.critic_learning_rate=1e-3",
-    "--data.batch_size=64",
-)
+SLOWER = ("--model.hidden_sizes=[64,64]", "--model.learning_rate=5e-4", "--data.batch_size=128")
 CARTPOLE = ("--data.rollouts.episodes=10", "--data.rollouts.parallel=10")
 PENDULUM = ("--data.rollouts.episodes=20", "--data.rollouts.parallel=20")
 EVALUATIONS = 6
@@ -186,24 +180,39 @@ STAGE_1 = (
     "--data.rollouts=null",
 )
 BCQ_DISCRETE = ("--model=DiscreteBCQ", "--model.target_update=100", *SMALL, *CARTPOLE)
-CQL_DISCRETE = ("--model=DiscreteCQL", "--model.target_update=100", "--model.quantiles=16", *SMALL, *CARTPOLE)
-IQL_DISCRETE = ("--model=DiscreteIQL", "--model.tau=0.02", *SMALL, *CARTPOLE)
-CRR = ("--model=CRR", "--model.target_update=100", *SMALL, *CARTPOLE)
+CQL_DISCRETE = ("--model=DiscreteCQL", "--model.target_update=200", "--model.quantiles=16", *SMALL, *CARTPOLE)
+IQL_DISCRETE = (
+    "--model=DiscreteIQL",
+    "--model.expectile=0.9",
+    "--model.temperature=1",
+    "--model.tau=0.02",
+    "--model.hidden_sizes=[64,64]",
+    "--model.learning_rate=1e-3",
+    "--data.batch_size=128",
+    *CARTPOLE,
+)
+CRR = ("--model=CRR", "--model.target_update=100", *SLOWER, *CARTPOLE)
+BCQ = ("--model=BCQ", "--model.vae_hidden_sizes=[128,128]", "--model.normalise_observations=true", "--model.tau=0.02")
+CQL = (
+    "--model=CQL",
+    "--model.sampled_actions=4",
+    "--model.cql_weight=1",
+    "--model.entropy_temperature=0.02",
+    "--model.tau=0.02",
+    "--model.policy_hidden_sizes=[64,64]",
+    "--model.critic_hidden_sizes=[64,64]",
+    "--model.policy_learning_rate=1e-3",
+    "--model.critic_learning_rate=1e-3",
+    "--data.batch_size=64",
+)
+TD3BC = ("--model=TD3BC", "--model.alpha=10", "--model.tau=0.02")
+# A swing takes some 30 steps: values look 20 ahead, and are a few units large.
+VALUES = ("--model.discount=0.95", "--data.reward_scale=0.1")
 PENDULUM_RUNS = [
     Run("BC", ("--model=BC", *SMALL, *PENDULUM), 3_000),
-    Run(
-        "BCQ",
-        ("--model=BCQ", "--model.vae_hidden_sizes=[64,64]", "--model.tau=0.02", *SMALL, *PENDULUM),
-        6_000,
-        ("at least", -300),
-    ),
-    Run(
-        "CQL",
-        ("--model=CQL", "--model.sampled_actions=4", "--model.tau=0.02", *OF_CQL, *PENDULUM),
-        6_000,
-        ("at least", -300),
-    ),
-    Run("TD3BC", ("--model=TD3BC", "--model.tau=0.02", *SMALL, *PENDULUM), 12_000, ("at least", -300)),
+    Run("TD3BC", (*TD3BC, *SMALL, *VALUES, *PENDULUM), 6_000, ("at least", -300)),
+    Run("BCQ", (*BCQ, *SMALL, *VALUES, *PENDULUM), 4_200, ("at least", -300)),
+    Run("CQL", (*CQL, *VALUES, *PENDULUM), 3_000, ("at least", -300)),
 ]
 GRID = {
     "cartpole-0.8": [
@@ -216,14 +225,14 @@ GRID = {
     "cartpole-0.6": [
         Run("DiscreteBC", CLONE, 3_000),
         Run("DiscreteBCQ", BCQ_DISCRETE, 3_000, ("at least", 400)),
-        Run("DiscreteCQL", CQL_DISCRETE, 3_000, ("at least", 400)),
+        Run("DiscreteCQL", CQL_DISCRETE, 6_000, ("at least", 400)),
         Run("DiscreteIQL", IQL_DISCRETE, 3_000, ("at least", 400)),
     ],
     "cartpole-replay": [
         Run("DiscreteBC", CLONE, 3_000),
         Run("DiscreteBC OPER-R", BY_RETURN, 3_000),
         Run("DiscreteBCQ", BCQ_DISCRETE, 3_000),
-        Run("DiscreteCQL", CQL_DISCRETE, 3_000),
+        Run("DiscreteCQL", CQL_DISCRETE, 6_000),
         Run("DiscreteIQL", IQL_DISCRETE, 3_000),
         Run("CRR", CRR, 6_000),
     ],
