@@ -196,7 +196,7 @@ BCQ = ("--model=BCQ", "--model.vae_hidden_sizes=[128,128]", "--model.normalise_o
 CQL = (
     "--model=CQL",
     "--model.sampled_actions=4",
-    "--model.cql_weight=1",
+    "--model.cql_weight=0.1",
     "--model.entropy_temperature=0.02",
     "--model.tau=0.02",
     "--model.policy_hidden_sizes=[64,64]",
@@ -211,7 +211,7 @@ VALUES = ("--model.discount=0.95", "--data.reward_scale=0.1")
 PENDULUM_RUNS = [
     Run("BC", ("--model=BC", *SMALL, *PENDULUM), 3_000),
     Run("TD3BC", (*TD3BC, *SMALL, *VALUES, *PENDULUM), 6_000, ("at least", -300)),
-    Run("BCQ", (*BCQ, *SMALL, *VALUES, *PENDULUM), 4_200, ("at least", -300)),
+    Run("BCQ", (*BCQ, *SLOWER, *VALUES, *PENDULUM), 6_000, ("at least", -300)),
     Run("CQL", (*CQL, *VALUES, *PENDULUM), 3_000, ("at least", -300)),
 ]
 GRID = {
