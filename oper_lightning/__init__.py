@@ -8,10 +8,10 @@ Whatever else the modules hold may change. They are:
   ``Rollouts``;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
-- algorithms: ``BC``, ``TD3BC``, ``IQL``, ``CQL``, ``OnestepRL``; for discrete actions ``DiscreteBC``, ``DiscreteBCQ``,
-  ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``; OPER-A's stage 1 ``OperA``; to write another: ``OfflineAlgorithm``,
-  ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``, ``squared_error``, ``expectile_error``,
-  ``quantile_error``;
+- algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``; for discrete actions ``DiscreteBC``,
+  ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``; OPER-A's stage 1 ``OperA``; to write another:
+  ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``, ``squared_error``,
+  ``expectile_error``, ``quantile_error``;
 - ``InputError``, which says in one line what was wrong with something that a person gave.
 """
 
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
     from oper_lightning.algorithms.bc import BC
+    from oper_lightning.algorithms.bcq import BCQ
     from oper_lightning.algorithms.cql import CQL
     from oper_lightning.algorithms.crr import CRR
     from oper_lightning.algorithms.discrete_bc import DiscreteBC
@@ -77,6 +78,7 @@ _PUBLIC = {
     "OfflineAlgorithm": "algorithms.base",
     "BC": "algorithms.bc",
     "TD3BC": "algorithms.td3_bc",
+    "BCQ": "algorithms.bcq",
     "IQL": "algorithms.iql",
     "CQL": "algorithms.cql",
     "OnestepRL": "algorithms.onestep",

@@ -159,11 +159,11 @@ which a few of a convolution's many weights have"""
 
 def discrete_batches(pixels: bool, apart: bool, count: int = 5) -> list[Batch]:
     """Weighted batches of a few updates; evaluation has rows of its own, if ``apart``, the other roles share theirs."""
-    batches = []
+    batches, generator = [], torch.Generator().manual_seed(0)
     for number in range(count):
         parts = [discrete_batch(seed, pixels) for seed in (number, 50 + number)]
         for part in parts:
-            part["weight"] = torch.rand(ROWS, generator=torch.Generator().manual_seed(number)) * 2
+            part["weight"] = 2 * torch.rand(ROWS, generator=generator)
         evaluation, policy = parts if apart else (parts[0], parts[0])
         batches.append(Batch(evaluation, policy, policy))
     return batches
