@@ -3,14 +3,15 @@
 The names in ``__all__`` are stable: they keep their meaning and their arguments from one minor version to the next.
 Whatever else the modules hold may change. They are:
 
-- data: ``OfflineDataModule``; the sources ``D4RL``, ``Minari``, ``Npz``, ``Reacher``; ``Source``, ``Origin`` and
-  ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
+- data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``Reacher``; ``Source``,
+  ``Origin`` and ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers;
+  ``Rollouts``;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
-- algorithms: ``BC``, ``TD3BC``, ``IQL``, ``CQL``, ``OnestepRL``; for discrete actions ``DiscreteBC``, ``DiscreteBCQ``,
-  ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``; OPER-A's stage 1 ``OperA``; to write another: ``OfflineAlgorithm``,
-  ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``, ``squared_error``, ``expectile_error``,
-  ``quantile_error``;
+- algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``; for discrete actions ``DiscreteBC``,
+  ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``; OPER-A's stage 1 ``OperA``; to write another:
+  ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``, ``squared_error``,
+  ``expectile_error``, ``quantile_error``;
 - ``InputError``, which says in one line what was wrong with something that a person gave.
 """
 
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
     from oper_lightning.algorithms.bc import BC
+    from oper_lightning.algorithms.bcq import BCQ
     from oper_lightning.algorithms.cql import CQL
     from oper_lightning.algorithms.crr import CRR
     from oper_lightning.algorithms.discrete_bc import DiscreteBC
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.td3_bc import TD3BC
     from oper_lightning.data.datamodule import OfflineDataModule
     from oper_lightning.data.sampler import WeightedSampler
+    from oper_lightning.data.sources.d3rlpy import D3rlpy
     from oper_lightning.data.sources.d4rl import D4RL
     from oper_lightning.data.sources.minari import Minari
     from oper_lightning.data.sources.npz import Npz
@@ -59,6 +62,7 @@ _PUBLIC = {
     "transitions_from": "data.transitions",
     "Source": "data.sources.source",
     "Origin": "data.sources.source",
+    "D3rlpy": "data.sources.d3rlpy",
     "D4RL": "data.sources.d4rl",
     "Minari": "data.sources.minari",
     "Npz": "data.sources.npz",
@@ -74,6 +78,7 @@ _PUBLIC = {
     "OfflineAlgorithm": "algorithms.base",
     "BC": "algorithms.bc",
     "TD3BC": "algorithms.td3_bc",
+    "BCQ": "algorithms.bcq",
     "IQL": "algorithms.iql",
     "CQL": "algorithms.cql",
     "OnestepRL": "algorithms.onestep",

@@ -167,7 +167,7 @@ class World:
         joined = self.join(observation)
         if joined.shape != shape:
             raise ValueError(f"its observation has shape {joined.shape} instead of {shape}")
-        if not np.isfinite(joined).all():
+        if joined.dtype != np.uint8 and not np.isfinite(joined).all():
             raise ValueError("its observation is not finite")
         return joined
 
@@ -204,6 +204,15 @@ def number_of_actions(space: Any) -> int | None:
     return int(space.n) if type(space).__name__ == "Discrete" else None
 
 
+def ends_of(space: Any) -> tuple[Any, Any]:
+    """Lowest and highest action of an environment's space, or the first and last number of discrete ones; None if it
+    has none.
+    """
+    if (count := number_of_actions(space)) is not None:
+        return int(space.start), int(space.start) + count - 1
+    return getattr(space, "low", None), getattr(space, "high", None)
+
+
 def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:
     """Puts Gymnasium's own wrappers, given as ``{"name": …, "kwargs": {…}}``, around an environment, in that order."""
     import gymnasium
@@ -215,25 +224,32 @@ def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:
 
 # How gymnasium-robotics' environments are called; their names go on with size, reward and version.
 ROBOTICS = ("Adroit", "AntMaze_", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze_")
+ATARI = ("oper/", "ALE/")  # this package's ids of Atari games, and ale-py's own
 
 
 def _missing(environment: str) -> str | None:
-    """How to get the package that an environment comes with, where it is known and not installed."""
-    if environment.startswith(ROBOTICS) and importlib.util.find_spec("gymnasium_robotics") is None:
-        return "pip install 'oper-lightning[robotics]' brings it"
+    """How to get the packages that an environment needs, where they are known and not installed."""
+    for names, extra, packages in ((ROBOTICS, "robotics", ["gymnasium_robotics"]), (ATARI, "atari", ["ale_py", "cv2"])):
+        if environment.startswith(names) and not all(map(importlib.util.find_spec, packages)):
+            return f"pip install 'oper-lightning[{extra}]' brings it"
     return None
 
 
 def _register(environment: str) -> None:
-    """Lets gymnasium-robotics register its environments, where it is installed and the id is not known yet."""
+    """Registers the environments of optional packages that are installed, where the id is not known yet."""
     import gymnasium
 
     if environment in gymnasium.registry:
         return
     with _quiet(), contextlib.suppress(ImportError):
-        import gymnasium_robotics
+        if environment.startswith(ATARI):
+            from oper_lightning.envs import atari
 
-        gymnasium.register_envs(gymnasium_robotics)
+            atari.register()
+        else:
+            import gymnasium_robotics
+
+            gymnasium.register_envs(gymnasium_robotics)
 
 
 @contextlib.contextmanager
