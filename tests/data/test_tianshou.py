@@ -137,7 +137,7 @@ def array(name: str, place: object, value: object) -> object:
         ("continuous", attribute("maxsize", -1), "maxsize is '-1'"),
         ("continuous", attribute("maxsize", 0.5), "maxsize is '0.5'"),
         ("continuous", attribute("_size", 31), "says that it holds 31 rows"),
-        ("continuous", attribute("stack_num", 10**9), "stack_num is '1000000000'"),
+        ("continuous", attribute("stack_num", 10**9), "stack_num is 1000000000"),
         ("continuous", lambda file: file.attrs.__delitem__("maxsize"), "no attribute 'maxsize'"),
         ("continuous", lambda file: file.__delitem__("_meta/act"), "no column 'act'; it has done"),
         ("continuous", lambda file: file.__delitem__("_meta"), "no group '_meta'"),
@@ -149,7 +149,7 @@ def array(name: str, place: object, value: object) -> object:
         ("frames", array("last_index", 2, 10**15), "the newest at row 1,000,000,000,000,000"),
         ("frames", array("_extend_offset", 1, 30), "does not rise from 0 to maxsize"),
         ("frames", array("_extend_offset", 0, -1), "does not rise from 0 to maxsize"),
-        ("frames", attribute("stack_num", 0), "stack_num is '0'"),
+        ("frames", attribute("stack_num", 0), "stack_num is 0"),
     ],
 )
 def test_files_that_lie_are_refused_in_one_line(kind: str, spoil: object, words: str, tmp_path: Path) -> None:

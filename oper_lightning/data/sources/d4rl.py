@@ -121,6 +121,8 @@ class D4RL(Source):
     def _columns(self) -> Iterator[dict[str, Any]]:
         """Our columns in the file, which is open for so long."""
         with hdf5.opened(self._file, self.allow_external) as opened:
+            if self.names is None and not opened.has("observations") and opened.has("_meta"):
+                raise InputError(f"{self.path}: a replay buffer of Tianshou; read it with the source Tianshou")
             columns = {}
             for ours, theirs in mapping(opened.arrays(), self.names, self.path, opened.described).items():
                 columns[ours] = opened.array(theirs)

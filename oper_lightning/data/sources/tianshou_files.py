@@ -9,7 +9,7 @@ import numpy as np
 
 from oper_lightning.data.sources import hdf5
 from oper_lightning.data.sources.hdf5 import Hdf5
-from oper_lightning.data.sources.stacks import depth
+from oper_lightning.data.sources.recorded import frames_of_a_stack
 from oper_lightning.data.transitions import wrong_flag
 from oper_lightning.errors import InputError, nearest, note
 
@@ -49,7 +49,7 @@ class Columns:
 
     def _stack(self) -> int:
         """How many frames an observation is made of that are stored singly."""
-        stack = depth(self.file.attribute("stack_num"), self.origin, "stack_num")
+        stack = frames_of_a_stack(self.file.attribute("stack_num"), self.origin, "stack_num")
         frames = len(self.observation) == 1 and self.observation[0].dtype == np.uint8
         frames = frames and len(self.observation[0].shape) == 3
         if stack > 1 and not frames:
@@ -124,7 +124,7 @@ class Columns:
         for key, entry in zip(keys, entries, strict=True):
             if len(entry.shape) > 2:
                 raise InputError(
-                    f"{self.origin}: entry {key!r} of {name!r} has shape {entry.shape}; numbers and vectors can be joined"
+                    f"{self.origin}: entry {key!r} of {name!r} has shape {entry.shape}; only vectors can be joined"
                 )
         return entries
 
