@@ -9,6 +9,7 @@ was not kept, rows in any order) all S frames are stored: what comes out is what
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ def stacked(frames: np.ndarray, stack: int) -> tuple[np.ndarray, np.ndarray]:
         Two arrays ``[T, S, H, W]`` or ``[T, S * c, H, W]``.
     """
     padded = np.concatenate([np.repeat(frames[:1], stack - 1, 0), frames])
-    channels = padded[:, None] if padded.ndim == 3 else padded
-    shape = (len(frames), stack * channels.shape[1], *channels.shape[2:])
-    views = np.lib.stride_tricks.as_strided(padded, shape, channels.strides)
+    *channels, height, width = frames.shape[1:]
+    shape = (len(frames), stack * math.prod(channels), height, width)
+    views = np.lib.stride_tricks.as_strided(padded, shape, (padded.strides[0], height * width, width, 1))
     return views[:-1], views[1:]
 
 
