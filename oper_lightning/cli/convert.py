@@ -134,10 +134,10 @@ def _bar(name: str, rows: int) -> Iterator[Callable[[int], None]]:
 def _weights(files: list[str], source: Source | None, output: str) -> None:
     """Published weights into a weights file."""
     if source is None:
-        wanted = "the dataset that weights were made for" if not files or files[0].endswith(".npy") else "or --to"
-        raise InputError(f"source must be given: {wanted}; of: {', '.join(classes('source'))}")
+        what = "" if all(file.endswith(".npy") for file in files) else "; for another format than weights give --to"
+        raise InputError(f"source must be given, one of {', '.join(classes('source'))}: what the weights are for{what}")
     if not files:
-        raise InputError("name published .npy files, or with --to a format")
+        raise InputError("name published .npy files; or with --to the format that the dataset is to have")
     if isinstance(source, D4RL) and not source.qlearning_rows:
         raise InputError(
             "source: published weights belong to the rows of D4RL's qlearning_dataset: --source.qlearning_rows=true"
