@@ -50,13 +50,15 @@ class Columns:
     def _stack(self) -> int:
         """How many frames an observation is made of that are stored singly."""
         stack = frames_of_a_stack(self.file.attribute("stack_num"), self.origin, "stack_num")
-        frames = len(self.observation) == 1 and self.observation[0].dtype == np.uint8
-        frames = frames and len(self.observation[0].shape) == 3
+        last_only = bool(self.file.attribute("_save_only_last_obs"))
+        first = self.observation[0]
+        frames = len(self.observation) == 1 and first.dtype == np.uint8
+        frames = frames and len(first.shape) in ((3, 4) if last_only else (3,))
         if stack > 1 and not frames:
-            if self.file.attribute("_save_only_last_obs"):
+            if last_only:
                 raise InputError(
-                    f"{self.origin}: the last of {stack} observations of shape {self.observation[0].shape[1:]} was "
-                    f"stored; only frames [height, width] of bytes are stacked again"
+                    f"{self.origin}: the last of {stack} observations of shape {first.shape[1:]} and {first.dtype} was "
+                    f"stored; only frames of bytes, [height, width] or with channels before, are stacked again"
                 )
             note(f"{self.origin}: stack_num is {stack}; observations are handed out singly, as they are stored")
             return 1
@@ -85,8 +87,8 @@ class Columns:
         array = self.file.array(f"{DATA}/{name}")
         if array is None:
             return None
-        kind = array.attrs.get("__data_type__", "ndarray")
-        if kind not in ("ndarray", "Tensor"):
+        kind = Hdf5(array, self.origin).attribute("__data_type__")
+        if kind not in (None, "ndarray", "Tensor"):
             raise InputError(f"{self.origin}: {name!r} is stored as {str(kind)[:40]}; an array of numbers is needed")
         if array.dtype.kind not in "fiub":
             raise InputError(f"{self.origin}: {name!r} holds {array.dtype}; real numbers are needed")
