@@ -253,3 +253,18 @@ def test_frames_with_channels(tmp_path: Path) -> None:
     for grey, three in zip(Tianshou(str(plain)).episodes(), colours, strict=True):
         assert torch.equal(three["observation"][:, ::3], grey["observation"])
         assert torch.equal(three["observation"][:, 1::3], grey["observation"] // 2)
+
+
+def test_episodes_of_one_step(tmp_path: Path) -> None:
+    with changed(tmp_path, "continuous") as file:
+        del file["_meta/obs_next"]
+        file["_meta/done"][:] = True
+        if "terminated" in file["_meta"]:
+            file["_meta/truncated"][:] = np.arange(30) % 2 == 0
+            file["_meta/terminated"][:] = np.arange(30) % 2
+        else:
+            file["_meta/info/TimeLimit.truncated"][:] = np.arange(30) % 2 == 0
+    rows = read(tmp_path / "bad.hdf5")
+    assert len(rows) == 11  # of 23; nobody knows what came after the others
+    assert rows["next", "terminated"].all()
+    assert not rows["next", "truncated"].any()
