@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import columns, oper, write_hdf5
 
-from oper_lightning import D4RL, Minari, Source
+from oper_lightning import D4RL, InputError, Minari, Source
 from oper_lightning.data.sources.tianshou import Tianshou
 from oper_lightning.data.storage import fill
 from oper_lightning.data.table import Table
@@ -242,3 +242,17 @@ def test_tianshou_reads_our_files(images: bool) -> None:
     assert np.array_equal(buffer.next(starts + np.array(LENGTHS) - 1), starts + np.array(LENGTHS) - 1)
     batch, index = buffer.sample(64)
     assert np.array_equal(batch.obs, rows["observation"].numpy()[index])
+
+
+@pytest.mark.parametrize("stack", [0, 10**9, "4", [4]])
+def test_numbers_of_frames_that_cannot_be(stack: object) -> None:
+    frames("log.hdf5")
+    recorded("vectors.hdf5")
+    for name in ("log", "vectors"):
+        assert oper("convert", f"{name}.hdf5", "--to=minari", f"--output={name}-v0") == 0
+        file = Path(f"{name}-v0/data/metadata.json")
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps({**content, "frame_stack": stack if name == "log" else 4}))
+        with pytest.raises(InputError) as caught:
+            table(Minari(f"{name}-v0"))
+        assert str(caught.value).startswith(f"{file}: frame_stack is ")
