@@ -32,12 +32,14 @@ from fuzzing.hdf5 import HDF5
 from fuzzing.minari import MINARI
 from fuzzing.npz import NPZ
 from fuzzing.published import NPY
+from fuzzing.tianshou import TIANSHOU
 from fuzzing.weights import WEIGHTS
 from fuzzing.words import WORDS
 
 KINDS = {
     "hdf5": HDF5,
     "npz": NPZ,
+    "tianshou": TIANSHOU,
     "minari": MINARI,
     "weights": WEIGHTS,
     "checkpoint": CHECKPOINTS,

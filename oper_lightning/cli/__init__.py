@@ -27,7 +27,7 @@ usage: oper <verb> ...
   run        run several commands from one yaml; goes on where it was stopped
   inspect    look at a dataset and at weights for it, before training
   report     turn finished runs into tables and pictures
-  convert    turn published .npy weights into a weights file
+  convert    turn a dataset into another format, or published .npy weights into a weights file
 
 `oper <verb> --help` says more. An example, in two stages:
 

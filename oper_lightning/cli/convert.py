@@ -1,31 +1,143 @@
-"""`oper convert`: published .npy weights into a weights file."""
+"""`oper convert`: a dataset into another format, or published .npy weights into a weights file."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from oper_lightning.cli.outline import classes
 from oper_lightning.data.sources.d4rl import D4RL
+from oper_lightning.data.sources.minari import Minari
 from oper_lightning.data.sources.source import Source
+from oper_lightning.data.sources.tianshou import Tianshou
 from oper_lightning.data.storage import fill, transitions_in
+from oper_lightning.data.table import Table
 from oper_lightning.data.transitions import fingerprint
-from oper_lightning.errors import InputError
+from oper_lightning.data.writers import d4rl, minari, tianshou
+from oper_lightning.data.writers.recording import Recording
+from oper_lightning.errors import InputError, first_line
+from oper_lightning.files import beside, place
 from oper_lightning.priorities.file import FORMAT, save_tensors
 from oper_lightning.priorities.priority import statistics
 from oper_lightning.priorities.published import published_weights
+from oper_lightning.report.inspect import open_source
 
 
-def convert(files: list[str], source: Source, output: str = "weights.safetensors") -> None:
-    """Turn the OPER authors' published .npy weights into a weights file for WeightsFile.
+def convert(
+    files: Sequence[str] = (),
+    source: Source | None = None,
+    to: Literal["minari", "tianshou", "d4rl"] | None = None,
+    output: str | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
+    data_format: Literal["arrow", "hdf5"] = "arrow",
+) -> None:
+    """Turn a dataset into another format, or the OPER authors' published .npy weights into a weights file.
 
-    It reads arrays, numbers and strings only; nothing in such a file can run.
+    With --to, the dataset is read as training would read it, written whole or not at all, and read back: what is shown
+    at the end is the fingerprint of the result. Without --to, .npy files become weights for WeightsFile. Nothing that
+    is read can run.
 
     Args:
-        files: published files, one per seed; files of the older layout, without iterations, are averaged into one seed.
-        source: the dataset that the weights were made for; with D4RL, set its qlearning_rows to true.
-        output: the weights file to write.
+        files: with --to, the dataset: a .hdf5 or .npz file, the name of a D4RL dataset, the id or folder of a Minari
+            dataset, or the folder of a run. Without, published weights, one file per seed; files of the older layout,
+            without iterations, are averaged into one seed.
+        source: the dataset, if its source needs arguments; for weights the one that they were made for, which with
+            D4RL has qlearning_rows set to true.
+        to: minari, tianshou (a replay buffer as HDF5) or d4rl (a flat HDF5 file).
+        output: what to write: a file, for minari a folder; weights go to weights.safetensors by default.
+        fraction: share of the episodes to take, such as 0.1; which ones, chance decides.
+        seed: seed of that choice; with the same seed, a smaller share is part of a larger one.
+        data_format: of a Minari dataset, arrow or hdf5.
     """
+    if to is None:
+        return _weights(list(files), source, output or "weights.safetensors")
+    if output is None:
+        raise InputError("output must be given: the file to write, or the folder of a Minari dataset")
+    if not 0 < fraction <= 1:
+        raise InputError(f"fraction is {fraction:g}; a share of the episodes above 0 and up to 1 is needed")
+    if source is None:
+        if len(files) != 1:
+            raise InputError(f"{len(files)} datasets named; with --to name one, or --source")
+        source = open_source(files[0])
+    elif files:
+        raise InputError(f"{files[0]}: the dataset is named by --source already")
+    _dataset(source, to, place(output), fraction, seed, data_format)
+
+
+def _dataset(source: Source, to: str, target: Path, fraction: float, seed: int, data_format: str) -> None:
+    if os.path.lexists(target):
+        raise InputError(f"{target}: exists already; name another --output")
+    name = _dataset_id(target) if to == "minari" else ""
+    source.prepare()
+    recording = Recording(Table(source, fill(source, torch.device("cpu"))), fraction, seed)
+    rows, episodes = len(recording), f"{len(recording.spans):,} of {recording.total:,} episodes"
+    new = beside(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _bar(target.name, rows) as recording.moved:
+            if to == "minari":
+                losses = minari.write(recording, new, data_format, name)
+            else:
+                losses = {"tianshou": tianshou, "d4rl": d4rl}[to].write(recording, new)
+        expected = recording.table.recorded if rows == len(recording.table) else None
+        del recording  # what is read back needs the room of its table
+        written = {"minari": Minari, "tianshou": Tianshou, "d4rl": D4RL}[to](str(new.absolute()))
+        result = Table(written, fill(written, torch.device("cpu")))
+        if expected != result.recorded and expected is not None and not losses:
+            raise InputError(f"{target}: read back, it holds other data than {source}; nothing is left of it")
+        os.rename(new, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot write it ({error.strerror or first_line(error)})") from None
+    finally:
+        shutil.rmtree(new) if new.is_dir() else new.unlink(missing_ok=True)
+    print(f"{target}: {episodes}, {len(result):,} transitions, fingerprint {result.recorded}")
+    for loss in losses:
+        print(f"not kept: {loss}")
+    if dropped := rows - len(result):
+        print(f"{dropped:,} of {rows:,} transitions are not kept")
+
+
+def _dataset_id(folder: Path) -> str:
+    """The id of a Minari dataset that is to lie in a folder: its place in the store, or else the folder's name."""
+    store = place(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).absolute()
+    inside = folder.absolute().is_relative_to(store)
+    name = str(folder.absolute().relative_to(store)) if inside else folder.name
+    if not re.fullmatch(r"([\w./-]*/)?[\w.-]*[\w.]-v\d+", name):
+        raise InputError(
+            f"{folder}: a Minari dataset is named like name-v0, by letters, digits and -_.; rename --output"
+        )
+    return name
+
+
+@contextmanager
+def _bar(name: str, rows: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar over transitions, where the output is a terminal; gives what moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("transitions,")]
+    columns += [TimeRemainingColumn(compact=True), TextColumn("left")]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=rows)
+        yield lambda count: bar.advance(task, count)
+
+
+def _weights(files: list[str], source: Source | None, output: str) -> None:
+    """Published weights into a weights file."""
+    if source is None:
+        what = "" if all(file.endswith(".npy") for file in files) else "; for another format than weights give --to"
+        raise InputError(f"source must be given, one of {', '.join(classes('source'))}: what the weights are for{what}")
+    if not files:
+        raise InputError("name published .npy files; or with --to the format that the dataset is to have")
     if isinstance(source, D4RL) and not source.qlearning_rows:
         raise InputError(
             "source: published weights belong to the rows of D4RL's qlearning_dataset: --source.qlearning_rows=true"

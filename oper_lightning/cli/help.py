@@ -93,10 +93,11 @@ def _function_help(verb: str) -> str:
     called = function(FUNCTIONS[verb], verb)
     first, (text, default) = next(iter(called.explained().items()))
     word = first.rstrip("s").upper()
+    words = [f"{word} [{word} ...]" if default is REQUIRED else f"[{word} ...]"]
+    words += [f"[--{name} VALUE]" for name in list(called.arguments)[1:]]
     return "\n".join(
         [
-            f"usage: oper {verb} {f'{word} [{word} ...]' if default is REQUIRED else f'[{word} ...]'}"
-            + "".join(f" [--{name} VALUE]" for name in list(called.arguments)[1:]),
+            *textwrap.wrap(f"usage: oper {verb} {' '.join(words)}", WIDTH, subsequent_indent=" " * 10),
             "",
             *textwrap.wrap(" ".join(called.about.split()), WIDTH),
             "",

@@ -18,6 +18,7 @@ from oper_lightning.data.sources.minari import Minari
 from oper_lightning.data.sources.npz import Npz
 from oper_lightning.data.sources.reacher import Reacher
 from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.tianshou import Tianshou, is_replay_buffer
 from oper_lightning.data.storage import fill, transitions_in
 from oper_lightning.data.transitions import fingerprint
 from oper_lightning.envs.scores import normalised
@@ -46,9 +47,10 @@ def inspect(
     It writes inspect.html, inspect.md and pictures.
 
     Args:
-        files: first the dataset: a .hdf5 or .npz file, the name of a D4RL dataset, the id or folder of a Minari
-            dataset, or the folder of a run (for the data of that run). Then weights of OPER-A, if you have any: files,
-            folders of runs of stage 1, or templates in which {seed} stands for a number.
+        files: first the dataset: a .hdf5 file (D4RL's layout or a replay buffer of Tianshou) or .npz file, the name of
+            a D4RL dataset, the id or folder of a Minari dataset, or the folder of a run (for the data of that run).
+            Then weights of OPER-A, if you have any: files, folders of runs of stage 1, or templates in which {seed}
+            stands for a number.
         source: the dataset, if its source needs arguments; then all files are weights.
         priority: a priority with its arguments, as fit takes it; it is shown as training will use it.
         output: folder to write to.
@@ -152,6 +154,8 @@ def open_source(name: str) -> Source:
         return make("source", read_config(path)["data"]["init_args"]["source"], path / "config.yaml")
     if path.suffix == ".npz":
         return Npz(name)
+    if path.is_file() and is_replay_buffer(path):
+        return Tianshou(name)
     if path.suffix in (".hdf5", ".h5") or name in known_names():
         return D3rlpy(name) if path.is_file() and dumped_by_d3rlpy(name) else D4RL(name)
     if name in (Bandit.__name__, Reacher.__name__):

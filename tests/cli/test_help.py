@@ -68,7 +68,7 @@ def test_every_flag_of_the_parser_is_let_through(capsys: pytest.CaptureFixture[s
         ("predict", ["--ckpt_path PATH", "a run's folder", "--data.source CLASS"], ["rollouts", "--data.priority"]),
         ("inspect", ["FILE", "--p_base", "--source CLASS", "Npz"], ["--trainer", "--data."]),
         ("report", ["RUN [RUN ...]", "--gap_to"], ["--trainer", "--source"]),
-        ("convert", ["FILE [FILE ...]", "--source CLASS"], ["--trainer", "--p_base"]),
+        ("convert", ["[FILE ...]", "--source CLASS", "--to", "--fraction", "Tianshou"], ["--trainer", "--p_base"]),
     ],
 )
 def test_each_verb_has_help_of_its_own(

@@ -12,9 +12,10 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from oper_lightning.data.sources.d4rl import D4RL
 from oper_lightning.data.sources.tianshou import Tianshou, is_replay_buffer
 from oper_lightning.data.storage import fill
-from oper_lightning.data.transitions import squeezed
+from oper_lightning.data.table import Table
 from oper_lightning.errors import InputError
 
 FILES = Path(__file__).parent / "tianshou_files"
@@ -24,7 +25,13 @@ LARGEST = 12  # rows of a sub-buffer in a file of several
 
 
 def read(path: Path | str, **options: object) -> TensorDict:
-    return squeezed(fill(Tianshou(str(path), **options), torch.device("cpu"))[:])
+    """All transitions, images as stacks."""
+    source = Tianshou(str(path), **options)  # type: ignore[arg-type]
+    table = Table(source, fill(source, torch.device("cpu")))
+    flags = {name: table.transitions["next", name] for name in ("reward", "terminated", "truncated")}
+    rows = table.rows(torch.arange(len(table)))
+    rows["next"].update(flags)
+    return rows
 
 
 def transitions(path: Path, skip_stumps: bool) -> list[dict[str, np.ndarray]]:
@@ -137,7 +144,7 @@ def array(name: str, place: object, value: object) -> object:
         ("continuous", attribute("maxsize", -1), "maxsize is '-1'"),
         ("continuous", attribute("maxsize", 0.5), "maxsize is '0.5'"),
         ("continuous", attribute("_size", 31), "says that it holds 31 rows"),
-        ("continuous", attribute("stack_num", 10**9), "stack_num is '1000000000'"),
+        ("continuous", attribute("stack_num", 10**9), "stack_num is 1000000000"),
         ("continuous", lambda file: file.attrs.__delitem__("maxsize"), "no attribute 'maxsize'"),
         ("continuous", lambda file: file.__delitem__("_meta/act"), "no column 'act'; it has done"),
         ("continuous", lambda file: file.__delitem__("_meta"), "no group '_meta'"),
@@ -149,7 +156,7 @@ def array(name: str, place: object, value: object) -> object:
         ("frames", array("last_index", 2, 10**15), "the newest at row 1,000,000,000,000,000"),
         ("frames", array("_extend_offset", 1, 30), "does not rise from 0 to maxsize"),
         ("frames", array("_extend_offset", 0, -1), "does not rise from 0 to maxsize"),
-        ("frames", attribute("stack_num", 0), "stack_num is '0'"),
+        ("frames", attribute("stack_num", 0), "stack_num is 0"),
     ],
 )
 def test_files_that_lie_are_refused_in_one_line(kind: str, spoil: object, words: str, tmp_path: Path) -> None:
@@ -208,3 +215,56 @@ def test_what_the_file_says_of_its_environment(tmp_path: Path) -> None:
     origin = Tianshou(str(tmp_path / "bad.hdf5")).origin()
     assert (origin.environment, origin.reference) == ("Pendulum-v1", (-10.0, 10.0))
     assert Tianshou(str(tmp_path / "bad.hdf5"), environment="Mine-v0").origin().environment == "Mine-v0"
+
+
+def test_stacks_in_a_flat_file_that_knows_no_cuts() -> None:
+    """What Tianshou makes of RL Unplugged: five columns, every stack written out, episodes cut without a mark."""
+    generator = np.random.default_rng(0)
+    shown = [generator.integers(0, 256, (length + 4, 8, 9)).astype(np.uint8) for length in (5, 3, 6)]
+    stacks = [np.stack([frames[t : t + 4] for t in range(len(frames) - 3)]) for frames in shown]
+    terminals = np.arange(14) == 13
+    with h5py.File("flat.hdf5", "w") as file:
+        for name, part in (("observations", slice(None, -1)), ("next_observations", slice(1, None))):
+            file.create_dataset(name, data=np.concatenate([whole[part] for whole in stacks]), compression="gzip")
+        file["actions"], file["rewards"] = np.arange(14) % 3, np.arange(14, dtype=np.float32)
+        file["terminals"] = terminals.astype(np.float32)
+    flat = Table(D4RL("flat.hdf5"), fill(D4RL("flat.hdf5"), torch.device("cpu")))
+    rows = flat.rows(torch.arange(14))
+    assert np.array_equal(rows["observation"], np.concatenate([whole[:-1] for whole in stacks]))
+    assert np.array_equal(rows["next", "observation"], np.concatenate([whole[1:] for whole in stacks]))
+    assert rows["action"].dtype is torch.int64
+    assert flat.transitions["next", "truncated"].nonzero().squeeze(1).tolist() == [4, 7]
+    assert flat.transitions["next", "terminated"].nonzero().squeeze(1).tolist() == [13]
+    assert len(flat.frames.data) == 14 + 3 * 4
+
+
+def test_the_wrong_source_says_which_is_right() -> None:
+    with pytest.raises(InputError, match="a replay buffer of Tianshou; read it with the source Tianshou"):
+        len(D4RL(str(SAVED[0])))
+
+
+def test_frames_with_channels(tmp_path: Path) -> None:
+    with changed(tmp_path, "frames") as file:
+        frames = file["_meta/obs"][()]
+        del file["_meta/obs"]
+        file["_meta/obs"] = np.stack([frames, frames // 2, frames // 3], 1)
+    plain = next(path for path in SAVED if path.stem.endswith("frames"))
+    colours = Tianshou(str(tmp_path / "bad.hdf5")).episodes()
+    for grey, three in zip(Tianshou(str(plain)).episodes(), colours, strict=True):
+        assert torch.equal(three["observation"][:, ::3], grey["observation"])
+        assert torch.equal(three["observation"][:, 1::3], grey["observation"] // 2)
+
+
+def test_episodes_of_one_step(tmp_path: Path) -> None:
+    with changed(tmp_path, "continuous") as file:
+        del file["_meta/obs_next"]
+        file["_meta/done"][:] = True
+        if "terminated" in file["_meta"]:
+            file["_meta/truncated"][:] = np.arange(30) % 2 == 0
+            file["_meta/terminated"][:] = np.arange(30) % 2
+        else:
+            file["_meta/info/TimeLimit.truncated"][:] = np.arange(30) % 2 == 0
+    rows = read(tmp_path / "bad.hdf5")
+    assert len(rows) == 11  # of 23; nobody knows what came after the others
+    assert rows["next", "terminated"].all()
+    assert not rows["next", "truncated"].any()

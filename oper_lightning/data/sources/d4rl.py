@@ -132,6 +132,8 @@ class D4RL(Source):
         with hdf5.opened(self._file, self.allow_external) as opened:
             if self.names is None and opened.has("num_episodes") and opened.has("observations_0"):
                 raise InputError(f"{self.path}: arrays of single episodes, as d3rlpy 2 dumps; read it with D3rlpy")
+            if self.names is None and not opened.has("observations") and opened.has("_meta"):
+                raise InputError(f"{self.path}: a replay buffer of Tianshou; read it with the source Tianshou")
             columns = {}
             for ours, theirs in mapping(opened.arrays(), self.names, self.path, opened.described).items():
                 columns[ours] = opened.array(theirs)

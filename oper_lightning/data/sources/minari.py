@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from tensordict import TensorDict
 
+from oper_lightning.data.frames import stacked
 from oper_lightning.data.sources.minari_files import FORMATS, Episodes, open_episodes
-from oper_lightning.data.sources.recorded import environment_of_spec, reference_named_by_data
+from oper_lightning.data.sources.recorded import environment_of_spec, frames_of_a_stack, reference_named_by_data
 from oper_lightning.data.sources.source import GIVEN, Origin, Source, given_reference
 from oper_lightning.data.transitions import transitions_from, wrong_flag
 from oper_lightning.envs.observations import entries, joined
@@ -26,7 +27,8 @@ from oper_lightning.files import place, read_json
 class Minari(Source):
     """A Minari dataset, by id or by folder.
 
-    Its files are closed once its transitions are in the storage.
+    Its files are closed once its transitions are in the storage. If its metadata have a field frame_stack, its
+    observations are single frames, of which so many make an observation; the first one of an episode is repeated.
 
     Args:
         id: the dataset's id, such as mujoco/hopper/medium-v0, or a folder that holds one.
@@ -121,7 +123,10 @@ class Minari(Source):
                     )
             finished = bool(flags[0][-1] or flags[1][-1])
             flags[1][-1] |= not finished
-            return transitions_from(observations[:-1], actions, rewards, observations[1:], *flags), finished
+            seen, after = observations[:-1], observations[1:]
+            if self._stack > 1:
+                seen, after = stacked(observations, self._stack)
+            return transitions_from(seen, actions, rewards, after, *flags), finished
 
     @cached_property
     def _steps(self) -> dict[int, int]:
@@ -208,6 +213,16 @@ class Minari(Source):
         if type(spaces[1]).__name__ not in ("Box", "Discrete"):
             raise InputError(f"{file}: action space {spaces[1]}; only Box and Discrete actions work")
         return spaces[0], spaces[1]
+
+    @cached_property
+    def _stack(self) -> int:
+        """How many frames make an observation."""
+        file = self._folder / "metadata.json"
+        stack = frames_of_a_stack(self._metadata.get("frame_stack", 1), file, "frame_stack")
+        space = self._spaces[0]
+        if stack > 1 and (space.dtype != np.uint8 or len(space.shape or ()) not in (2, 3)):
+            raise InputError(f"{file}: frame_stack is {stack}, but {space} is no space of frames")
+        return stack
 
     @cached_property
     def _entries(self) -> list[Any]:

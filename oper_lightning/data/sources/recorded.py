@@ -1,4 +1,4 @@
-"""What a recording says of its environment, checked while the data are loaded: it must not fail hours later.
+"""What a recording says of itself and its environment, checked while the data are loaded: not hours later.
 
 What cannot be used is left out with a note. Nothing here imports what a file names.
 """
@@ -9,8 +9,11 @@ import math
 import re
 from typing import Any
 
-from oper_lightning.errors import note
+import numpy as np
 
+from oper_lightning.errors import InputError, note
+
+DEEPEST = 256  # frames of a stack; a larger number cannot be meant
 LONGEST = 100_000  # steps of an episode; a larger limit cannot be meant
 # Gymnasium's own wrappers that World can put around an environment again; without a state of their own.
 APPLIED = (
@@ -58,6 +61,18 @@ def reference_named_by_data(low: Any, high: Any, origin: object) -> tuple[float,
         return pair
     note(f"{origin}: ref_min_score {_short(low)} and ref_max_score {_short(high)} make no score; left out")
     return None
+
+
+def frames_of_a_stack(count: object, origin: object, name: str) -> int:
+    """How many frames an observation is made of, as the field ``name`` of a file says.
+
+    Raises:
+        InputError: if that is no such number.
+    """
+    count = count.item() if isinstance(count, np.generic) else count
+    if isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= DEEPEST:
+        return count
+    raise InputError(f"{origin}: {name} is {_short(count)}; a number of frames from 1 to {DEEPEST} is needed")
 
 
 def environment_of_spec(spec: Any, origin: object) -> tuple[str | None, dict[str, Any]]:

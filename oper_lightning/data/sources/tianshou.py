@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from tensordict import TensorDict
 
+from oper_lightning.data.frames import stacked
 from oper_lightning.data.sources import hdf5
 from oper_lightning.data.sources.recorded import environment_named_by_data, reference_named_by_data
 from oper_lightning.data.sources.source import Bound, Origin, Source, action_box
-from oper_lightning.data.sources.stacks import stacked
 from oper_lightning.data.sources.tianshou_files import DATA, Columns, joined, row_bytes, take
 from oper_lightning.data.transitions import transitions_from
 from oper_lightning.errors import InputError, note

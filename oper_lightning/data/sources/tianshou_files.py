@@ -9,7 +9,7 @@ import numpy as np
 
 from oper_lightning.data.sources import hdf5
 from oper_lightning.data.sources.hdf5 import Hdf5
-from oper_lightning.data.sources.stacks import depth
+from oper_lightning.data.sources.recorded import frames_of_a_stack
 from oper_lightning.data.transitions import wrong_flag
 from oper_lightning.errors import InputError, nearest, note
 
@@ -49,14 +49,16 @@ class Columns:
 
     def _stack(self) -> int:
         """How many frames an observation is made of that are stored singly."""
-        stack = depth(self.file.attribute("stack_num"), self.origin, "stack_num")
-        frames = len(self.observation) == 1 and self.observation[0].dtype == np.uint8
-        frames = frames and len(self.observation[0].shape) == 3
+        stack = frames_of_a_stack(self.file.attribute("stack_num"), self.origin, "stack_num")
+        last_only = bool(self.file.attribute("_save_only_last_obs"))
+        first = self.observation[0]
+        frames = len(self.observation) == 1 and first.dtype == np.uint8
+        frames = frames and len(first.shape) in ((3, 4) if last_only else (3,))
         if stack > 1 and not frames:
-            if self.file.attribute("_save_only_last_obs"):
+            if last_only:
                 raise InputError(
-                    f"{self.origin}: the last of {stack} observations of shape {self.observation[0].shape[1:]} was "
-                    f"stored; only frames [height, width] of bytes are stacked again"
+                    f"{self.origin}: the last of {stack} observations of shape {first.shape[1:]} and {first.dtype} was "
+                    f"stored; only frames of bytes, [height, width] or with channels before, are stacked again"
                 )
             note(f"{self.origin}: stack_num is {stack}; observations are handed out singly, as they are stored")
             return 1
@@ -85,8 +87,8 @@ class Columns:
         array = self.file.array(f"{DATA}/{name}")
         if array is None:
             return None
-        kind = array.attrs.get("__data_type__", "ndarray")
-        if kind not in ("ndarray", "Tensor"):
+        kind = Hdf5(array, self.origin).attribute("__data_type__")
+        if kind not in (None, "ndarray", "Tensor"):
             raise InputError(f"{self.origin}: {name!r} is stored as {str(kind)[:40]}; an array of numbers is needed")
         if array.dtype.kind not in "fiub":
             raise InputError(f"{self.origin}: {name!r} holds {array.dtype}; real numbers are needed")
@@ -124,7 +126,7 @@ class Columns:
         for key, entry in zip(keys, entries, strict=True):
             if len(entry.shape) > 2:
                 raise InputError(
-                    f"{self.origin}: entry {key!r} of {name!r} has shape {entry.shape}; numbers and vectors can be joined"
+                    f"{self.origin}: entry {key!r} of {name!r} has shape {entry.shape}; only vectors can be joined"
                 )
         return entries
 

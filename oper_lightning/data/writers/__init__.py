@@ -1,0 +1,1 @@
+"""Recorded episodes into other formats, one file for each."""
