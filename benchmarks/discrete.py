@@ -196,7 +196,7 @@ BCQ = ("--model=BCQ", "--model.vae_hidden_sizes=[128,128]", "--model.normalise_o
 CQL = (
     "--model=CQL",
     "--model.sampled_actions=4",
-    "--model.cql_weight=0.1",
+    "--model.cql_weight=0.02",
     "--model.entropy_temperature=0.02",
     "--model.tau=0.02",
     "--model.policy_hidden_sizes=[64,64]",
