@@ -43,12 +43,16 @@ SMALL: dict[str, Any] = {
     "iterations": 2,
     "seeds": 2,
     "phases": (2, 2, 1),
+    "quantiles": 8,
+    "target_update": 7,
 }
 ACTORS_LOSSES = {
     "TD3BC": {"improvement_loss", "constraint_loss"},
     "IQL": {"policy_loss"},
     "CQL": {"policy_loss"},
     "OnestepRL": {"policy_loss"},
+    "CRR": {"policy_loss"},
+    "DiscreteIQL": {"policy_loss"},
 }
 
 
