@@ -267,6 +267,25 @@ def test_images_that_differ_in_shape_or_kind_are_refused() -> None:
         filled(short, None)
 
 
+def test_memory_of_a_draw_is_used_again_once_nobody_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oper_lightning.data.frames.LARGE", 1)
+    source = recorded([40], 4)
+    expected, table = explicit(source), filled(source, None)
+    index = torch.arange(20)
+    kept = table.rows(index)
+    image = kept["observation"][3]  # a view of a view
+    places = {kept["observation"].data_ptr()}
+    del kept
+    for _ in range(5):
+        rows = table.rows(index + 20)
+        assert image.equal(expected["observation"][3])
+        assert same_observations(rows, expected[20:])
+        places.add(rows["observation"].data_ptr())
+    assert 1 < len(places) <= 3
+    held_by_hand = [table.rows(index + k)["observation"] for k in range(8)]
+    assert all(rows.equal(expected["observation"][k : k + 20]) for k, rows in enumerate(held_by_hand))
+
+
 # Places --------------------------------------------------------------------------------------------------------------
 
 
