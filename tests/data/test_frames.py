@@ -242,8 +242,24 @@ def test_fingerprints_do_not_depend_on_the_source(tmp_path: Path) -> None:
     assert filled(Given(episodes[::-1]), None).recorded not in found
 
 
-def test_ends_that_are_not_marked_are_found(caplog: pytest.LogCaptureFixture) -> None:
-    source = recorded([6, 8, 5], 4)
+def test_the_same_frames_in_other_rows_are_other_data() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (8, 4, 3), dtype=np.uint8)
+
+    def rows(begins: list[int]) -> Table:
+        stacks = np.stack([frames[begin : begin + 2] for begin in begins])
+        return filled(Given([as_episode(stacks[:-1].copy(), stacks[1:].copy(), 0)]), None)
+
+    # A step after which nothing of the stack is left comes last, or last but one.
+    first, second = rows([0, 1, 2, 3, 4, 6]), rows([0, 1, 2, 3, 5, 6])
+    assert first.frames is not None
+    assert second.frames is not None
+    assert first.frames.digest == second.frames.digest
+    assert first.recorded != second.recorded
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_ends_that_are_not_marked_are_found(stack: int, caplog: pytest.LogCaptureFixture) -> None:
+    source = recorded([6, 8, 5], stack)
     rows = torch.cat(source.parts)
     for key in ("terminated", "truncated", "done"):
         rows["next", key][[5, 13]] = False
