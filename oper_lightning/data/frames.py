@@ -10,6 +10,7 @@ was not kept, rows in any order) all S frames are stored: what comes out is what
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from oper_lightning.errors import InputError
 from oper_lightning.files import fits_memory, read_json
 
 FILE, ABOUT = "frames.u8", "frames.json"
+LARGE = 1 << 20  # bytes of a draw whose memory is used again,
+SPARE = 4  # of so many draws at most
+HELD = 2  # references to a buffer that nobody else has: a variable, and the question itself
 
 
 def stacked(frames: np.ndarray, stack: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +63,7 @@ class Frames:
         self.stack = stack
         self.digest = digest
         self.path = path
+        self.spare: list[np.ndarray] = []
 
     @classmethod
     def mapped(cls, folder: Path) -> Frames:
@@ -83,15 +88,34 @@ class Frames:
     def take(self, first: Tensor, count: int) -> Tensor:
         """The frames from ``first`` ``[...]`` on, ``count`` of each, joined: uint8 ``[..., count * c, ...]``."""
         shape = (*first.shape, count * self.data.shape[1], *self.data.shape[2:])
+        number = (first.reshape(-1, 1) + torch.arange(count, device=first.device)).reshape(-1)
         if self.data.device.type != "cpu":
-            number = first.reshape(-1, 1) + torch.arange(count, device=first.device)
-            return self.data.index_select(0, number.reshape(-1)).reshape(shape)
-        # Windows that overlap in memory: numpy copies each as a whole, several times as fast as torch.
-        size = self.data[0].numel()
-        windows = np.lib.stride_tricks.as_strided(
-            self.data.numpy(), (max(len(self.data) - count + 1, 0), count * size), (size, 1), writeable=False
-        )
-        return torch.from_numpy(windows[first.reshape(-1).numpy()]).reshape(shape)
+            return self.data.index_select(0, number).reshape(shape)
+        frames = self.data.flatten(1).numpy()
+        drawn = self._room(len(number) * frames.shape[1]).reshape(len(number), -1)
+        np.take(frames, number.numpy(), axis=0, out=drawn, mode="clip")  # "raise" would copy once more
+        return torch.from_numpy(drawn).reshape(shape)
+
+    def _room(self, size: int) -> np.ndarray:
+        """Memory of so many bytes: an earlier draw's if nobody holds it any more.
+
+        To get new memory takes longer than to fill it.
+        """
+        if size < LARGE:
+            return np.empty(size, dtype=np.uint8)
+        for _ in range(len(self.spare)):
+            try:
+                buffer = self.spare.pop(0)  # other threads do not see it meanwhile
+            except IndexError:
+                break
+            free = size <= buffer.size <= 2 * size and sys.getrefcount(buffer) == HELD
+            room = buffer[:size] if free else None
+            self.spare.append(buffer)
+            if room is not None:
+                return room
+        buffer = np.empty(size, dtype=np.uint8)
+        self.spare = [*self.spare[1 - SPARE :], buffer]
+        return buffer[:]
 
     def pair(self, first: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
         """Observations and next observations ``[..., C, ...]`` by the numbers ``[...]`` of their first frames."""
@@ -106,7 +130,7 @@ class Frames:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: of mapped frames where they lie."""
-        return {**self.__dict__, "data": self.data if self.path is None else None}
+        return {**self.__dict__, "spare": [], "data": self.data if self.path is None else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -242,8 +242,24 @@ def test_fingerprints_do_not_depend_on_the_source(tmp_path: Path) -> None:
     assert filled(Given(episodes[::-1]), None).recorded not in found
 
 
-def test_ends_that_are_not_marked_are_found(caplog: pytest.LogCaptureFixture) -> None:
-    source = recorded([6, 8, 5], 4)
+def test_the_same_frames_in_other_rows_are_other_data() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (8, 4, 3), dtype=np.uint8)
+
+    def rows(begins: list[int]) -> Table:
+        stacks = np.stack([frames[begin : begin + 2] for begin in begins])
+        return filled(Given([as_episode(stacks[:-1].copy(), stacks[1:].copy(), 0)]), None)
+
+    # A step after which nothing of the stack is left comes last, or last but one.
+    first, second = rows([0, 1, 2, 3, 4, 6]), rows([0, 1, 2, 3, 5, 6])
+    assert first.frames is not None
+    assert second.frames is not None
+    assert first.frames.digest == second.frames.digest
+    assert first.recorded != second.recorded
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_ends_that_are_not_marked_are_found(stack: int, caplog: pytest.LogCaptureFixture) -> None:
+    source = recorded([6, 8, 5], stack)
     rows = torch.cat(source.parts)
     for key in ("terminated", "truncated", "done"):
         rows["next", key][[5, 13]] = False
@@ -265,6 +281,25 @@ def test_images_that_differ_in_shape_or_kind_are_refused() -> None:
     short.__class__ = type("Short", (Given,), {"__len__": lambda self: 6})
     with pytest.raises(InputError, match="5 transitions came, but the source announced 6"):
         filled(short, None)
+
+
+def test_memory_of_a_draw_is_used_again_once_nobody_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oper_lightning.data.frames.LARGE", 1)
+    source = recorded([40], 4)
+    expected, table = explicit(source), filled(source, None)
+    index = torch.arange(20)
+    kept = table.rows(index)
+    image = kept["observation"][3]  # a view of a view
+    places = {kept["observation"].data_ptr()}
+    del kept
+    for _ in range(5):
+        rows = table.rows(index + 20)
+        assert image.equal(expected["observation"][3])
+        assert same_observations(rows, expected[20:])
+        places.add(rows["observation"].data_ptr())
+    assert 1 < len(places) <= 3
+    held_by_hand = [table.rows(index + k)["observation"] for k in range(8)]
+    assert all(rows.equal(expected["observation"][k : k + 20]) for k, rows in enumerate(held_by_hand))
 
 
 # Places --------------------------------------------------------------------------------------------------------------
