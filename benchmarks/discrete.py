@@ -179,7 +179,14 @@ STAGE_1 = (
     *SMALL,
     "--data.rollouts=null",
 )
-BCQ_DISCRETE = ("--model=DiscreteBCQ", "--model.target_update=100", *SMALL, *CARTPOLE)
+BCQ_DISCRETE = (
+    "--model=DiscreteBCQ",
+    "--model.threshold=0.6",
+    "--model.n_step=3",
+    "--model.hidden_sizes=[64,64]",
+    "--data.batch_size=64",
+    *CARTPOLE,
+)
 CQL_DISCRETE = ("--model=DiscreteCQL", "--model.target_update=200", "--model.quantiles=16", *SMALL, *CARTPOLE)
 IQL_DISCRETE = (
     "--model=DiscreteIQL",
@@ -224,14 +231,14 @@ GRID = {
     ],
     "cartpole-0.6": [
         Run("DiscreteBC", CLONE, 3_000),
-        Run("DiscreteBCQ", BCQ_DISCRETE, 3_000, ("at least", 400)),
+        Run("DiscreteBCQ", BCQ_DISCRETE, 6_000, ("at least", 400)),
         Run("DiscreteCQL", CQL_DISCRETE, 6_000, ("at least", 400)),
         Run("DiscreteIQL", IQL_DISCRETE, 3_000, ("at least", 400)),
     ],
     "cartpole-replay": [
         Run("DiscreteBC", CLONE, 3_000),
         Run("DiscreteBC OPER-R", BY_RETURN, 3_000),
-        Run("DiscreteBCQ", BCQ_DISCRETE, 3_000),
+        Run("DiscreteBCQ", BCQ_DISCRETE, 6_000),
         Run("DiscreteCQL", CQL_DISCRETE, 6_000),
         Run("DiscreteIQL", IQL_DISCRETE, 3_000),
         Run("CRR", CRR, 6_000),
