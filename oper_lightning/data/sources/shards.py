@@ -1,0 +1,392 @@
+"""Shards of RL Unplugged's Atari data (Gulcehre et al. 2020, arXiv 2006.13888), converted once for being read by rows.
+
+A converted shard is a folder: all frames side by side (``frames.u8``), a fixed number of bytes for each transition
+(``rows.bin``), and ``done.json``, which is written last. Until then ``progress.json`` says how much of the first two is
+whole, so that a conversion that was killed goes on from there.
+
+Two families of shards exist, and the first record tells which one it is:
+
+* episodes, one to a record, in order: T single frames, actions, rewards and discounts. Where the last discount is 0 the
+  game was over after the last action, and T transitions come of it; the last one has no next observation of its own,
+  needs none, and is given its newest frame once more. Else the last step, whose outcome was not recorded, is left out.
+  The stack of the first observation repeats the first frame.
+* transitions, one to a record, with both stacks of four frames, in no particular order as far as is known. Where one
+  does follow from the one before, they are joined.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oper_lightning.data.sources.download import progress
+from oper_lightning.data.sources.tfrecord import (
+    BYTES,
+    FLOATS,
+    INTEGERS,
+    SIDE,
+    Broken,
+    Malformed,
+    broken,
+    example,
+    frame,
+    opened,
+    records,
+)
+from oper_lightning.errors import InputError, note
+from oper_lightning.files import existing, plausibly_packed, read_json, whole
+
+STACK = 4
+EVERY = 8192  # rows after which progress is noted
+ROW = np.dtype(
+    [
+        ("first", "<i8"),  # number of the first frame of the observation's stack
+        ("following", "<i8"),  # and of the next observation's
+        ("action", "<i8"),
+        ("clipped", "<f4"),
+        ("unclipped", "<f4"),
+        ("episode_return", "<f4"),
+        ("terminated", "u1"),
+    ]
+)
+VERSION = 1
+SIZE = SIDE * SIDE
+FRAMES, ROWS, DONE, PROGRESS = "frames.u8", "rows.bin", "done.json", "progress.json"
+EPISODE = {
+    b"observations": BYTES,
+    b"actions": INTEGERS,
+    b"unclipped_rewards": FLOATS,
+    b"clipped_rewards": FLOATS,
+    b"discounts": FLOATS,
+    b"episode_return": FLOATS,
+}
+TRANSITION = {
+    b"o_t": BYTES,
+    b"a_t": INTEGERS,
+    b"r_t": FLOATS,
+    b"d_t": FLOATS,
+    b"o_tp1": BYTES,
+    b"episode_id": INTEGERS,
+    b"episode_return": FLOATS,
+}
+Example = dict[bytes, list[Any]]
+
+
+class Writer:
+    """Frames and rows, added at the ends of their files.
+
+    Args:
+        folder: where the files are.
+        frames: how many frames to keep of what is there.
+        rows: how many rows.
+    """
+
+    def __init__(self, folder: Path, frames: int, rows: int) -> None:
+        self.frames, self.rows, self.following = frames, rows, 0
+        """how many there are, and ``following`` of the last row"""
+        files = folder / FRAMES, folder / ROWS
+        if rows:
+            last = np.fromfile(files[1], ROW, 1, offset=(rows - 1) * ROW.itemsize)
+            self.following = int(last["following"][0])
+        for file, size in zip(files, (frames * SIZE, rows * ROW.itemsize), strict=True):
+            file.touch()
+            os.truncate(file, size)
+        self.files = [open(file, "ab") for file in files]
+        self.waiting: list[tuple[Any, ...]] = []
+
+    def keep(self, pixels: list[np.ndarray]) -> int:
+        """Adds frames; returns the number of the first."""
+        for image in pixels:
+            self.files[0].write(image.data)
+        self.frames += len(pixels)
+        return self.frames - len(pixels)
+
+    def row(self, first: int, following: int, *values: Any) -> None:
+        """Adds a row, in the order of :data:`ROW`."""
+        self.waiting.append((first, following, *values))
+        self.rows += 1
+        self.following = following
+
+    def take_back(self, frames: int, rows: int) -> None:
+        """Forgets what was added since there were so many frames and rows, and progress was noted."""
+        self.files[0].flush()
+        os.truncate(self.files[0].name, frames * SIZE)
+        del self.waiting[len(self.waiting) - (self.rows - rows) :]
+        self.frames, self.rows = frames, rows
+
+    def flush(self) -> None:
+        """Makes sure that all is on the disk."""
+        self.files[1].write(np.array(self.waiting, dtype=ROW).tobytes())
+        self.waiting.clear()
+        for file in self.files:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files:
+            file.close()
+
+
+# What records become ---------------------------------------------------------------------------------------------
+
+
+class Episodes:
+    """Records that are whole episodes."""
+
+    wanted = EPISODE
+
+    def recall(self, example: Example) -> None:
+        """Episodes do not depend on each other."""
+
+    def add(self, example: Example, to: Writer) -> None:
+        pngs, actions = _values(example, b"observations"), _values(example, b"actions")
+        unclipped, discounts = _values(example, b"unclipped_rewards"), _values(example, b"discounts")
+        clipped = example.get(b"clipped_rewards") or [max(-1.0, min(1.0, reward)) for reward in unclipped]
+        steps = len(pngs)
+        if {len(actions), len(unclipped), len(clipped), len(discounts)} != {steps}:
+            raise Malformed(
+                f"{steps:,} observations, {len(actions):,} actions, {len(unclipped):,} and {len(clipped):,} rewards, "
+                f"{len(discounts):,} discounts; one of each for every step is needed"
+            )
+        total = _one(example, b"episode_return")
+        terminated = discounts[-1] == 0
+        rows = steps if terminated else steps - 1
+        if rows == 0:
+            return
+        last, pixels = b"", frame(pngs[0])
+        first = to.keep([pixels] * (STACK - 1))
+        for png in pngs:
+            if png != last:  # a game that stands still repeats its picture
+                last, pixels = png, frame(png)
+            to.keep([pixels])
+        if terminated:
+            to.keep([pixels])
+        for row in range(rows):
+            over = terminated and row == rows - 1
+            to.row(first + row, first + row + 1, _action(actions[row]), clipped[row], unclipped[row], total, over)
+
+
+class Transitions:
+    """Records that are transitions, joined where one follows from the one before."""
+
+    wanted = TRANSITION
+
+    def __init__(self) -> None:
+        self.before: tuple[list[bytes], int] | None = None  # next observation and episode of the record before
+        self.known: dict[bytes, np.ndarray] = {}  # frames of the record before
+
+    def recall(self, example: Example) -> None:
+        over = _one(example, b"d_t") == 0
+        self.before = None if over else (_stack(example, b"o_tp1"), _one(example, b"episode_id"))
+
+    def add(self, example: Example, to: Writer) -> None:
+        now, after, episode = _stack(example, b"o_t"), _stack(example, b"o_tp1"), _one(example, b"episode_id")
+        action, reward = _action(_one(example, b"a_t")), _one(example, b"r_t")
+        over, total = _one(example, b"d_t") == 0, _one(example, b"episode_return")
+        pixels: dict[bytes, np.ndarray] = {}
+        for png in (*now, *after):
+            if png not in pixels:
+                pixels[png] = self.known[png] if png in self.known else frame(png)
+        joined = self.before == (now, episode)
+        first = to.following if joined else to.keep([pixels[png] for png in now])
+        newest = to.frames == first + STACK  # else frames of another record lie behind the observation's
+        if newest and all(a == b or (pixels[a] == pixels[b]).all() for a, b in zip(now[1:], after, strict=False)):
+            following = to.keep([pixels[after[-1]]]) - STACK + 1
+        else:
+            following = to.keep([pixels[png] for png in after])
+        to.row(first, following, action, reward, math.nan, total, over)
+        self.before, self.known = None if over else (after, episode), pixels
+
+
+def _family(data: bytes) -> Episodes | Transitions:
+    """What a record is one of."""
+    found = example(data, EPISODE | TRANSITION)
+    if b"observations" in found:
+        return Episodes()
+    if b"o_t" in found:
+        return Transitions()
+    raise Malformed("neither 'observations' nor 'o_t', which RL Unplugged's Atari data have")
+
+
+def _values(example: Example, name: bytes) -> list[Any]:
+    if not (values := example.get(name)):
+        raise Malformed(f"no {name.decode()!r}")
+    return values
+
+
+def _one(example: Example, name: bytes) -> Any:
+    values = _values(example, name)
+    if len(values) != 1:
+        raise Malformed(f"{len(values):,} values of {name.decode()!r}; one is needed")
+    return values[0]
+
+
+def _stack(example: Example, name: bytes) -> list[bytes]:
+    values = _values(example, name)
+    if len(values) != STACK:
+        raise Malformed(f"{len(values):,} frames in {name.decode()!r}; {STACK} are needed")
+    return values
+
+
+def _action(number: int) -> int:
+    if not 0 <= number < 18:
+        raise Malformed(f"action {number}; Atari's are 0 to 17")
+    return number
+
+
+# Converting ------------------------------------------------------------------------------------------------------
+
+
+def convert(shard: Path, folder: Path, origin: object, keep_broken: bool) -> None:
+    """Converts a shard into a folder, unless that was done; goes on where an earlier conversion was stopped.
+
+    Args:
+        shard: the file; may be missing if it was converted.
+        folder: where to write.
+        origin: what messages call the shard.
+        keep_broken: whether to be content with the records before one that cannot be read.
+
+    Raises:
+        InputError: if a record cannot be read, or the folder cannot be written.
+    """
+    try:
+        if is_done(shard, folder, origin, keep_broken):
+            return
+        existing(shard)
+        with _alone(folder, origin):
+            if not is_done(shard, folder, origin, keep_broken):
+                _convert(shard, folder, origin, keep_broken)
+    except OSError as error:
+        raise InputError(
+            f"{origin}: cannot convert it into {folder} ({error.strerror}); $RLU_DATASET_DIR names another place"
+        ) from None
+
+
+def is_done(shard: Path, folder: Path, origin: object, keep_broken: bool) -> bool:
+    """Whether a shard was converted, and has not been replaced since; says what was left out.
+
+    Raises:
+        InputError: if something was left out and that is not wanted.
+    """
+    if not (folder / DONE).is_file():
+        return False
+    done = read_about(folder / DONE)
+    if shard.is_file() and done["shard"] != _identity(shard):
+        return False
+    if why := done["broken"]:
+        _left_out(str(why), done["rows"], keep_broken)
+    return True
+
+
+def read_about(file: Path) -> dict[str, Any]:
+    """What a conversion noted in ``done.json`` or ``progress.json``.
+
+    Raises:
+        InputError: if no conversion of this version did.
+    """
+    about = read_json(file)
+    numbers = ("record", "offset", "frames", "rows")
+    if (
+        not isinstance(about, dict)
+        or about.get("version") != VERSION
+        or not all(type(about.get(name)) is int and 0 <= about[name] < 1 << 48 for name in numbers)
+    ):
+        raise InputError(f"{file}: not from a conversion by this version; remove {file.parent}")
+    return {"broken": None, "shard": None, **about}
+
+
+def _identity(shard: Path) -> list[int]:
+    """By what a file that was replaced is told from the one before."""
+    found = shard.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _left_out(why: str, rows: int, keep_broken: bool) -> None:
+    if not keep_broken or not rows:
+        remedy = f"; keep_broken=true takes the {rows:,} transitions before it" if rows else ""
+        raise InputError(f"{why}; fetch the file anew{remedy}")
+    note(f"{why}; only the {rows:,} transitions before it are used")
+
+
+@contextmanager
+def _alone(folder: Path, origin: object) -> Iterator[None]:
+    """Keeps other processes from converting the same shard; waits for one that does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"{origin}: another process is converting it; waiting for that")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _noted(shard: Path, folder: Path) -> dict[str, Any] | None:
+    """How far an earlier conversion of this very file came, if one was stopped."""
+    if not (folder / PROGRESS).is_file():
+        return None
+    about = read_about(folder / PROGRESS)
+    sizes = (about["frames"] * SIZE, about["rows"] * ROW.itemsize)
+    if about["shard"] != _identity(shard) or any(
+        not (folder / name).is_file() or (folder / name).stat().st_size < size
+        for name, size in zip((FRAMES, ROWS), sizes, strict=True)
+    ):
+        return None
+    return about
+
+
+def _convert(shard: Path, folder: Path, origin: object, keep_broken: bool) -> None:
+    (folder / DONE).unlink(missing_ok=True)
+    noted = _noted(shard, folder)
+    record, offset, frames, rows = (noted[key] for key in ("record", "offset", "frames", "rows")) if noted else [0] * 4
+    note(f"converting {origin} once, into {folder}" + (f", from row {rows:,} on" if noted else ""))
+    with Writer(folder, frames, rows) as to:
+
+        def write_down(name: str, why: str | None = None) -> None:
+            to.flush()
+            about = {"version": VERSION, "shard": _identity(shard), "record": record, "offset": offset}
+            with whole(folder / name) as file:
+                file.write(json.dumps({**about, "frames": to.frames, "rows": to.rows, "broken": why}).encode())
+
+        why, family, again, written = None, None, noted is not None, rows
+        try:
+            with opened(shard, origin) as (packed, unpacked), progress(folder.name, shard.stat().st_size) as show:
+                # The last record whose rows are written is read again: the next one may follow from it.
+                for number, place, data in records(unpacked, origin, record, offset):
+                    before = to.frames, to.rows
+                    try:
+                        family = family or _family(data)
+                        values = example(data, family.wanted)
+                        family.recall(values) if again else family.add(values, to)
+                    except Malformed as error:
+                        to.take_back(*before)
+                        raise broken(origin, number, place, str(error)) from None
+                    record, offset, again = number, place, False
+                    if to.rows - written >= EVERY:
+                        plausibly_packed(packed.tell(), offset + len(data), origin, "the shard")
+                        write_down(PROGRESS)
+                        written = to.rows
+                        show(packed.tell())
+        except Broken as error:
+            why = str(error)
+        if why and (not keep_broken or not to.rows):
+            if to.rows:
+                write_down(PROGRESS)
+            _left_out(why, to.rows, keep_broken)
+        if not to.rows:
+            raise InputError(f"{origin}: no transitions in it")
+        write_down(DONE, why)
+    (folder / PROGRESS).unlink(missing_ok=True)
+    if why:
+        _left_out(why, to.rows, keep_broken)
