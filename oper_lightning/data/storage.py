@@ -14,12 +14,12 @@ from torch import Tensor
 
 from oper_lightning.data.rl import TensorStorage, stored
 from oper_lightning.data.sources.source import Source
-from oper_lightning.data.transitions import missed_ends, squeezed
+from oper_lightning.data.transitions import RETURN, Key, has_returns, missed_ends, squeezed
 from oper_lightning.errors import InputError, first_line, note
 from oper_lightning.files import beside, fits_memory
 
 CHUNK = 1 << 14  # rows that are converted at a time
-KEYS = (
+KEYS: tuple[Key, ...] = (
     "observation",
     "action",
     ("next", "observation"),
@@ -49,17 +49,19 @@ def fill(
             would take more memory than is free.
     """
     table: TensorDict | None = None
+    keys = KEYS
     rows, start = len(source), 0
     for episodes in source.episodes():
         stop = start + len(episodes)
         if table is None:
             look_at(episodes)
-            table = _allocate(source, episodes, rows, device, folder)
+            keys = (*KEYS, RETURN) if has_returns(episodes) else KEYS
+            table = _allocate(source, episodes.select(*keys), rows, device, folder)
         if stop > rows:
             raise InputError(f"{source}: more than the {rows:,} transitions that the source announced")
         if not episodes["next", "done"][-1]:
             raise InputError(f"{source}: the episode that ends at row {stop - 1:,} is neither terminated nor truncated")
-        for key in KEYS:
+        for key in keys:
             values, column = episodes[key], table[key]
             _check(values, column, key, source, start)
             column[start:stop] = values
@@ -79,10 +81,11 @@ def _allocate(source: Source, example: TensorDict, rows: int, device: torch.devi
     empty = example[:1].expand(rows)
     if folder is not None:
         return _reserved(empty, folder)
-    size = sum(empty[key].nbytes for key in KEYS)
+    size = sum(column.nbytes for column in empty.values(True, True))
     if device.type == "cpu":
         fits_memory(size, source, f"its {rows:,} transitions")
-    tensors = {key: torch.empty(empty[key].shape, dtype=empty[key].dtype, device=device) for key in KEYS}
+    keys = empty.keys(True, True)
+    tensors = {key: torch.empty(empty[key].shape, dtype=empty[key].dtype, device=device) for key in keys}
     return TensorDict(tensors, batch_size=[rows], device=device)
 
 

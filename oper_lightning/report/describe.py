@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data.matching import outside
-from oper_lightning.data.transitions import episode_of, episode_returns, missed_ends
+from oper_lightning.data.transitions import episode_of, missed_ends, returns_of
 
 FAR = 20  # interquartile ranges from the median: a value beyond them lies apart,
 GAP = 4  # if it is so many times as far from the median as the next nearer one,
@@ -41,7 +41,7 @@ def describe(transitions: TensorDict, low: Tensor, high: Tensor) -> Facts:
     """Looks at transitions ``[N]`` whose actions are bounded by ``low`` and ``high`` ``[A]``."""
     ends = transitions["next", "done"]
     episode = episode_of(ends)
-    returns = episode_returns(transitions["next", "reward"], ends)[ends]
+    returns = returns_of(transitions)[ends]
     lengths = torch.bincount(episode)
     margin = 0.01 * (high - low)
     action = transitions["action"]

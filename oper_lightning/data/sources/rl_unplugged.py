@@ -16,8 +16,9 @@ import numpy as np
 from tensordict import TensorDict
 
 from oper_lightning.data.sources.download import download
-from oper_lightning.data.sources.shards import DONE, FRAMES, ROW, ROWS, SIDE, SIZE, STACK, convert, read_about
+from oper_lightning.data.sources.shards import DONE, FRAMES, ROW, ROWS, SIZE, STACK, convert, is_done, read_about
 from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.tfrecord import SIDE
 from oper_lightning.data.transitions import transitions_from
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.files import place
@@ -94,7 +95,7 @@ class RLUnplugged(Source):
     def prepare(self) -> None:
         for number in self.shards:
             file, folder = self._file(number), self._folder(number)
-            if self.path is None and not (folder / DONE).is_file():
+            if self.path is None and not is_done(file, folder, self.keep_broken):
                 download(self._name(number), f"{ADDRESS}/{self._relative(number)}", file)
             convert(file, folder, self._name(number), self.keep_broken)
 
@@ -167,44 +168,47 @@ class Converted:
         for name, size in sizes.items():
             if not size or not (folder / name).is_file() or (folder / name).stat().st_size != size:
                 raise InputError(f"{folder / name}: not the {size:,} bytes that were converted; remove {folder}")
-        self.rows = np.fromfile(folder / ROWS, ROW)
+        rows = np.fromfile(folder / ROWS, ROW)
+        self.columns = {name: rows[name].copy() for name in ROW.names or ()}
         # Private and writable, as torch wants it: nobody writes, so that the system's pages are shared all the same.
         self.frames = np.memmap(folder / FRAMES, np.uint8, "c", shape=(about["frames"], SIDE, SIDE))
-        starts = np.stack([self.rows["first"], self.rows["following"]])
-        if starts.min() < 0 or starts.max() > about["frames"] - STACK:
-            raise InputError(f"{folder / ROWS}: names frames that are not there; remove {folder}")
+        for starts in (self.columns["first"], self.columns["following"]):
+            if starts.min() < 0 or starts.max() > about["frames"] - STACK:
+                raise InputError(f"{folder / ROWS}: names frames that are not there; remove {folder}")
+        self.whole = not np.isnan(self.columns["unclipped"]).any()
+        """whether episodes were recorded whole; of single transitions only clipped rewards were"""
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.columns["action"])
 
     def episodes(self, reward: Literal["clipped", "unclipped"]) -> Iterator[TensorDict]:
         """All transitions; runs of them that follow from each other are episodes."""
-        rows = self.rows
-        ordered = not np.isnan(rows["unclipped"]).any()
-        if reward == "unclipped" and not ordered:
+        columns = self.columns
+        if reward == "unclipped" and not self.whole:
             raise InputError(f"{self.origin}: its rewards were recorded clipped; set the source's reward to clipped")
-        ends = np.append(rows["first"][1:] != rows["following"][:-1], True) | (rows["terminated"] == 1)
-        if not ordered and not rows["terminated"].any():
+        if not self.whole and not columns["terminated"].any():
             note(f"{self.origin}: no transition is terminal: values will be bootstrapped after every one")
+        follows = columns["first"][1:] == columns["following"][:-1]
+        ends = np.append(~follows, True) | (columns["terminated"] == 1)
         start = low = 0
         for high in (np.nonzero(ends)[0] + 1).tolist():
             if high - start > PART and low > start:
-                yield self._part(slice(start, low), ends, reward, ordered)
+                yield self._part(slice(start, low), ends, reward)
                 start = low
             low = high
-        yield self._part(slice(start, low), ends, reward, ordered)
+        yield self._part(slice(start, low), ends, reward)
 
-    def _part(self, part: slice, ends: np.ndarray, reward: str, ordered: bool) -> TensorDict:
-        rows = self.rows[part]
+    def _part(self, part: slice, ends: np.ndarray, reward: str) -> TensorDict:
+        columns = {name: column[part] for name, column in self.columns.items()}
         return transitions_from(
-            self._stacks(rows["first"]),
-            rows["action"],
-            rows[reward],
-            self._stacks(rows["following"]),
-            rows["terminated"],
+            self._stacks(columns["first"]),
+            columns["action"],
+            columns[reward],
+            self._stacks(columns["following"]),
+            columns["terminated"],
             ends[part],
             # What single transitions add up to is no return.
-            episode_return=None if ordered else rows["episode_return"],
+            episode_return=None if self.whole else columns["episode_return"],
         )
 
     def _stacks(self, first: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ class Writer:
         for file, size in zip(files, (frames * SIZE, rows * ROW.itemsize), strict=True):
             file.touch()
             os.truncate(file, size)
-        self.files = [open(file, "ab") for file in files]
+        self.files = [file.open("ab") for file in files]
         self.waiting: list[tuple[Any, ...]] = []
 
     def keep(self, pixels: list[np.ndarray]) -> int:
@@ -160,6 +160,7 @@ class Episodes:
                 f"{len(discounts):,} discounts; one of each for every step is needed"
             )
         total = _one(example, b"episode_return")
+        _check_finite(total, *clipped, *unclipped)
         terminated = discounts[-1] == 0
         rows = steps if terminated else steps - 1
         if rows == 0:
@@ -194,6 +195,7 @@ class Transitions:
         now, after, episode = _stack(example, b"o_t"), _stack(example, b"o_tp1"), _one(example, b"episode_id")
         action, reward = _action(_one(example, b"a_t")), _one(example, b"r_t")
         over, total = _one(example, b"d_t") == 0, _one(example, b"episode_return")
+        _check_finite(total, reward)
         pixels: dict[bytes, np.ndarray] = {}
         for png in (*now, *after):
             if png not in pixels:
@@ -239,6 +241,11 @@ def _stack(example: Example, name: bytes) -> list[bytes]:
     return values
 
 
+def _check_finite(*rewards: float) -> None:
+    if not all(map(math.isfinite, rewards)):
+        raise Malformed("a reward or return that is not finite")
+
+
 def _action(number: int) -> int:
     if not 0 <= number < 18:
         raise Malformed(f"action {number}; Atari's are 0 to 17")
@@ -261,32 +268,28 @@ def convert(shard: Path, folder: Path, origin: object, keep_broken: bool) -> Non
         InputError: if a record cannot be read, or the folder cannot be written.
     """
     try:
-        if is_done(shard, folder, origin, keep_broken):
-            return
-        existing(shard)
-        with _alone(folder, origin):
-            if not is_done(shard, folder, origin, keep_broken):
-                _convert(shard, folder, origin, keep_broken)
+        if not is_done(shard, folder, keep_broken):
+            existing(shard)
+            with _alone(folder, origin):
+                if not is_done(shard, folder, keep_broken):
+                    _convert(shard, folder, origin, keep_broken)
     except OSError as error:
         raise InputError(
-            f"{origin}: cannot convert it into {folder} ({error.strerror}); $RLU_DATASET_DIR names another place"
+            f"{origin}: cannot convert it into {folder} ({error.strerror or error}); set $RLU_DATASET_DIR to another "
+            f"folder"
         ) from None
+    done = read_about(folder / DONE)
+    if done["broken"]:
+        note(f"{done['broken']}; only the {done['rows']:,} transitions before it are used")
 
 
-def is_done(shard: Path, folder: Path, origin: object, keep_broken: bool) -> bool:
-    """Whether a shard was converted, and has not been replaced since; says what was left out.
-
-    Raises:
-        InputError: if something was left out and that is not wanted.
-    """
+def is_done(shard: Path, folder: Path, keep_broken: bool) -> bool:
+    """Whether a shard was converted, and has not been replaced since."""
     if not (folder / DONE).is_file():
         return False
     done = read_about(folder / DONE)
-    if shard.is_file() and done["shard"] != _identity(shard):
-        return False
-    if why := done["broken"]:
-        _left_out(str(why), done["rows"], keep_broken)
-    return True
+    same = not shard.is_file() or done["shard"] == _identity(shard)
+    return same and (keep_broken or not done["broken"])
 
 
 def read_about(file: Path) -> dict[str, Any]:
@@ -310,13 +313,6 @@ def _identity(shard: Path) -> list[int]:
     """By what a file that was replaced is told from the one before."""
     found = shard.stat()
     return [found.st_size, found.st_mtime_ns]
-
-
-def _left_out(why: str, rows: int, keep_broken: bool) -> None:
-    if not keep_broken or not rows:
-        remedy = f"; keep_broken=true takes the {rows:,} transitions before it" if rows else ""
-        raise InputError(f"{why}; fetch the file anew{remedy}")
-    note(f"{why}; only the {rows:,} transitions before it are used")
 
 
 @contextmanager
@@ -364,6 +360,7 @@ def _convert(shard: Path, folder: Path, origin: object, keep_broken: bool) -> No
             with opened(shard, origin) as (packed, unpacked), progress(folder.name, shard.stat().st_size) as show:
                 # The last record whose rows are written is read again: the next one may follow from it.
                 for number, place, data in records(unpacked, origin, record, offset):
+                    plausibly_packed(packed.tell(), place + len(data), origin, "the shard")
                     before = to.frames, to.rows
                     try:
                         family = family or _family(data)
@@ -374,19 +371,20 @@ def _convert(shard: Path, folder: Path, origin: object, keep_broken: bool) -> No
                         raise broken(origin, number, place, str(error)) from None
                     record, offset, again = number, place, False
                     if to.rows - written >= EVERY:
-                        plausibly_packed(packed.tell(), offset + len(data), origin, "the shard")
                         write_down(PROGRESS)
                         written = to.rows
                         show(packed.tell())
         except Broken as error:
             why = str(error)
-        if why and (not keep_broken or not to.rows):
-            if to.rows:
-                write_down(PROGRESS)
-            _left_out(why, to.rows, keep_broken)
         if not to.rows:
-            raise InputError(f"{origin}: no transitions in it")
+            raise InputError(why or f"{origin}: no transitions in it")
+        if why:
+            write_down(PROGRESS)
+        if why and not keep_broken:
+            raise InputError(
+                f"{why}; replace or remove {shard}, or set the source's keep_broken to true to use the "
+                f"{to.rows:,} transitions before it"
+            )
         write_down(DONE, why)
-    (folder / PROGRESS).unlink(missing_ok=True)
-    if why:
-        _left_out(why, to.rows, keep_broken)
+    if not why:
+        (folder / PROGRESS).unlink(missing_ok=True)

@@ -83,7 +83,9 @@ def crc32c() -> Callable[[bytes], int]:
             return value
     except ImportError:
         pass
-    note("checksums are computed in Python, which takes minutes for a shard: pip install 'oper-lightning[rl-unplugged]'")
+    note(
+        "checksums are computed in Python, which takes minutes for a shard: pip install 'oper-lightning[rl-unplugged]'"
+    )
     return crc_by_table
 
 
@@ -237,10 +239,11 @@ class _Reader:
 
     def feature(self, at: int, end: int) -> tuple[int, list[Any]]:
         """Kind and values of a feature; the last kind wins, lists of one kind are joined."""
-        last, values = 0, []
+        last: int = 0
+        values: list[Any] = []
         for number, kind, start, stop in self.fields(at, end):
             if kind == 2 and number in KINDS:
-                found = (self.bytes, self.floats, self.integers)[number - 1](start, stop)  # type: ignore[operator]
+                found = (self.bytes, self.floats, self.integers)[number - 1](start, stop)
                 values = values + found if number == last else found
                 last = number
         return last, values
