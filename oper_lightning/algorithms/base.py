@@ -24,6 +24,7 @@ from oper_lightning.spec import ROLES, Batch, DataSpec, Kind, Role
 from oper_lightning.training import guards, judging, loops, options, stored
 from oper_lightning.training.execution import Compile, executor
 
+ACTED = 256  # images that a policy looks at together when it predicts
 SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+BC and OPER
 
 
@@ -367,7 +368,9 @@ class OfflineAlgorithm(LightningModule, ABC):
 
     def predict_step(self, batch: TensorDict, batch_idx: int) -> dict[str, Tensor]:
         """Actions ``[M, A]``, or ``[M]`` where they are discrete, for M transitions."""
-        return {"action": self.act(batch["observation"])}
+        observation = batch["observation"]
+        parts = observation.split(ACTED) if self.spec is not None and self.spec.pixels else [observation]
+        return {"action": torch.cat([self.act(part) for part in parts])}
 
 
 def class_path(cls: type) -> str:

@@ -24,7 +24,7 @@ from oper_lightning.nn.optim import Schedule, adam, frozen_copy, polyak, reset_a
 from oper_lightning.priorities.advantages import next_weights, stretch_std
 from oper_lightning.priorities.file import FORMAT, save_tensors
 from oper_lightning.priorities.priority import statistics
-from oper_lightning.spec import Batch, DataSpec
+from oper_lightning.spec import Batch, DataSpec, Kind
 
 
 class OperA(OfflineAlgorithm):
@@ -116,6 +116,14 @@ class OperA(OfflineAlgorithm):
         if self.critic == "vq":
             self.q = EnsembleMLP((self.seeds, 2), [observations + actions, *self.hidden_sizes])
             self.target_q = frozen_copy(self.q)
+
+    @classmethod
+    def check_data(cls, kind: Kind, pixels: bool, dataset: object) -> None:
+        if pixels:
+            raise InputError(
+                f"{dataset}: images, which OPER-A's stage 1 does not take; OperR, TopFraction and ReturnWeighting do"
+            )
+        super().check_data(kind, pixels, dataset)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         self.optimisers = [adam(self.value.parameters(), self.learning_rate)]

@@ -8,8 +8,8 @@ import torch
 
 from oper_lightning.data.sources.d4rl import D4RL
 from oper_lightning.data.sources.source import Source
-from oper_lightning.data.storage import fill
-from oper_lightning.data.transitions import fingerprint, squeezed
+from oper_lightning.data.storage import fill, transitions_in
+from oper_lightning.data.transitions import fingerprint
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.file import FORMAT, save_tensors
 from oper_lightning.priorities.priority import statistics
@@ -33,7 +33,7 @@ def convert(files: list[str], source: Source, output: str = "weights.safetensors
     if Path(output).exists():
         raise InputError(f"{output}: exists already; name another --output")
     source.prepare()
-    transitions = squeezed(fill(source, torch.device("cpu"))[:])
+    transitions = transitions_in(fill(source, torch.device("cpu")))
     tensors = published_weights(files, len(transitions))
     name = source.origin().dataset
     metadata = {

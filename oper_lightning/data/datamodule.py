@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,26 +13,20 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data import matching, storage
+from oper_lightning.data.buffer import replay_buffer
+from oper_lightning.data.frames import moved
 from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, shared_out
-from oper_lightning.data.mixture import Mixture, Mode
-from oper_lightning.data.rl import RandomSampler, TensorDictReplayBuffer, TensorStorage, buffer, stored
-from oper_lightning.data.sampler import WeightedSampler
+from oper_lightning.data.mixture import Mixture, Mode, weigh
+from oper_lightning.data.rl import TensorDictReplayBuffer, TensorStorage
 from oper_lightning.data.sources.source import Source
-from oper_lightning.data.table import PART, Table
-from oper_lightning.data.transforms import LossWeight
+from oper_lightning.data.table import Table
 from oper_lightning.data.transitions import are_images, is_discrete
 from oper_lightning.envs.rollouts import Rollouts, World
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.files import place
 from oper_lightning.nn import ranks
-from oper_lightning.priorities.priority import Priority, checked, statistics
-from oper_lightning.priorities.returns import doubts
+from oper_lightning.priorities.priority import Priority, checked
 from oper_lightning.spec import ROLES, Batch, DataSpec, Role
-
-
-def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # not a process that was forked from the owner
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class OfflineDataModule(LightningDataModule):
@@ -61,7 +52,7 @@ class OfflineDataModule(LightningDataModule):
             a time.
         rollouts: how policies are scored in an environment; null trains without scores.
         reward_scale: factor of the rewards that critics see; OPER-R sees rewards as recorded. return_range is 1000 over
-            the distance between best and worst return (IQL on locomotion).
+            the distance between best and worst return (IQL on locomotion); sign makes rewards -1, 0 or 1 (Atari).
         reward_shift: number that is added to the scaled reward (antmaze: -1).
         clip_actions: whether to move recorded actions that lie outside the action bounds to the nearest bound instead
             of refusing the data.
@@ -82,7 +73,7 @@ class OfflineDataModule(LightningDataModule):
         updates_per_epoch: int = 5000,
         updates_per_block: int | None = None,
         rollouts: Rollouts | None = Rollouts(),  # noqa: B008 (frozen)
-        reward_scale: float | Literal["return_range"] = 1.0,
+        reward_scale: float | Literal["return_range", "sign"] = 1.0,
         reward_shift: float = 0.0,
         clip_actions: bool = False,
         location: Literal["device", "memory", "memmap"] = "device",
@@ -191,7 +182,7 @@ class OfflineDataModule(LightningDataModule):
                 f"({len(loaded):,} transitions)"
             )
         if self.world is not None:
-            matching.check_shapes(self.source, loaded.transitions, self.world)
+            matching.check_shapes(self.source, loaded.observation_shape, loaded.transitions["action"], self.world)
         return loaded
 
     def _look_at(self, episodes: TensorDict) -> None:
@@ -202,18 +193,8 @@ class OfflineDataModule(LightningDataModule):
             check(kind, are_images(episodes["observation"]), self.source)
 
     def _weigh(self, loaded: Table) -> None:
-        """Asks the priority for its weights, and says what is doubtful about them."""
-        weights, name = None, type(self.priority).__name__
-        if self.priority is not None:
-            # In-place operations count up a tensor's version.
-            leaves = [*loaded.transitions.values(True, True)]
-            versions = [leaf._version for leaf in leaves]
-            weights = checked(self.priority(loaded.transitions.clone(recurse=False)), len(loaded), name)
-            if versions != [leaf._version for leaf in leaves]:
-                raise InputError(f"{name}: changes the transitions that it weighs; let it work on transitions.clone()")
-            for doubt in doubts(self.priority, loaded.transitions, weights):
-                note(doubt)
-        self._hold(loaded, weights, name)
+        weights = None if self.priority is None else weigh(self.priority, loaded.transitions)
+        self._hold(loaded, weights, type(self.priority).__name__)
         self._weighed_by = self.priority
 
     def _match(self, loaded: Table) -> None:
@@ -222,7 +203,9 @@ class OfflineDataModule(LightningDataModule):
         low, high, _ = matching.action_bounds(self.source, actions, self.world, origin, ask)
         matching.check_actions(self.source, actions, low, high, self.clip_actions)
         bounds = low.cpu(), high.cpu()
-        self._spec = matching.spec(loaded.transitions, origin, self.world, bounds, loaded.recorded)
+        self._spec = matching.spec(
+            loaded.transitions, loaded.observation_shape, origin, self.world, bounds, loaded.recorded
+        )
 
     def teardown(self, stage: str) -> None:
         """Closes the environments; :meth:`setup` makes them anew."""
@@ -236,8 +219,7 @@ class OfflineDataModule(LightningDataModule):
         if self.trainer is not None:
             return Path(self.trainer.default_root_dir) / "memmap" / "transitions"
         if self._temporary is None:
-            self._temporary = tempfile.mkdtemp(prefix="oper-")
-            weakref.finalize(self, _remove, self._temporary, os.getpid())
+            self._temporary = storage.temporary_folder(self)
         return Path(self._temporary) / "transitions"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -259,12 +241,18 @@ class OfflineDataModule(LightningDataModule):
 
     @property
     def storage(self) -> TensorStorage:
-        """All N transitions as recorded, in torchrl's TED layout: reward and flags are ``[N, 1]``."""
+        """All N transitions as recorded, in torchrl's TED layout: reward and flags are ``[N, 1]``.
+
+        Images are put together from frames when rows are asked for: ``storage[:]`` would make all of them.
+        """
         return self._at_hand("storage").storage
 
     @property
     def transitions(self) -> TensorDict:
-        """The memory of :attr:`storage` as a TensorDict ``[N]`` in which reward and flags are ``[N]``."""
+        """The memory of :attr:`storage` as a TensorDict ``[N]`` in which reward and flags are ``[N]``.
+
+        In place of images it has numbers of frames, see :mod:`oper_lightning.data.transitions`; :meth:`rows` has them.
+        """
         return self._at_hand("transitions").transitions
 
     @property
@@ -282,25 +270,20 @@ class OfflineDataModule(LightningDataModule):
         """The transitions with row numbers ``[...]`` (or a slice), as algorithms get them: scaled, with columns."""
         return self._at_hand("rows").rows(index)
 
-    def in_order(self, size: int = PART) -> Iterator[TensorDict]:
-        """All transitions in row order, as from :meth:`rows`; whole episodes, ``size`` rows or more at a time."""
+    def in_order(self, size: int | None = None) -> Iterator[TensorDict]:
+        """All transitions in row order, as from :meth:`rows`; whole episodes, ``size`` rows or more at a time.
+
+        By default 8192 rows, or 1024 of images.
+        """
         return self._at_hand("rows").in_order(size)
 
     def __repr__(self) -> str:
         """What is loaded and how it is weighed, in a line."""
         if self._loaded is None:
             return f"OfflineDataModule({type(self.source).__name__}, not loaded: call setup())"
-        episodes = int(self._loaded.transitions["next", "done"].sum())
-        shapes = f"observations {list(self._spec.observation_shape)}, actions {list(self._spec.action_shape)}"
-        priority = "uniform"
-        if self._weights is not None:
-            priority = f"{self._weights_of}, {self.mode} for {', '.join(self.roles)}"
-            if self._weights.dim() == 1:
-                priority += f", effective share {statistics(self._weights)['ess']:.0%}"
-        return (
-            f"OfflineDataModule({self._spec.dataset}: {len(self._loaded):,} transitions, {episodes:,} episodes, "
-            f"{shapes}; {priority}; batches of {self.batch_size})"
-        )
+        name = f"{self._weights_of}, {self.mode} for {', '.join(self.roles)}"
+        weighed = self._mixture.summary(name) if self._weights is not None else "uniform"
+        return f"OfflineDataModule({self._loaded.summary(self._spec)}; {weighed}; batches of {self.batch_size})"
 
     __str__ = __repr__
 
@@ -335,15 +318,7 @@ class OfflineDataModule(LightningDataModule):
 
         Draws by weight follow ``seed``; uniform ones follow torch's global seed, as torchrl's do.
         """
-        kept, sampler, transform = self.storage, RandomSampler(), None
-        if self._weights is not None and self.mode == "resample":
-            sampler = WeightedSampler(self._weights, self.seed)
-        elif self._weights is not None:
-            transform = LossWeight(self._weights)
-            rows = kept[:].clone(recurse=False)
-            kept = stored(rows.set("index", torch.arange(len(rows), device=rows.device)))
-        size = batch_size or self.batch_size
-        return buffer(storage=kept, sampler=sampler, transform=transform, batch_size=size)
+        return replay_buffer(self.storage, self.weights, self.mode, self.seed, batch_size or self.batch_size)
 
     def draw(self, updates: int) -> Batch:
         """The next block: transitions for ``updates`` updates, ``[K, B]``, or ``[K, S, B]`` under ``[S, N]`` weights.
@@ -393,8 +368,8 @@ class OfflineDataModule(LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Moves transitions to the training device; roles that were the same object stay so."""
         if isinstance(batch, Batch):
-            return batch.map(lambda part: part.to(device, non_blocking=True))
-        return batch.to(device) if isinstance(batch, TensorDict) else batch
+            return batch.map(lambda part: moved(part, device))
+        return moved(batch, device) if isinstance(batch, TensorDict) else batch
 
     def state_dict(self) -> dict[str, Any]:
         """Seed and number of updates drawn, which decide what is drawn next; and the number of rows of an update."""

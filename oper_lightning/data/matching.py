@@ -10,11 +10,14 @@ from torch import Tensor
 
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.storage import observation_statistics
-from oper_lightning.data.transitions import are_images, is_discrete, returns_of
+from oper_lightning.data.transitions import is_discrete, returns_of, seen_as
 from oper_lightning.envs.rollouts import Rollouts, World, action_space, number_of_actions
 from oper_lightning.envs.scores import family_of_environment
 from oper_lightning.errors import InputError, note
 from oper_lightning.spec import DataSpec
+
+Scale = float | Literal["return_range", "sign"]
+"""of rewards: a factor, or how to find one"""
 
 
 def make_world(source: Source, rollouts: Rollouts) -> World | None:
@@ -40,22 +43,24 @@ def make_world(source: Source, rollouts: Rollouts) -> World | None:
         return None
 
 
-def check_shapes(source: Source, transitions: TensorDict, world: World) -> None:
-    """Compares kinds of actions, and shapes of observations and actions.
+def check_shapes(source: Source, observation_shape: tuple[int, ...], actions: Tensor, world: World) -> None:
+    """Compares kinds of actions ``[N, ...]``, and shapes of observations and actions.
 
     Raises:
         InputError: if they differ.
     """
     remedy = "name the right one in data.rollouts.environment, or set data.rollouts to null"
-    recorded, there = is_discrete(transitions["action"]), number_of_actions(world.action_space) is not None
+    recorded, there = is_discrete(actions), number_of_actions(world.action_space) is not None
     if recorded != there:
         words = [("continuous", "discrete")[discrete] for discrete in (recorded, there)]
         raise InputError(
             f"{source}: {words[0]} actions, but environment {world.environment} has {words[1]} ones "
             f"({world.action_space}); {remedy}"
         )
-    for key, shape in (("observation", world.observation_shape), ("action", world.action_space.shape)):
-        stored = tuple(transitions[key].shape[1:])
+    for key, stored, shape in (
+        ("observation", observation_shape, world.observation_shape),
+        ("action", tuple(actions.shape[1:]), world.action_space.shape),
+    ):
         if stored != shape:
             raise InputError(
                 f"{source}: {key}s of shape {stored}, but environment {world.environment} has {shape}; {remedy}"
@@ -161,9 +166,7 @@ def check_actions(source: Source, actions: Tensor, low: Tensor, high: Tensor, cl
         torch.clamp(actions, low, high, out=actions)
 
 
-def scaled_rewards(
-    source: Source, transitions: TensorDict, scale: float | Literal["return_range"], shift: float
-) -> TensorDict:
+def scaled_rewards(source: Source, transitions: TensorDict, scale: Scale, shift: float) -> TensorDict:
     """The transitions with scaled and shifted rewards; everything else shared.
 
     Raises:
@@ -180,20 +183,25 @@ def scaled_rewards(
         scale = 1000 / spread
     scaled = transitions.clone(recurse=False)
     scaled["next"] = following.clone(recurse=False)
-    scaled["next", "reward"] = following["reward"] * scale + shift
+    scaled["next", "reward"] = (following["reward"].sign() if scale == "sign" else following["reward"] * scale) + shift
     return scaled
 
 
 def spec(
-    transitions: TensorDict, origin: Origin, world: World | None, bounds: tuple[Tensor, Tensor], recorded: str
+    transitions: TensorDict,
+    observation_shape: tuple[int, ...],
+    origin: Origin,
+    world: World | None,
+    bounds: tuple[Tensor, Tensor],
+    recorded: str,
 ) -> DataSpec:
     """What an algorithm needs to know of transitions ``[N]`` with bounds ``[A]`` and the fingerprint ``recorded``."""
     environment = world.environment if world else origin.environment
     known = family_of_environment(environment) if environment else None
-    pixels = are_images(transitions["observation"])
+    pixels = seen_as(transitions) == "first"
     mean, std = (torch.zeros(()), torch.ones(())) if pixels else observation_statistics(transitions["observation"])
     return DataSpec(
-        observation_shape=tuple(transitions["observation"].shape[1:]),
+        observation_shape=observation_shape,
         action_shape=tuple(transitions["action"].shape[1:]),
         action_low=bounds[0],
         action_high=bounds[1],

@@ -10,10 +10,30 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data.sampler import WeightedSampler
+from oper_lightning.errors import InputError, note
 from oper_lightning.nn import ranks
+from oper_lightning.priorities.priority import Priority, checked, statistics
+from oper_lightning.priorities.returns import doubts
 from oper_lightning.spec import ROLES, Batch, Role
 
 Mode = Literal["resample", "reweight"]
+
+
+def weigh(priority: Priority, transitions: TensorDict) -> Tensor:
+    """Asks a priority for the weights ``[N]`` of transitions, and says what is doubtful about them; mean 1, float64.
+
+    Raises:
+        InputError: if the weights cannot be used, or the priority changes the transitions.
+    """
+    name = type(priority).__name__
+    leaves = [*transitions.values(True, True)]
+    versions = [leaf._version for leaf in leaves]  # operations in place count them up
+    weights = checked(priority(transitions.clone(recurse=False)), len(transitions), name)
+    if versions != [leaf._version for leaf in leaves]:
+        raise InputError(f"{name}: changes the transitions that it weighs; let it work on transitions.clone()")
+    for doubt in doubts(priority, transitions, weights):
+        note(doubt)
+    return weights
 
 
 class Mixture:
@@ -32,6 +52,7 @@ class Mixture:
         self.rows = rows
         self.device = device
         self.seeds = torch.Size() if weights is None else weights.shape[:-1]
+        self.weights = weights
         self.sampler: WeightedSampler | None = None
         # Equal weights are no priority: the run is then the uniform one, draw for draw.
         if weights is not None and bool((weights != weights[..., :1]).any()):
@@ -76,6 +97,12 @@ class Mixture:
             # The same transitions, sharing everything but their weight.
             parts[True] = parts[False].clone(recurse=False).set("weight", self.loss_weights[index])
         return Batch(*(parts[role in prioritised] for role in ROLES))
+
+    def summary(self, name: str) -> str:
+        """The weights in a few words: their name, and how much of the data they leave."""
+        if self.weights is None or self.weights.dim() > 1:
+            return name
+        return f"{name}, effective share {statistics(self.weights)['ess']:.0%}"
 
     def _index(self, stream: str, seed: int, updates: int, batch_size: int) -> Tensor:
         """Row numbers ``[K, B]`` or ``[K, S, B]`` of this rank."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.rl import TensorStorage, stored
+from oper_lightning.data import frames
+from oper_lightning.data.frame_writer import FrameWriter
+from oper_lightning.data.rl import TensorStorage
 from oper_lightning.data.sources.source import Source
-from oper_lightning.data.transitions import RETURN, Key, has_returns, missed_ends, squeezed
+from oper_lightning.data.transitions import RETURN, Key, are_images, has_returns, missed_ends, squeezed
 from oper_lightning.errors import InputError, first_line, note
 from oper_lightning.files import beside, fits_memory
 
@@ -28,6 +32,8 @@ KEYS: tuple[Key, ...] = (
     ("next", "truncated"),
     ("next", "done"),
 )
+OBSERVED: dict[Key, Key] = {"observation": "first", ("next", "observation"): ("next", "first")}
+"""what tables of images have in place of these entries"""
 
 
 def fill(
@@ -36,7 +42,7 @@ def fill(
     folder: Path | None = None,
     look_at: Callable[[TensorDict], None] = lambda episodes: None,
 ) -> TensorStorage:
-    """Copies all transitions of a source into a storage of exactly its size, in TED layout.
+    """Copies all transitions of a source into a storage of exactly its size, in TED layout; images as frames.
 
     Args:
         source: where the transitions come from.
@@ -49,22 +55,30 @@ def fill(
             would take more memory than is free.
     """
     table: TensorDict | None = None
-    keys = KEYS
+    images: FrameWriter | None = None
+    keys: tuple[Key, ...] = KEYS
     rows, start = len(source), 0
     for episodes in source.episodes():
         stop = start + len(episodes)
         if table is None:
             look_at(episodes)
-            keys = (*KEYS, RETURN) if has_returns(episodes) else KEYS
-            table = _allocate(source, episodes.select(*keys), rows, device, folder)
+            example = episodes[:0].clone()
+            recorded = (*KEYS, RETURN) if has_returns(episodes) else KEYS
+            keys = recorded
+            if are_images(episodes["observation"]):
+                images = FrameWriter(episodes, rows, source, device, folder)
+                keys = tuple(OBSERVED.get(key, key) for key in recorded)
         if stop > rows:
             raise InputError(f"{source}: more than the {rows:,} transitions that the source announced")
         if not episodes["next", "done"][-1]:
             raise InputError(f"{source}: the episode that ends at row {stop - 1:,} is neither terminated nor truncated")
+        for key in recorded:
+            _check(episodes[key], example[key], key, source, start)
+        columns = images.put(episodes) if images is not None else episodes
+        if table is None:
+            table = _allocate(source, columns.select(*keys), rows, device, folder)
         for key in keys:
-            values, column = episodes[key], table[key]
-            _check(values, column, key, source, start)
-            column[start:stop] = values
+            table[key][start:stop] = columns[key]
         start = stop
     if table is None or start != rows:
         raise InputError(f"{source}: {start:,} transitions came, but the source announced {rows:,}")
@@ -74,7 +88,12 @@ def fill(
             f"{source}: ends of {len(missed):,} episodes seem to be unmarked: after rows {first} an observation is far "
             f"from where the step before led to"
         )
-    return stored(table)
+    return frames.storage_of(table, images.close() if images is not None else None)
+
+
+def transitions_in(storage: TensorStorage) -> TensorDict:
+    """The memory of a storage, see :func:`oper_lightning.data.transitions.squeezed`."""
+    return squeezed(frames.held(storage)[0])
 
 
 def _allocate(source: Source, example: TensorDict, rows: int, device: torch.device, folder: Path | None) -> TensorDict:
@@ -102,7 +121,7 @@ def _reserved(empty: TensorDict, folder: Path) -> TensorDict:
     return table
 
 
-def _check(values: Tensor, column: Tensor, key: str | tuple[str, str], source: Source, start: int) -> None:
+def _check(values: Tensor, column: Tensor, key: Key, source: Source, start: int) -> None:
     words = " ".join(key) if isinstance(key, tuple) else key
     if values.shape[1:] != column.shape[1:]:
         raise InputError(
@@ -137,9 +156,22 @@ def map_new(source: Source, folder: Path, look_at: Callable[[TensorDict], None])
         shutil.rmtree(new, ignore_errors=True)
 
 
+def temporary_folder(owner: object) -> str:
+    """A new folder that goes with its owner, or with this process."""
+    folder = tempfile.mkdtemp(prefix="oper-")
+    weakref.finalize(owner, _remove, folder, os.getpid())
+    return folder
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:  # not one that was forked from it
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def load_mapped(folder: Path) -> TensorStorage:
     """Opens what :func:`fill` left memory-mapped in ``folder``."""
-    return stored(TensorDict.load_memmap(folder))
+    images = frames.Frames.mapped(folder) if (folder / frames.ABOUT).is_file() else None
+    return frames.storage_of(TensorDict.load_memmap(folder), images)
 
 
 def observation_statistics(observations: Tensor) -> tuple[Tensor, Tensor]:

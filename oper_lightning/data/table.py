@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data import matching
-from oper_lightning.data.rl import TensorStorage, stored
+from oper_lightning.data.frames import held, storage_of
+from oper_lightning.data.rl import TensorStorage
 from oper_lightning.data.sources.source import Source
-from oper_lightning.data.transitions import fingerprint, squeezed
+from oper_lightning.data.transitions import fingerprint, seen_as, squeezed
+from oper_lightning.spec import DataSpec
 
-PART = 8192  # rows that are looked at together where order matters
+PART = 8192  # rows that are looked at together where order matters,
+PART_OF_IMAGES = 1024  # and rows of images
 
 
 class Table:
@@ -22,15 +25,16 @@ class Table:
 
     Args:
         source: where they came from.
-        storage: all of them in TED layout.
+        storage: all of them in TED layout; images apart from the rest, as frames.
     """
 
     def __init__(self, source: Source, storage: TensorStorage) -> None:
         self.source = source
         self.storage = storage
-        self.transitions = squeezed(storage[:])
+        table, self.frames = held(storage)
+        self.transitions = squeezed(table)
         """the storage's memory as a TensorDict ``[N]`` in which reward and flags are ``[N]``"""
-        self.recorded = fingerprint(self.transitions)
+        self.recorded = fingerprint(self.transitions, self.frames.digest if self.frames is not None else "")
         self.arrange(1.0, 0.0)
 
     def __len__(self) -> int:
@@ -41,37 +45,56 @@ class Table:
         """The device that holds the transitions."""
         return self.transitions.device or torch.device("cpu")
 
-    def arrange(self, scale: float | Literal["return_range"], shift: float) -> TensorDict:
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one observation."""
+        if self.frames is not None:
+            return self.frames.observation_shape
+        return tuple(self.transitions["observation"].shape[1:])
+
+    def arrange(self, scale: matching.Scale, shift: float) -> TensorDict:
         """Makes ``entries``, TensorDict ``[N]``: what algorithms get, with rewards scaled and shifted.
 
         Returns the whole transitions with those rewards, from which an algorithm may make columns of its own.
         """
         self.scaling = scale, shift
         scaled = matching.scaled_rewards(self.source, self.transitions, scale, shift)
-        following = {key: scaled["next", key] for key in ("observation", "reward", "terminated")}
+        seen = seen_as(scaled)
+        following = {key: scaled["next", key] for key in (seen, "reward", "terminated")}
         self.entries = TensorDict(
-            {"observation": scaled["observation"], "action": scaled["action"], "next": following},
+            {seen: scaled[seen], "action": scaled["action"], "next": following},
             batch_size=scaled.batch_size,
             device=scaled.device,
         )
         return scaled
 
+    def summary(self, spec: DataSpec) -> str:
+        """Name, size and shapes in a few words."""
+        episodes = int(self.transitions["next", "done"].sum())
+        shapes = f"observations {list(spec.observation_shape)}, actions {list(spec.action_shape)}"
+        return f"{spec.dataset}: {len(self):,} transitions, {episodes:,} episodes, {shapes}"
+
     def rows(self, index: Tensor | slice) -> TensorDict:
         """The transitions with row numbers ``[...]`` (or a slice), as algorithms get them: scaled, with columns."""
         part: TensorDict = self.entries[index]
         if ("next", "row") in part.keys(include_nested=True):  # n-step targets end at other rows
-            part["next", "observation"] = self.transitions["next", "observation"][part["next"].pop("row")]
+            seen = seen_as(self.transitions)
+            part["next", seen] = self.transitions["next", seen][part["next"].pop("row")]
+        if self.frames is not None:
+            first, following = part.pop("first"), part["next"].pop("first")
+            part["observation"], part["next", "observation"] = self.frames.pair(first, following)
         return part
 
-    def in_order(self, size: int = PART) -> Iterator[TensorDict]:
+    def in_order(self, size: int | None = None) -> Iterator[TensorDict]:
         """All transitions in row order, as from :meth:`rows`; whole episodes, ``size`` rows or more at a time."""
         start = 0
         for stop in self.cuts(size):
             yield self.rows(slice(start, stop))
             start = stop
 
-    def cuts(self, size: int = PART) -> list[int]:
+    def cuts(self, size: int | None = None) -> list[int]:
         """Where :meth:`in_order` cuts: the last end of an episode before each multiple of ``size``, and the end."""
+        size = size or (PART if self.frames is None else PART_OF_IMAGES)
         ends = torch.nonzero(self.transitions["next", "done"]).squeeze(1).cpu() + 1
         block = torch.div(ends, size, rounding_mode="floor")
         first = torch.cat([block[1:] != block[:-1], torch.ones(1, dtype=torch.bool)])
@@ -80,10 +103,11 @@ class Table:
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the rows, from whose memory all else is made again."""
         made = ("storage", "transitions", "entries")
-        return {"rows": self.storage[:], **{key: v for key, v in self.__dict__.items() if key not in made}}
+        return {"rows": held(self.storage)[0], **{key: v for key, v in self.__dict__.items() if key not in made}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.storage = stored(state.pop("rows"))
+        rows = state.pop("rows")
         self.__dict__.update(state)
-        self.transitions = squeezed(self.storage[:])
+        self.storage = storage_of(rows, self.frames)
+        self.transitions = squeezed(held(self.storage)[0])
         self.arrange(*self.scaling)

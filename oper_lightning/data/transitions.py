@@ -2,6 +2,8 @@
 
 ``transitions`` is a TensorDict ``[N]`` with ``observation``, ``action`` and, under ``next``, ``observation``,
 ``reward``, ``terminated``, ``truncated`` and ``done``, each of the last four with one number per transition.
+Images lie apart, as frames (:mod:`oper_lightning.data.frames`); in their place, ``observation`` and the next one,
+``transitions`` then has ``first``, int64 ``[N]``: the number of the first frame.
 ``ends`` is bool ``[N]``: True on the last transition of every episode; the last row of all is always an end. Where
 episodes were not recorded whole, ``("next", "episode_return")`` is what each transition's whole episode returned.
 """
@@ -103,16 +105,21 @@ def _float(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
+def seen_as(transitions: TensorDict) -> str:
+    """What stands for observations in transitions: ``first`` for images, else ``observation``."""
+    return "first" if "first" in transitions.keys() else "observation"  # noqa: SIM118 (a TensorDict)
+
+
 def squeezed(transitions: TensorDict) -> TensorDict:
     """A view of TED transitions in which reward and flags have one number per transition, without copying."""
-    following = transitions["next"]
+    following, seen = transitions["next"], seen_as(transitions)
     numbers = ("reward", "terminated", "truncated", "done", *(["episode_return"] if has_returns(transitions) else []))
     flags = {key: following[key].squeeze(-1) for key in numbers}
     return TensorDict(
         {
-            "observation": transitions["observation"],
+            seen: transitions[seen],
             "action": transitions["action"],
-            "next": {"observation": following["observation"], **flags},
+            "next": {seen: following[seen], **flags},
         },
         batch_size=transitions.batch_size,
         device=transitions.device,
@@ -124,14 +131,15 @@ def has_returns(transitions: TensorDict) -> bool:
     return RETURN in transitions.keys(include_nested=True)
 
 
-def fingerprint(transitions: TensorDict) -> str:
+def fingerprint(transitions: TensorDict, frames: str = "") -> str:
     """SHA-256 over the row count and, in row order, float32 observations, actions and rewards and the end flags.
 
-    Weights belong to rows: a file with the same rows in another order, or with any value changed, is other data.
+    Weights belong to rows: a file with the same rows in another order, or with any value changed, is other data. Images
+    count by ``frames``, the SHA-256 of all their frames, and by where those of a row begin.
     """
-    digest = hashlib.sha256(str(len(transitions)).encode())
-    keys: tuple[Key, ...] = ("observation", "action", ("next", "reward"), ("next", "terminated"), ("next", "truncated"))
-    for key in keys:
+    digest = hashlib.sha256(f"{len(transitions)}{frames}".encode())
+    keys: list[Key] = ["observation", "action", ("next", "reward"), ("next", "terminated"), ("next", "truncated")]
+    for key in ["first", ("next", "first"), *keys[1:]] if frames else keys:
         for chunk in transitions.get(key).split(1 << 16):
             digest.update(memoryview(chunk.contiguous().cpu().numpy()).cast("B"))
     return digest.hexdigest()
@@ -231,8 +239,12 @@ def missed_ends(transitions: TensorDict) -> Tensor:
     """Rows inside episodes after which an end seems to be missing, int64 ``[M]``.
 
     There the step to the next observation is over a hundred times as long as 98 % of all steps are, or the following
-    row begins elsewhere than the step ended. Lengths are in standard deviations of the observations.
+    row begins elsewhere than the step ended. Lengths are in standard deviations of the observations. Of images only the
+    latter is asked.
     """
+    if seen_as(transitions) == "first":
+        follows = transitions["first"][1:] == transitions["next", "first"][:-1]
+        return torch.nonzero(~(follows | transitions["next", "done"][:-1])).squeeze(1)
     observation, following = transitions["observation"], transitions["next", "observation"]
     rows, width, inside = len(observation), observation[0].numel(), ~transitions["next", "done"].cpu()
     sample = observation[:: max(1, rows // SAMPLE, rows * width >> 22)].flatten(1).double()  # 32 MB at most

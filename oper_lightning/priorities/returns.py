@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.transitions import episode_of, has_returns, returns_of
+from oper_lightning.data.transitions import episode_of, has_returns, returns_of, seen_as
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.priority import Priority, mean_one, uniform
 
@@ -203,6 +203,10 @@ class AdvantageWeighting(ByReturn):
         self.temperature = temperature
 
     def __call__(self, transitions: TensorDict) -> Tensor:
+        if seen_as(transitions) == "first":
+            raise InputError(
+                "AdvantageWeighting: a linear fit to images says nothing; of: OperR, TopFraction, ReturnWeighting"
+            )
         values, ends = self.scores(transitions)
         starts = ends.roll(1)  # the last row of all is an end, so the first one is a start
         advantage = advantage_of_trajectories(values, transitions["observation"][starts], ends)

@@ -10,8 +10,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.storage import fill
-from oper_lightning.data.transitions import episode_of, returns_of, squeezed
+from oper_lightning.data.storage import fill, transitions_in
+from oper_lightning.data.transitions import episode_of, returns_of
 from oper_lightning.errors import InputError
 from oper_lightning.report.runs import read_config
 from oper_lightning.trust import KINDS, load_all, trusted
@@ -42,7 +42,7 @@ class Datasets:
         key = json.dumps(config["source"], sort_keys=True)
         if key not in self.read:
             source.prepare()
-            self.read[key] = squeezed(fill(source, torch.device("cpu"))[:])
+            self.read[key] = transitions_in(fill(source, torch.device("cpu")))
         return episode_weights(self.read[key], priority(self.read[key]))
 
 

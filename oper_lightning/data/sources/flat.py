@@ -14,6 +14,7 @@ from oper_lightning.errors import InputError, note
 from oper_lightning.files import fits_memory
 
 ROWS_AT_A_TIME = 1 << 14
+BYTES_AT_A_TIME = 1 << 26
 FLAG_BYTES = 32  # per row, while episode ends are worked out
 COPIES = 6  # of a part of the rows, while it is turned into transitions
 
@@ -84,9 +85,9 @@ class FlatEpisodes:
     def episodes(self, columns: Columns) -> Iterator[TensorDict]:
         """Whole episodes, many at a time, out of the columns that were given before."""
         ends = np.nonzero(self.terminated | self.truncated)[0] + 1
-        start = 0
+        start, part = 0, _part(columns["observations"])
         while start < len(self.rows):
-            stop = int(ends[np.searchsorted(ends, min(start + ROWS_AT_A_TIME, len(self.rows)))])
+            stop = int(ends[np.searchsorted(ends, min(start + part, len(self.rows)))])
             yield self._read(columns, start, stop)
             start = stop
 
@@ -118,7 +119,7 @@ class FlatEpisodes:
     def _floats(self, columns: Columns, name: str, span: slice) -> np.ndarray:
         """Rows of a column, all finite."""
         values = np.asarray(columns[name][span])
-        if not np.isfinite(values).all():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
             row, *place = np.argwhere(~np.isfinite(values))[0]
             column = f", column {', '.join(map(str, place))}" if place else ""
             raise InputError(
@@ -220,14 +221,23 @@ def _has_masks(columns: Columns) -> bool:
 
 def _jumps(columns: Columns) -> np.ndarray:
     """For each row but the last, whether the next row's observation differs from the row's next observation."""
-    rows = columns["observations"].shape[0]
+    rows, part = columns["observations"].shape[0], _part(columns["observations"])
     jumps = np.zeros(rows - 1, dtype=bool)
-    for start in range(0, rows - 1, ROWS_AT_A_TIME):
-        stop = min(start + ROWS_AT_A_TIME, rows - 1)
-        following = np.asarray(columns["next_observations"][start:stop], dtype=np.float64)
-        observed = np.asarray(columns["observations"][start + 1 : stop + 1], dtype=np.float64)
+    for start in range(0, rows - 1, part):
+        stop = min(start + part, rows - 1)
+        following = np.asarray(columns["next_observations"][start:stop])
+        observed = np.asarray(columns["observations"][start + 1 : stop + 1])
+        if following.dtype == observed.dtype == np.uint8:  # images: no copies in floating point
+            jumps[start:stop] = (following != observed).reshape(stop - start, -1).any(1)
+            continue
+        following, observed = following.astype(np.float64), observed.astype(np.float64)
         jumps[start:stop] = np.linalg.norm((following - observed).reshape(stop - start, -1), axis=1) > 1e-6
     return jumps
+
+
+def _part(column: Any) -> int:
+    """How many rows of a column are looked at together."""
+    return max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // max(_row_bytes(column), 1)))
 
 
 def _broken(column: Any) -> int:
@@ -237,7 +247,8 @@ def _broken(column: Any) -> int:
 
 
 def _row_bytes(column: Any) -> int:
-    return int(np.prod(column.shape[1:], dtype=np.int64)) * max(column.dtype.itemsize, 4)
+    image = column.dtype == np.uint8 and len(column.shape) > 2  # which stays as it is; all else becomes float32
+    return int(np.prod(column.shape[1:], dtype=np.int64)) * (1 if image else max(column.dtype.itemsize, 4))
 
 
 def cut_as_d4rl(terminated: np.ndarray, max_episode_steps: int) -> np.ndarray:

@@ -1,0 +1,172 @@
+"""Images, stored frame by frame: what neighbouring transitions share is stored once.
+
+An observation of images ``[C, ...]`` is taken for S frames of c channels each (C = S·c), one after another in time;
+single images are stacks of one. Of two observations that follow each other only the newest frame differs, so that an
+episode of T transitions takes S + T frames. Each transition knows its ``first`` frame, and in ``("next", "first")``
+that of its next observation, as a rule the one after. Where a recording says something else (a last observation that
+was not kept, rows in any order) all S frames are stored: what comes out is what went in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from oper_lightning.data.rl import TensorStorage, spawning, stored
+from oper_lightning.errors import InputError
+from oper_lightning.files import fits_memory, read_json
+
+FILE, ABOUT = "frames.u8", "frames.json"
+
+
+def stacked(frames: np.ndarray, stack: int) -> tuple[np.ndarray, np.ndarray]:
+    """Observations and next observations of an episode, for sources that read single frames.
+
+    Both are views of one copy of the frames; the first one is repeated at the beginning.
+
+    Args:
+        frames: all T + 1 frames of the episode, uint8 ``[T + 1, H, W]`` or ``[T + 1, c, H, W]``.
+        stack: number S of frames in an observation.
+
+    Returns:
+        Two arrays ``[T, S, H, W]`` or ``[T, S * c, H, W]``.
+    """
+    padded = np.concatenate([np.repeat(frames[:1], stack - 1, 0), frames])
+    channels = padded[:, None] if padded.ndim == 3 else padded
+    shape = (len(frames), stack * channels.shape[1], *channels.shape[2:])
+    views = np.lib.stride_tricks.as_strided(padded, shape, channels.strides)
+    return views[:-1], views[1:]
+
+
+class Frames:
+    """Frames side by side, and stacks of them.
+
+    Args:
+        data: the frames, uint8 ``[F, c, ...]``.
+        stack: number S of frames in an observation.
+        digest: SHA-256 of the frames.
+        path: the file that they are mapped from, if any.
+    """
+
+    def __init__(self, data: Tensor, stack: int, digest: str, path: Path | None = None) -> None:
+        self.data = data
+        self.stack = stack
+        self.digest = digest
+        self.path = path
+
+    @classmethod
+    def mapped(cls, folder: Path) -> Frames:
+        """Opens what :class:`oper_lightning.data.frame_writer.FrameWriter` left in a folder.
+
+        Raises:
+            InputError: if it is not whole.
+        """
+        path, about = folder / FILE, read_json(folder / ABOUT)
+        shape = tuple(about["shape"])
+        size = int(np.prod(shape))
+        if not path.is_file() or path.stat().st_size != size:
+            raise InputError(f"{path}: not the {size:,} bytes of frames that {ABOUT} names; remove the folder")
+        data = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+        return cls(data.view(shape), about["stack"], about["digest"], path)
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape ``(C, ...)`` of an observation."""
+        return (self.stack * self.data.shape[1], *self.data.shape[2:])
+
+    def take(self, first: Tensor, count: int) -> Tensor:
+        """The frames from ``first`` ``[...]`` on, ``count`` of each, joined: uint8 ``[..., count * c, ...]``."""
+        shape = (*first.shape, count * self.data.shape[1], *self.data.shape[2:])
+        if self.data.device.type != "cpu":
+            number = first.reshape(-1, 1) + torch.arange(count, device=first.device)
+            return self.data.index_select(0, number.reshape(-1)).reshape(shape)
+        # Windows that overlap in memory: numpy copies each as a whole, several times as fast as torch.
+        size = self.data[0].numel()
+        windows = np.lib.stride_tricks.as_strided(
+            self.data.numpy(), (max(len(self.data) - count + 1, 0), count * size), (size, 1), writeable=False
+        )
+        return torch.from_numpy(windows[first.reshape(-1).numpy()]).reshape(shape)
+
+    def pair(self, first: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations and next observations ``[..., C, ...]`` by the numbers ``[...]`` of their first frames."""
+        on_device = first.device.type != "cpu"  # asking there would wait for it
+        if on_device or not bool((following == first + 1).all()):
+            return self.take(first, self.stack), self.take(following, self.stack)
+        window, channels = self.take(first, self.stack + 1), self.data.shape[1]
+        return (
+            window.narrow(first.dim(), 0, self.stack * channels),
+            window.narrow(first.dim(), channels, self.stack * channels),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: of mapped frames where they lie."""
+        return {**self.__dict__, "data": self.data if self.path is None else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.path is not None:
+            self.data = Frames.mapped(self.path.parent).data
+
+
+class FrameStorage(TensorStorage):  # type: ignore[misc]
+    """A storage whose observations are put together from frames when they are asked for.
+
+    Args:
+        table: the transitions in TED layout, with ``first`` in place of each observation.
+        frames: the frames.
+    """
+
+    def __init__(self, table: TensorDict, frames: Frames) -> None:
+        with spawning():
+            super().__init__(table)
+        self.frames = frames
+
+    def get(self, index: Any) -> TensorDict:
+        """Transitions in TED layout with uint8 observations ``[..., C, ...]``.
+
+        Raises:
+            InputError: if so many are asked for that they do not fit into memory.
+        """
+        part = super().get(index).clone(recurse=False)
+        part["next"] = part["next"].clone(recurse=False)
+        size = 2 * part.numel() * int(np.prod(self.frames.observation_shape))
+        if size > 1 << 30 and self.frames.data.device.type == "cpu":
+            fits_memory(size, "data.storage", f"the images of {part.numel():,} transitions")
+        first, following = part.pop("first"), part["next"].pop("first")
+        part["observation"], part["next", "observation"] = self.frames.pair(first, following)
+        return part
+
+
+def storage_of(table: TensorDict, frames: Frames | None) -> TensorStorage:
+    """A storage of transitions in TED layout, without a copy; of images if there are frames."""
+    return stored(table) if frames is None else FrameStorage(table, frames)
+
+
+def held(storage: TensorStorage) -> tuple[TensorDict, Frames | None]:
+    """The memory of a storage as :func:`storage_of` takes it."""
+    if isinstance(storage, FrameStorage):
+        return TensorStorage.get(storage, slice(None)), storage.frames
+    return storage[:], None
+
+
+def moved(part: TensorDict, device: torch.device) -> TensorDict:
+    """Transitions on another device; where observations and next ones share frames, these travel once."""
+    observation, following = part["observation"], part["next", "observation"]
+    ahead = following.storage_offset() - observation.storage_offset()
+    shares = observation.untyped_storage().data_ptr() == following.untyped_storage().data_ptr()
+    dim, size = part.dim(), observation[(0,) * (part.dim() + 1)].numel()
+    shares = shares and observation.stride() == following.stride() and ahead > 0 and ahead % size == 0
+    if not shares or observation.device == device:
+        return part.to(device, non_blocking=True)
+    channels = observation.shape[dim]
+    shape = (*observation.shape[:dim], channels + ahead // size, *observation.shape[dim + 1 :])
+    window = observation.as_strided(shape, observation.stride()).to(device, non_blocking=True)
+    rest = part.exclude("observation", ("next", "observation")).to(device, non_blocking=True)
+    rest["observation"] = window.narrow(dim, 0, channels)
+    rest["next", "observation"] = window.narrow(dim, ahead // size, channels)
+    return rest
