@@ -32,6 +32,7 @@ from fuzzing.hdf5 import HDF5
 from fuzzing.minari import MINARI
 from fuzzing.npz import NPZ
 from fuzzing.published import NPY
+from fuzzing.shards import SHARD
 from fuzzing.weights import WEIGHTS
 from fuzzing.words import WORDS
 
@@ -39,6 +40,7 @@ KINDS = {
     "hdf5": HDF5,
     "npz": NPZ,
     "minari": MINARI,
+    "shard": SHARD,
     "weights": WEIGHTS,
     "checkpoint": CHECKPOINTS,
     "config": CONFIG,

@@ -282,6 +282,48 @@ def test_each_picture_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(unpacked) == len(set(unpacked)) == 10
 
 
+def unordered(count: int, seed: int = 0) -> list[Episode]:
+    """Single steps and runs of a few, with an end here and there; the pictures are never far from each other."""
+    generator, steps = np.random.default_rng(seed), []
+    while len(steps) < count:
+        start = int(generator.integers(4, 60))
+        steps += [
+            step(start, start + n, discount=float(generator.random() > 0.2)) for n in range(generator.integers(1, 4))
+        ]
+    return steps
+
+
+@pytest.mark.parametrize("part", [1, 3, 1000])
+@pytest.mark.parametrize("location", ["memory", "memmap"])
+def test_what_is_stored_is_what_was_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int, location: Any
+) -> None:
+    """From the file into the datamodule's storage, however the rows are handed out in parts."""
+    monkeypatch.setattr(rl_unplugged, "PART", part)
+    steps = unordered(40)
+    single = write(tmp_path / "single", [message(one) for one in steps])
+    data = OfflineDataModule(RLUnplugged(str(single)), location=location, batch_size=4)
+    data.setup()
+    rows = data.storage.get(slice(None))
+    for key, name in (("observation", "o_t"), (("next", "observation"), "o_tp1")):
+        expected = np.stack([[np.asarray(Image.open(io.BytesIO(data))) for data in one[name]] for one in steps])
+        assert np.array_equal(rows[key].numpy(), expected)
+    assert rows["action"].tolist() == [one["a_t"][0] for one in steps]
+    assert rows["next", "reward"].flatten().tolist() == [one["r_t"][0] for one in steps]
+    assert rows["next", "terminated"].flatten().tolist() == [one["d_t"][0] == 0 for one in steps]
+    whole = write(tmp_path / "whole", [message(episode(30 * n, 3 + n, n % 2 == 0)) for n in range(6)])
+    data = OfflineDataModule(RLUnplugged(str(whole)), location=location, batch_size=4)
+    data.setup()
+    rows, row = data.storage.get(slice(None)), 0
+    for n in range(6):
+        steps_of_it = 3 + n - n % 2
+        for t in range(steps_of_it):
+            numbers = [30 * n + max(0, t - k) for k in (3, 2, 1, 0)]
+            assert torch.equal(rows["observation"][row], stack(*numbers))
+            row += 1
+    assert row == len(rows)
+
+
 # The format ----------------------------------------------------------------------------------------------------------
 
 

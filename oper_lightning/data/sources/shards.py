@@ -99,7 +99,7 @@ class Writer:
         for file, size in zip(files, (frames * SIZE, rows * ROW.itemsize), strict=True):
             file.touch()
             os.truncate(file, size)
-        self.files = [file.open("ab") for file in files]
+        self.files = [file.open("ab", buffering=1 << 20) for file in files]
         self.waiting: list[tuple[Any, ...]] = []
 
     def keep(self, pixels: list[np.ndarray]) -> int:

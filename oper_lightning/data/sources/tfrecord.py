@@ -173,18 +173,20 @@ class _Reader:
 
     def fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """Number, wire type, beginning and end of each field; those of a varint are its value and 0."""
+        data = self.data
         while at < end:
             self.left -= 1
             if self.left < 0:
                 raise Malformed(f"more than {MOST_VALUES:,} values")
-            key, at = self.varint(at)
+            # Nearly all keys and lengths take one byte; a call for each would be half of the time.
+            key, at = (data[at], at + 1) if data[at] < 128 else self.varint(at)
             kind = key & 7
             if kind == 0:
                 value, at = self.varint(at)
                 yield key >> 3, 0, value, 0
                 continue
             if kind == 2:
-                size, at = self.varint(at)
+                size, at = (data[at], at + 1) if data[at] < 128 else self.varint(at)
             elif kind in (1, 5):
                 size = 8 if kind == 1 else 4
             else:
