@@ -314,9 +314,12 @@ def _converted(change: Callable[[Path, Random], Any]) -> Mutation:
 
     def mutate(rng: Random) -> Told:
         from oper_lightning.data.sources.rl_unplugged import RLUnplugged
+        from oper_lightning.errors import log
 
         _lay(rng)
+        log.disabled = True
         RLUnplugged(FILE).prepare()
+        log.disabled = False
         (folder,) = Path("~/.rl_unplugged/datasets/converted").expanduser().iterdir()
         change(folder, rng)
         return Told("either", names=(FILE, str(folder.parent)))

@@ -687,6 +687,7 @@ def test_shards_are_downloaded_once(server: Path, tmp_path: Path) -> None:
     assert [len(part) for part in source.episodes()] == [5, 12]
     origin = source.origin()
     assert (origin.environment, origin.dataset) == ("oper/Pong-v0", "rl_unplugged/Pong/run_2")
+    assert origin.environment_options == {"sticky": 0.25}
     assert (origin.action_low, origin.action_high) == (0, 5)
     # Once converted, neither the published file nor the downloaded one is needed.
     for file in [*games.iterdir(), *(tmp_path / "rlu" / "atari_episodes_ordered" / "Pong").iterdir()]:

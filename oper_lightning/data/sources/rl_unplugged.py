@@ -27,6 +27,7 @@ ADDRESS = "https://storage.googleapis.com/rl_unplugged"
 FOLDERS = {"episodes": ("atari_episodes_ordered", 50), "transitions": ("atari", 100)}
 """where each family lies, and in how many shards a run"""
 SHORT = ("Carnival", "Gravitar", "StarGunner")  # one shard of episodes less
+STICKY = 0.25  # chance with which the action before was played instead
 PART = 1024  # rows that are handed out together, unless an episode is longer
 
 # Games by the size of their minimal action set.
@@ -105,6 +106,7 @@ class RLUnplugged(Source):
         return Origin(
             dataset=f"rl_unplugged/{self.game}/{name}" if self.game else name,
             environment=f"oper/{self.game}-v0" if self.game else None,
+            environment_options={"sticky": STICKY} if self.game else {},
             action_low=None if actions is None else np.array(0),
             action_high=None if actions is None else np.array(actions - 1),
         )
