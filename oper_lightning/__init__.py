@@ -3,8 +3,9 @@
 The names in ``__all__`` are stable: they keep their meaning and their arguments from one minor version to the next.
 Whatever else the modules hold may change. They are:
 
-- data: ``OfflineDataModule``; the sources ``D4RL``, ``Minari``, ``Npz``, ``RLUnplugged``, ``Reacher``; ``Source``, ``Origin`` and
-  ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
+- data: ``OfflineDataModule``; the sources ``D4RL``, ``Minari``, ``Npz``, ``RLUnplugged``, ``Reacher``; ``Source``,
+  ``Origin`` and ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers;
+  ``Rollouts``;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
 - algorithms: ``BC``, ``TD3BC``, ``IQL``, ``CQL``, ``OnestepRL`` and OPER-A's stage 1 ``OperA``; to write another:

@@ -728,6 +728,7 @@ def test_a_file_tells_its_game_by_its_folder(tmp_path: Path) -> None:
         ({"game": "Pong", "shard": 50}, "shards 0 to 49"),
         ({"game": "Carnival", "shard": 49}, "shards 0 to 48"),
         ({"game": "Pong", "shard": [1, 1]}, "each once"),
+        ({"path": "shard", "shard": [0, 1]}, "leave out run, shard"),
     ],
 )
 def test_names_that_are_wrong(options: dict[str, Any], words: str) -> None:

@@ -6,6 +6,7 @@ Gulcehre et al. 2020, arXiv 2006.13888, from Agarwal et al. 2020, arXiv 1907.045
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -55,10 +56,10 @@ class RLUnplugged(Source):
     Args:
         path: a shard that was downloaded before; both families are recognised.
         game: name of the game, such as Pong; its shards are downloaded to $RLU_DATASET_DIR unless path is given.
-        run: number of the run, 1 to 5.
-        shard: number of the shard, from 0, or a list of several.
+        run: number of the run, 1 to 5; not with a path.
+        shard: number of the shard, from 0, or a list of several; not with a path.
         family: episodes are whole and in order (50 shards a run); transitions are single and in no order (100 shards).
-            With a path, the file itself tells.
+            Not with a path: the file itself tells.
         reward: clipped to [-1, 1], as Atari agents are trained; or unclipped, which only episodes have.
         keep_broken: of a shard that is damaged or cut off, use the transitions before the damage.
     """
@@ -75,6 +76,8 @@ class RLUnplugged(Source):
     ) -> None:
         if path is None and game is None:
             raise InputError("RLUnplugged: give the path of a shard, or a game")
+        if path is not None and (run, shard, family) != (1, 0, "episodes"):
+            raise InputError(f"RLUnplugged: {path} is one shard, of one family; leave out run, shard and family")
         self.path = path
         self.game = game or _game_of(place(path or ""))
         self.run = run
@@ -172,8 +175,12 @@ class Converted:
                 raise InputError(f"{folder / name}: not the {size:,} bytes that were converted; remove {folder}")
         rows = np.fromfile(folder / ROWS, ROW)
         self.columns = {name: rows[name].copy() for name in ROW.names or ()}
-        # Private and writable, as torch wants it: nobody writes, so that the system's pages are shared all the same.
-        self.frames = np.memmap(folder / FRAMES, np.uint8, "c", shape=(about["frames"], SIDE, SIDE))
+        # Private and writable, as torch wants it. Nobody writes: no memory is set aside for that, or shards that are
+        # larger than the machine's would be refused.
+        flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+        with open(folder / FRAMES, "rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        self.frames = np.frombuffer(memory, np.uint8).reshape(-1, SIDE, SIDE)
         for starts in (self.columns["first"], self.columns["following"]):
             if starts.min() < 0 or starts.max() > about["frames"] - STACK:
                 raise InputError(f"{folder / ROWS}: names frames that are not there; remove {folder}")
