@@ -1,4 +1,7 @@
-"""Behaviour cloning of discrete actions: a classifier of what was done."""
+"""Behaviour cloning of discrete actions: a classifier of what was done.
+
+The baseline of Fujimoto et al. 2019 (arXiv 1910.01708), there for Atari games.
+"""
 
 from __future__ import annotations
 
