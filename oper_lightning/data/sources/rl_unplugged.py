@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,9 @@ FOLDERS = {"episodes": ("atari_episodes_ordered", 50), "transitions": ("atari", 
 SHORT = ("Carnival", "Gravitar", "StarGunner")  # one shard of episodes less
 STICKY = 0.25  # chance with which the action before was played instead
 PART = 1024  # rows that are handed out together, unless an episode is longer
+# No memory is to be set aside for pages that might be written: files larger than it would be refused. Python before 3.13
+# does not name the flag.
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 # Games by the size of their minimal action set.
 _GAMES = {
@@ -175,11 +179,10 @@ class Converted:
                 raise InputError(f"{folder / name}: not the {size:,} bytes that were converted; remove {folder}")
         rows = np.fromfile(folder / ROWS, ROW)
         self.columns = {name: rows[name].copy() for name in ROW.names or ()}
-        # Private and writable, as torch wants it. Nobody writes: no memory is set aside for that, or shards that are
-        # larger than the machine's would be refused.
-        flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+        # Private and writable, as torch wants it; nobody writes.
         with open(folder / FRAMES, "rb") as file:
-            memory = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            flags, protection = mmap.MAP_PRIVATE | NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+            memory = mmap.mmap(file.fileno(), 0, flags=flags, prot=protection)
         self.frames = np.frombuffer(memory, np.uint8).reshape(-1, SIDE, SIDE)
         for starts in (self.columns["first"], self.columns["following"]):
             if starts.min() < 0 or starts.max() > about["frames"] - STACK:
