@@ -579,6 +579,33 @@ def test_files_of_other_kinds(tmp_path: Path) -> None:
         read(tmp_path / "gone")
 
 
+@pytest.mark.parametrize("place", [0.0, 0.2, 0.5, 1.0])
+def test_gzip_files_of_several_members(tmp_path: Path, place: float) -> None:
+    data = b"".join(framed(message(episode(10 * n, 3, True))) for n in range(3))
+    cut = int(len(data) * place)
+    (tmp_path / "shard").write_bytes(b"".join(gzip.compress(part) for part in (data[:cut], b"", data[cut:])))
+    assert len(read(tmp_path / "shard")) == 9
+
+
+@pytest.mark.parametrize("more", [b"junk", bytes(10)])
+def test_what_follows_the_packed_data_is_damage(tmp_path: Path, more: bytes) -> None:
+    """As many zeros as fit on a disk may follow; nobody waits for the end of them."""
+    shard = write(tmp_path / "shard", [message(episode(0, 3, True))])
+    shard.write_bytes(shard.read_bytes() + more)
+    os.truncate(shard, shard.stat().st_size + (1 << 32))
+    with pytest.raises(InputError, match=r"record 1, .*damaged"):
+        read(shard)
+
+
+def test_a_wrong_checksum_of_gzip(tmp_path: Path) -> None:
+    shard = write(tmp_path / "shard", [message(episode(0, 3, True))])
+    data = bytearray(shard.read_bytes())
+    data[-8] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(InputError, match=r"record \d, .*incorrect data check"):
+        read(shard)
+
+
 @pytest.mark.parametrize("name", ["frames.u8", "rows.bin", "done.json"])
 def test_a_damaged_conversion(tmp_path: Path, name: str) -> None:
     shard = write(tmp_path / "shard", [message(episode(0, 3, True))])

@@ -31,8 +31,8 @@ FOLDERS = {"episodes": ("atari_episodes_ordered", 50), "transitions": ("atari", 
 SHORT = ("Carnival", "Gravitar", "StarGunner")  # one shard of episodes less
 STICKY = 0.25  # chance with which the action before was played instead
 PART = 1024  # rows that are handed out together, unless an episode is longer
-# No memory is to be set aside for pages that might be written: files larger than it would be refused. Python before 3.13
-# does not name the flag.
+# No memory is to be set aside for pages that might be written: files larger than it would be refused. Python before
+# 3.13 does not name the flag.
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 # Games by the size of their minimal action set.

@@ -7,7 +7,6 @@ which an Example nests Features, an entry for each feature, the feature, and its
 
 from __future__ import annotations
 
-import gzip
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from oper_lightning.errors import InputError, first_line, note
 
 LARGEST_RECORD = 256 << 20  # bytes; the longest episode of an Atari game, 27,000 frames, takes a fifth of that
 MOST_VALUES = 1 << 20  # fields and numbers of a record, all together
+PIECE = 1 << 18  # bytes that are unpacked together
 LONGEST_NAME = 64  # bytes of a feature's name
 BYTES, FLOATS, INTEGERS = 1, 2, 3  # the kinds of lists, by the numbers that the format gives them
 KINDS = {BYTES: "bytes", FLOATS: "floats", INTEGERS: "integers"}
@@ -94,8 +94,50 @@ def masked(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+class Unpacked:
+    """The unpacked bytes of a gzip file, of one member or several; its checksums are compared.
+
+    Python's own GzipFile reads what may follow the last member byte by byte, however long that is.
+    """
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self.packed = packed
+        self.member = zlib.decompressobj(31)  # with gzip's header and checksum
+        self.piece, self.at = b"", 0
+
+    def read(self, size: int) -> bytes:
+        """The next ``size`` bytes; fewer where the file ends."""
+        parts = []
+        while size and (self.at < len(self.piece) or self._more()):
+            parts.append(self.piece[self.at : self.at + size])
+            self.at += len(parts[-1])
+            size -= len(parts[-1])
+        return b"".join(parts)
+
+    def skip(self, size: int) -> None:
+        """Leaves out the next ``size`` bytes."""
+        while size and (part := self.read(min(size, PIECE))):
+            size -= len(part)
+
+    def _more(self) -> bool:
+        """Unpacks the next piece; False at the end of the file."""
+        self.piece, self.at = b"", 0
+        while not self.piece:
+            ended = self.member.eof
+            left = self.member.unused_data if ended else self.member.unconsumed_tail
+            data = left or self.packed.read(PIECE)
+            if not data and ended:
+                return False
+            if not data:
+                raise EOFError("the packed file ends early")
+            if ended:
+                self.member = zlib.decompressobj(31)
+            self.piece = self.member.decompress(data, PIECE)
+        return True
+
+
 @contextmanager
-def opened(path: Path, origin: object) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def opened(path: Path, origin: object) -> Iterator[tuple[BinaryIO, Unpacked]]:
     """Opens a gzip file; gives its bytes as they are stored, and unpacked.
 
     Raises:
@@ -105,11 +147,10 @@ def opened(path: Path, origin: object) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         if packed.read(2) != b"\x1f\x8b":
             raise InputError(f"{origin}: no gzip file; a shard of RL Unplugged is a TFRecord file packed by gzip")
         packed.seek(0)
-        with gzip.GzipFile(fileobj=packed) as unpacked:
-            yield packed, unpacked  # type: ignore[misc]  # typeshed has GzipFile for no BinaryIO
+        yield packed, Unpacked(packed)
 
 
-def records(unpacked: BinaryIO, origin: object, number: int = 0, offset: int = 0) -> Iterator[Record]:
+def records(unpacked: Unpacked, origin: object, number: int = 0, offset: int = 0) -> Iterator[Record]:
     """Records from ``offset`` on, where the one of that number begins; every checksum is compared.
 
     Raises:
@@ -117,21 +158,23 @@ def records(unpacked: BinaryIO, origin: object, number: int = 0, offset: int = 0
     """
     crc = crc32c()
 
-    def read(size: int, what: str) -> bytes:
+    @contextmanager
+    def whole() -> Iterator[None]:
         try:
+            yield
+        except (EOFError, zlib.error) as error:
+            why = f"the file is cut off or damaged ({first_line(error)})"
+            raise broken(origin, number, offset, why) from None
+
+    def read(size: int, what: str) -> bytes:
+        with whole():
             data = unpacked.read(size)
-        except (EOFError, OSError, zlib.error) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise broken(origin, number, offset, f"the file is cut off or damaged ({first_line(error)})") from None
         if len(data) < size and (data or what != "length"):
             raise broken(origin, number, offset, f"the file ends within its {what}")
         return data
 
-    try:
-        unpacked.seek(offset)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise broken(origin, number, offset, f"the file is cut off or damaged ({first_line(error)})") from None
+    with whole():
+        unpacked.skip(offset)
     while head := read(12, "length"):
         size, check = struct.unpack("<QI", head)
         if masked(crc(head[:8])) != check:
