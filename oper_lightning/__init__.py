@@ -3,14 +3,15 @@
 The names in ``__all__`` are stable: they keep their meaning and their arguments from one minor version to the next.
 Whatever else the modules hold may change. They are:
 
-- data: ``OfflineDataModule``; the sources ``D4RL``, ``Minari``, ``Npz``, ``RLUnplugged``, ``Reacher``; ``Source``,
-  ``Origin`` and ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers;
-  ``Rollouts``;
+- data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``RLUnplugged``, ``Reacher``;
+  ``Source``, ``Origin`` and ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl
+  buffers; ``Rollouts``;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
-- algorithms: ``BC``, ``TD3BC``, ``IQL``, ``CQL``, ``OnestepRL`` and OPER-A's stage 1 ``OperA``; to write another:
-  ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``frozen_copy``, ``squared_error``,
-  ``expectile_error``;
+- algorithms: ``BC``, ``TD3BC``, ``IQL``, ``CQL``, ``OnestepRL``; for discrete actions ``DiscreteBC``, ``DiscreteBCQ``,
+  ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``; OPER-A's stage 1 ``OperA``; to write another: ``OfflineAlgorithm``,
+  ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``, ``squared_error``, ``expectile_error``,
+  ``quantile_error``;
 - ``InputError``, which says in one line what was wrong with something that a person gave.
 """
 
@@ -24,12 +25,18 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
     from oper_lightning.algorithms.bc import BC
     from oper_lightning.algorithms.cql import CQL
+    from oper_lightning.algorithms.crr import CRR
+    from oper_lightning.algorithms.discrete_bc import DiscreteBC
+    from oper_lightning.algorithms.discrete_bcq import DiscreteBCQ
+    from oper_lightning.algorithms.discrete_cql import DiscreteCQL
+    from oper_lightning.algorithms.discrete_iql import DiscreteIQL
     from oper_lightning.algorithms.iql import IQL
     from oper_lightning.algorithms.onestep import OnestepRL
     from oper_lightning.algorithms.oper_a import OperA
     from oper_lightning.algorithms.td3_bc import TD3BC
     from oper_lightning.data.datamodule import OfflineDataModule
     from oper_lightning.data.sampler import WeightedSampler
+    from oper_lightning.data.sources.d3rlpy import D3rlpy
     from oper_lightning.data.sources.d4rl import D4RL
     from oper_lightning.data.sources.minari import Minari
     from oper_lightning.data.sources.npz import Npz
@@ -40,8 +47,8 @@ if TYPE_CHECKING:
     from oper_lightning.data.transitions import transitions_from
     from oper_lightning.envs.rollouts import Rollouts
     from oper_lightning.errors import InputError
-    from oper_lightning.nn.losses import expectile_error, squared_error
-    from oper_lightning.nn.optim import adam, frozen_copy, polyak
+    from oper_lightning.nn.losses import expectile_error, quantile_error, squared_error
+    from oper_lightning.nn.optim import adam, copy_to, frozen_copy, polyak
     from oper_lightning.priorities.file import WeightsFile
     from oper_lightning.priorities.priority import Priority
     from oper_lightning.priorities.returns import AdvantageWeighting, OperR, ReturnWeighting, TopFraction
@@ -55,6 +62,7 @@ _PUBLIC = {
     "transitions_from": "data.transitions",
     "Source": "data.sources.source",
     "Origin": "data.sources.source",
+    "D3rlpy": "data.sources.d3rlpy",
     "D4RL": "data.sources.d4rl",
     "Minari": "data.sources.minari",
     "Npz": "data.sources.npz",
@@ -74,14 +82,21 @@ _PUBLIC = {
     "IQL": "algorithms.iql",
     "CQL": "algorithms.cql",
     "OnestepRL": "algorithms.onestep",
+    "DiscreteBC": "algorithms.discrete_bc",
+    "DiscreteBCQ": "algorithms.discrete_bcq",
+    "DiscreteCQL": "algorithms.discrete_cql",
+    "CRR": "algorithms.crr",
+    "DiscreteIQL": "algorithms.discrete_iql",
     "OperA": "algorithms.oper_a",
     "Batch": "spec",
     "DataSpec": "spec",
     "adam": "nn.optim",
     "polyak": "nn.optim",
+    "copy_to": "nn.optim",
     "frozen_copy": "nn.optim",
     "squared_error": "nn.losses",
     "expectile_error": "nn.losses",
+    "quantile_error": "nn.losses",
 }
 
 __all__ = ["__version__", *_PUBLIC]

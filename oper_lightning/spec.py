@@ -15,6 +15,8 @@ Kind = Literal["continuous", "discrete"]
 """of actions"""
 Role = Literal["evaluation", "improvement", "constraint"]
 ROLES: tuple[Role, ...] = get_args(Role)
+MOST_ACTIONS = 10_000
+"""discrete actions; each costs memory in every network, and no environment that we know has as many"""
 
 
 class Batch(NamedTuple):
@@ -85,6 +87,8 @@ class DataSpec:
     """order in which the entries of a Dict observation were joined"""
     reference: tuple[float, float] | None = None
     """returns that score 0 and 100"""
+    reference_from: str = ""
+    """who says so"""
     d4rl: bool = False
     """whether a normalised score on this data may be called a D4RL score"""
     discrete: bool = False
@@ -115,7 +119,10 @@ class DataSpec:
         for name, value in values.items():
             if not _fits(name, value, values):
                 raise InputError(f"its spec of the data has {name} {' '.join(str(value).split())[:60]}")
-        return cls(**values)
+        spec = cls(**values)
+        if spec.discrete and not 1 <= spec.actions <= MOST_ACTIONS:
+            raise InputError(f"its spec of the data has discrete actions from {spec.action_low} to {spec.action_high}")
+        return spec
 
     def difference(self, other: DataSpec) -> str | None:
         """The first thing in which networks made for ``self`` would not fit ``other``, in words; None if they fit."""
@@ -138,7 +145,7 @@ class DataSpec:
     @property
     def actions(self) -> int:
         """Number of discrete actions."""
-        return int(self.action_high - self.action_low) + 1
+        return int(self.action_high) - int(self.action_low) + 1
 
     @property
     def observation_size(self) -> int:
@@ -189,6 +196,8 @@ def _fits(name: str, value: Any, values: dict[str, Any]) -> bool:
     if name == "reference":
         numbers = isinstance(value, tuple) and len(value) == 2 and all(type(v) in (int, float) for v in value)
         return value is None or (numbers and value[0] != value[1])
-    if name in ("d4rl", "discrete", "pixels"):
+    if name == "discrete":
+        return isinstance(value, bool) and (not value or values["action_shape"] == ())
+    if name in ("d4rl", "pixels"):
         return isinstance(value, bool)
     return isinstance(value, str) or (name == "environment" and value is None)

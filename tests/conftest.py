@@ -30,6 +30,12 @@ def small_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def small_discrete_file(tmp_path: Path) -> Path:
+    """A file that CartPole-v1 fits: 40 episodes of 25 steps."""
+    return write_hdf5(tmp_path / "discrete.hdf5", columns([25] * 40, 4, 2, discrete=True), env_id="CartPole-v1")
+
+
+@pytest.fixture
 def shared() -> Path:
     """The folder of real data; the test skips where it is missing."""
     if not SHARED.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,26 @@ def columns(
         "timeouts": timeouts,
         "next_observations": following.astype(np.float32),
     }
+
+
+def image_columns(lengths: list[int], actions: int = 3, side: int = 36, stack: int = 4) -> dict[str, np.ndarray]:
+    """D4RL's columns with stacks of frames ``[N, stack, side, side]``, in which the action can be seen; discrete."""
+    rows = columns(lengths, action=actions, discrete=True)
+    generator = np.random.default_rng(1)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    now, after = [], []
+    for start, stop in itertools.pairwise(starts):
+        frames = generator.integers(0, 64, (stop - start + 1, side, side), dtype=np.uint8)
+        width = side // actions
+        for frame, action in zip(frames, rows["actions"][start:stop], strict=False):
+            frame[:, action * width : (action + 1) * width] += 192  # a bright bar over the action's columns
+        stacks = np.lib.stride_tricks.sliding_window_view(
+            np.pad(frames, ((stack - 1, 0), (0, 0), (0, 0)), "edge"), stack, 0
+        )
+        stacks = np.moveaxis(stacks, -1, 1)
+        now.append(stacks[:-1])
+        after.append(stacks[1:])
+    return {**rows, "observations": np.concatenate(now), "next_observations": np.concatenate(after)}
 
 
 def write_hdf5(path: Path, arrays: dict[str, np.ndarray], **attributes: Any) -> Path:

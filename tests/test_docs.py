@@ -78,6 +78,7 @@ def stand_ins(folder: Path) -> None:
     arrays = columns([25] * 20, 10, 2)
     for name in ("hopper-replay.hdf5", "log.hdf5"):
         write_hdf5(folder / name, arrays, env_id="Reacher-v5")
+    write_hdf5(folder / "cartpole.hdf5", columns([25] * 20, 4, 2, discrete=True), env_id="CartPole-v1")
     grouped = {"observations": "steps/seen", "actions": "steps/done"}
     write_hdf5(folder / "grouped.h5", {grouped.get(name, name): array for name, array in arrays.items()})
     theirs = {"observations": "s", "actions": "a"}

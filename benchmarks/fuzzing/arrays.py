@@ -31,6 +31,13 @@ def good() -> Arrays:
     }
 
 
+def discrete() -> Arrays:
+    """The same with one of three actions, numbered from 0."""
+    actions = np.random.default_rng(1).integers(0, 3, ROWS)
+    actions[:3] = 0, 1, 2
+    return {**good(), "actions": actions}
+
+
 FLOATS = ("observations", "actions", "rewards", "next_observations")
 FLAGS = ("terminals", "timeouts")
 
@@ -170,4 +177,50 @@ MEANING: dict[str, Callable[[Arrays, Random], Told]] = {
     "max_episode_steps=-3": lambda arrays, rng: Told(
         "refuse", words="--data.source.max_episode_steps=-3", names=("max_episode_steps",)
     ),
+}
+
+
+def _one(value: int, told: Told, dtype: Any = np.int64) -> Callable[[Arrays, Random], Told]:
+    """A number in place of one action."""
+
+    def mutate(arrays: Arrays, rng: Random) -> Told:
+        actions = arrays["actions"].astype(dtype)
+        actions[rng.randrange(ROWS)] = value
+        arrays["actions"] = actions
+        return told
+
+    return mutate
+
+
+def _made(change: Callable[[np.ndarray], np.ndarray], told: Told) -> Callable[[Arrays, Random], Told]:
+    def mutate(arrays: Arrays, rng: Random) -> Told:
+        arrays["actions"] = change(arrays["actions"])
+        return told
+
+    return mutate
+
+
+# Discrete actions, read by an algorithm for them.
+DISCRETE: dict[str, Callable[[Arrays, Random], Told]] = {
+    "as they were": lambda arrays, rng: ACCEPT,
+    "a column": _made(lambda a: a[:, None], ACCEPT),
+    "small": _made(lambda a: a.astype(np.uint8), ACCEPT),
+    "big-endian": _made(lambda a: a.astype(">i4"), ACCEPT),
+    "bool": _made(lambda a: a > 0, ACCEPT),
+    "all alike": _made(lambda a: a * 0, ACCEPT),
+    "negative": _one(-7, ACCEPT),
+    "many": _one(5000, ACCEPT),
+    "too many": _one(10_000, REFUSE),
+    "a trillion": _one(10**12, REFUSE),
+    "minus a trillion": _one(-(10**12), REFUSE),
+    "the largest": _one(2**63 - 1, REFUSE),
+    "the lowest": _one(-(2**63), REFUSE),
+    "beyond the largest": _one(2**64 - 1, EITHER, np.uint64),
+    "whole floats": _made(lambda a: a.astype(np.float32), REFUSE),
+    "a column of whole floats": _made(lambda a: a[:, None].astype(np.float64), REFUSE),
+    "two columns": _made(lambda a: np.stack([a, a], 1), REFUSE),
+    "one-hot": _made(lambda a: np.eye(3, dtype=np.int64)[a], REFUSE),
+    "three dimensions": _made(lambda a: a[:, None, None], REFUSE),
+    "text": _made(lambda a: a.astype("S3"), REFUSE),
+    "complex": _made(lambda a: a.astype(np.complex64), REFUSE),
 }

@@ -42,6 +42,10 @@ def use_run(rng: Random) -> str:
     )
 
 
+DISCRETE = "DiscreteBC"
+"""a run on three discrete actions"""
+DISCRETE_DATA = "--data.source=D4RL --data.source.path=discrete.hdf5"
+
 TENSORS: list[Any] = [
     *NASTY[:20],
     *(torch.zeros(3), torch.zeros(0), torch.tensor(float("nan")), torch.full((2, 2), float("inf"))),
@@ -59,6 +63,16 @@ def _checkpoint(change: Callable[[dict[str, Any], Random], Told | None], model: 
         return told or EITHER
 
     return mutate
+
+
+def _numbers(told: Told, **entries: Any) -> Mutation:
+    """Other entries in the spec of a run on discrete actions."""
+
+    def change(content: dict[str, Any], rng: Random) -> Told:
+        content["spec"].update(entries)
+        return Told(told.must, command=rng.choice([RESUME, f"predict --ckpt_path={CHECKPOINT}"]))
+
+    return _checkpoint(change, DISCRETE)
 
 
 def _within(*path: Any) -> Mutation:
@@ -223,6 +237,21 @@ CHECKPOINTS = Kind(
         "structure: no callbacks": _removed("callbacks", EITHER),
         "structure: no version": _removed("pytorch-lightning_version", EITHER),
         "structure: no global step": _removed("global_step", EITHER),
+        "discrete: as it was": _numbers(ACCEPT),
+        "discrete: one more": _numbers(REFUSE, action_high=torch.tensor(3)),
+        "discrete: a trillion": _numbers(REFUSE, action_high=torch.tensor(10**12)),
+        "discrete: all that there are": _numbers(
+            REFUSE, action_low=torch.tensor(-(2**63)), action_high=torch.tensor(2**63 - 1)
+        ),
+        "discrete: none": _numbers(REFUSE, action_high=torch.tensor(-1)),
+        "discrete: of floats": _numbers(REFUSE, action_high=torch.tensor(2.0)),
+        "discrete: of a shape": _numbers(REFUSE, action_high=torch.tensor([2])),
+        "discrete: of a trillion entries": _numbers(
+            REFUSE, action_shape=[10**12], action_low=torch.tensor([0]).expand(10**12)
+        ),
+        "discrete: said to be continuous": _numbers(REFUSE, discrete=False),
+        "discrete: said with a word": _numbers(REFUSE, discrete="yes"),
+        "discrete: said to be images": _numbers(REFUSE, pixels=True),
         "structure: one tensor more": _checkpoint(_add),
         "structure: one tensor less": _checkpoint(_one_gone),
         "structure: no network": _checkpoint(lambda c, rng: (c.update(state_dict={}), REFUSE)[1]),

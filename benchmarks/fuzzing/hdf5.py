@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,6 +38,33 @@ def commands(source: str, argument: str, file: str) -> Callable[[Random], str]:
         return rng.choice(known)
 
     return command
+
+
+def discrete_commands(source: str, argument: str, file: str) -> list[str]:
+    """Commands that read a dataset of discrete actions; the first refuses others."""
+    data = f"--data.source={source} --data.source.{argument}={file}"
+    stage_1 = f"fit --model=OperA --model.critic=vq --model.iterations=1 {QUICK} {data} --data.rollouts=null"
+    return [
+        f"fit --model=DiscreteBC {QUICK} {data} --data.priority=OperR --data.location=memmap",
+        f"fit --model=DiscreteBC {QUICK} {data} --data.priority=AdvantageWeighting --data.mode=reweight",
+        stage_1,
+        f"inspect {file} --output=out",
+    ]
+
+
+def of_discrete(
+    change: Callable[[arrays.Arrays, Random], Told], save: Callable[[arrays.Arrays], None], source: str, file: str
+) -> Mutation:
+    """A mutation of a flat file of discrete actions, with a command for them."""
+
+    def mutate(rng: Random) -> Told:
+        columns = arrays.discrete()
+        told = change(columns, rng)
+        save(columns)
+        known = discrete_commands(source, "path", file)
+        return replace(told, command=known[0] if told.must == "refuse" else rng.choice(known))
+
+    return mutate
 
 
 def write(path: str, columns: arrays.Arrays) -> None:
@@ -280,6 +308,10 @@ HDF5 = Kind(
     {
         **{f"structure: {name}": _of(change) for name, change in arrays.STRUCTURE.items()},
         **{f"meaning: {name}": _of(change) for name, change in arrays.MEANING.items()},
+        **{
+            f"discrete: {name}": of_discrete(change, lambda columns: write(FILE, columns), "D4RL", FILE)
+            for name, change in arrays.DISCRETE.items()
+        },
         "structure: external link": _column(_external, REFUSE),
         "structure: external links only": _whole_external,
         "structure: external link to nothing": _column(

@@ -12,8 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fuzzing.case import EITHER, NASTY, REFUSE, Kind, Mutation, Told, nested, spoil
-from fuzzing.hdf5 import ODD, QUICK, commands
+from fuzzing.case import ACCEPT, EITHER, NASTY, REFUSE, Kind, Mutation, Told, nested, spoil
+from fuzzing.hdf5 import ODD, QUICK, commands, discrete_commands
 
 STORE = Path("store/mine")
 TRAPS = [
@@ -207,6 +207,46 @@ def _keys(value: str) -> Mutation:
     return lambda rng: (_case(rng), Told("either", words=f"--data.source.observation_keys={value}"))[1]
 
 
+def _discrete(change: Callable[[Path], Any], told: Told) -> Mutation:
+    """A change to the folder of a dataset of three actions, numbered from 0."""
+
+    def mutate(rng: Random) -> Told:
+        change(_case(rng, rng.choice(["discrete-hdf5", "discrete-arrow"])) / "data")
+        known = discrete_commands("Minari", "id", "mine/case-v0")
+        return Told(told.must, command=known[0] if told.must == "refuse" else rng.choice(known))
+
+    return mutate
+
+
+def _space(told: Told, **fields: Any) -> Mutation:
+    """Another space of actions around the same numbers."""
+
+    def change(data: Path) -> None:
+        file = data / "metadata.json"
+        content = json.loads(file.read_text())
+        space = {"type": "Discrete", "dtype": "int64", "n": 3, "start": 0} | fields
+        file.write_text(json.dumps({**content, "action_space": json.dumps(space)}))
+
+    return _discrete(change, told)
+
+
+def _actions(make: Callable[[np.ndarray], np.ndarray], told: Told) -> Mutation:
+    """Other actions in the same space, in all episodes."""
+
+    def change(data: Path) -> None:
+        with h5py.File(data / "main_data.hdf5", "r+") as file:
+            for episode in file.values():
+                array = episode["actions"][...]
+                del episode["actions"]
+                episode["actions"] = make(array)
+
+    def mutate(rng: Random) -> Told:
+        change(_case(rng, "discrete-hdf5") / "data")
+        return Told(told.must, command=discrete_commands("Minari", "id", "mine/case-v0")[0])
+
+    return mutate
+
+
 BOUNDS = [float("nan"), float("inf"), 1e308, "1", "many", [], {}, -5, 10**40]
 MINARI = Kind(
     _chosen,
@@ -235,6 +275,28 @@ MINARI = Kind(
         "meaning: spaces no text": _set("action_space", [*NASTY]),
         "meaning: ref_min_score": _set("ref_min_score", BOUNDS),
         "meaning: minari_version": _set("minari_version", [None, "99.0", "x", [], "~=0.4"]),
+        "discrete: as they were": _space(ACCEPT),
+        "discrete: more than are taken": _space(ACCEPT, n=9, start=-2),
+        "discrete: fewer than are taken": _space(REFUSE, n=2),
+        "discrete: others than are taken": _space(REFUSE, start=5),
+        "discrete: none": _space(REFUSE, n=0),
+        "discrete: fewer than none": _space(REFUSE, n=-3),
+        "discrete: a trillion": _space(REFUSE, n=10**12),
+        "discrete: beyond any number": _space(REFUSE, n=2**63 - 1, start=2**63 - 1),
+        "discrete: more than a number holds": _space(REFUSE, n=10**40),
+        "discrete: far away": _space(REFUSE, start=10**15),
+        "discrete: a part": _space(EITHER, n=3.5),
+        "discrete: of text": _space(REFUSE, n="three"),
+        "discrete: of no type": _space(EITHER, dtype="float32"),
+        "discrete: several": _space(REFUSE, type="MultiDiscrete", nvec=[3, 3], start=[0, 0]),
+        "discrete: bits": _space(REFUSE, type="MultiBinary", n=3),
+        "discrete: a box": _space(REFUSE, type="Box", shape=[1], low=[0], high=[2]),
+        "discrete: floats in it": _actions(lambda a: a.astype(np.float64), REFUSE),
+        "discrete: bool in it": _actions(lambda a: a > 0, EITHER),
+        "discrete: columns in it": _actions(lambda a: np.stack([a, a], 1), REFUSE),
+        "discrete: a column in it": _actions(lambda a: a[:, None], REFUSE),
+        "discrete: negative": _actions(lambda a: a - 1, REFUSE),
+        "discrete: huge": _actions(lambda a: a * 10**12, REFUSE),
         "structure: a column gone": _instead(lambda a: None, REFUSE),
         "structure: external link": _instead(_external, REFUSE),
         "structure: external link to nothing": _instead(lambda a: h5py.ExternalLink("gone.hdf5", "x"), REFUSE),

@@ -17,7 +17,7 @@ import numpy as np
 from fuzzing import arrays
 from fuzzing.arrays import ROWS
 from fuzzing.case import ACCEPT, EITHER, REFUSE, Kind, Mutation, Told
-from fuzzing.hdf5 import QUICK, commands
+from fuzzing.hdf5 import QUICK, commands, of_discrete
 
 FILE = "case.npz"
 
@@ -202,6 +202,10 @@ NPZ = Kind(
     {
         **{f"structure: {name}": _of(change) for name, change in arrays.STRUCTURE.items()},
         **{f"meaning: {name}": _of(change) for name, change in arrays.MEANING.items()},
+        **{
+            f"discrete: {name}": of_discrete(change, lambda columns: np.savez(FILE, **columns), "Npz", FILE)
+            for name, change in arrays.DISCRETE.items()
+        },
         "structure: objects": _objects,
         "structure: a pickle": _in_place(lambda old: pickle.dumps(Trap()), REFUSE),
         "structure: a text": _in_place(lambda old: b"0 1 2", REFUSE),

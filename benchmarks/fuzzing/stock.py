@@ -34,7 +34,10 @@ def make(run: Callable[[list[str]], int]) -> None:
     hdf5.write("data.hdf5", arrays.good())
     np.savez("data.npz", **arrays.good())
     published.publish("published.npy", published.iterated())
+    hdf5.write("discrete.hdf5", arrays.discrete())
     _minari()
+    discrete = f"fit --model={checkpoints.DISCRETE} {checkpoints.DISCRETE_DATA} {hdf5.QUICK}"
+    _good(run, f"{discrete} --output=runs/{checkpoints.DISCRETE} --trainer.max_steps=8 --trainer.max_epochs=1")
     for model in checkpoints.MODELS:
         own = " --model.iterations=1 --data.rollouts=null" if model == "OperA" else ""
         fit = f"fit --model={model}{own} {hdf5.DATA} {hdf5.QUICK} --trainer.log_every_n_steps=1"
@@ -57,29 +60,35 @@ def _minari() -> None:
     from minari.data_collector import EpisodeBuffer
 
     os.environ["MINARI_DATASETS_PATH"] = os.path.abspath("store")
-    generator = np.random.default_rng(0)
-    episodes = [
-        EpisodeBuffer(
-            observations=generator.normal(size=(STEPS + 1, 3)).astype(np.float32),
-            actions=generator.uniform(-1, 1, (STEPS, 1)).astype(np.float32),
-            rewards=generator.normal(size=STEPS),
-            terminations=np.arange(STEPS) == (STEPS - 1 if number % 2 else STEPS),
-            truncations=np.arange(STEPS) == (STEPS if number % 2 else STEPS - 1),
-        )
-        for number in range(EPISODES)
-    ]
-    for form in ("hdf5", "arrow"):
+    box, three = gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Discrete(3)
+    for name, form, space in (
+        *(("hdf5", "hdf5", box), ("arrow", "arrow", box)),
+        *(("discrete-hdf5", "hdf5", three), ("discrete-arrow", "arrow", three)),
+    ):
+        generator = np.random.default_rng(0)
+        episodes = [
+            EpisodeBuffer(
+                observations=generator.normal(size=(STEPS + 1, 3)).astype(np.float32),
+                actions=np.arange(STEPS) % 3
+                if space is three
+                else generator.uniform(-1, 1, (STEPS, 1)).astype(np.float32),
+                rewards=generator.normal(size=STEPS),
+                terminations=np.arange(STEPS) == (STEPS - 1 if number % 2 else STEPS),
+                truncations=np.arange(STEPS) == (STEPS if number % 2 else STEPS - 1),
+            )
+            for number in range(EPISODES)
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             minari.create_dataset_from_buffers(
-                f"mine/{form}-v0",
+                f"mine/{name}-v0",
                 episodes,
                 observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (3,)),
-                action_space=gymnasium.spaces.Box(-1, 1, (1,)),
+                action_space=space,
                 data_format=form,
                 requirements=[],
             )
-        file = Path("store/mine", f"{form}-v0", "data", "metadata.json")
+        file = Path("store/mine", f"{name}-v0", "data", "metadata.json")
         content = json.loads(file.read_text())
         content["ref_min_score"], content["ref_max_score"] = -10.0, 10.0
         file.write_text(json.dumps(content))

@@ -120,7 +120,7 @@ class OfflineAlgorithm(LightningModule, ABC):
                 f"{dataset}: images, which {cls.__name__} does not take; of: {', '.join(made_for(kind, images=True))}"
             )
         if kind not in cls.kinds:
-            hint = "" if kind == "continuous" else " (whole numbers, one to a row, count as discrete)"
+            hint = "" if kind == "continuous" else " (whole numbers, one to a row; amounts must be saved as floats)"
             raise InputError(
                 f"{dataset}: {kind} actions{hint}, which {cls.__name__} is not for; of: {', '.join(made_for(kind))}"
             )

@@ -28,6 +28,7 @@ def was_read(data: OfflineDataModule) -> str:
     """The data and the priority."""
     episodes = int(data.transitions["next", "done"].sum())
     line = f"read {data.source}: {len(data.transitions):,} transitions in {episodes:,} episodes"
+    line += f", {data.spec.actions:,} discrete actions" if data.spec.discrete else ""
     if data.priority is None or data.weights is None:
         return f"{line}; drawn uniformly"
     # Which of S seeds it is makes little difference.
@@ -47,7 +48,11 @@ def will_do(trainer: Trainer, model: LightningModule, data: OfflineDataModule) -
         line += f"; a checkpoint every {blocks.count * getattr(blocks, 'updates', 1):,}"
     if data.world is None or data.rollouts is None or not trainer.enable_validation:
         return f"{line}; no environment, so nothing is scored"
-    return f"{line}; scored over {data.rollouts.episodes} episodes of {data.world.environment}"
+    line += f"; scored over {data.rollouts.episodes} episodes of {data.world.environment}"
+    if data.spec.reference is None:
+        return f"{line}, without a normalised score, as no reference is known (data.source.reference)"
+    low, high = data.spec.reference
+    return f"{line}, normalised from {low:g} to {high:g} ({data.spec.reference_from})"
 
 
 def early_end(trainer: Trainer) -> str | None:

@@ -299,6 +299,7 @@ class OperCLI(LightningCLI):
         line = f"return {numbers['return']:.2f} ± {numbers['return_std']:.2f} over {numbers['episodes']:.0f} episodes"
         if "score" in numbers:
             line += f", {'D4RL score' if spec.d4rl else 'normalised score'} {numbers['score']:.1f}"
+            line += "" if spec.d4rl else f" (references: {spec.reference_from})"
         print(f"{line} ({spec.environment})")
         if self.folder is not None:
             record = {

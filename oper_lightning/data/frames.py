@@ -9,6 +9,8 @@ was not kept, rows in any order) all S frames are stored: what comes out is what
 
 from __future__ import annotations
 
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from oper_lightning.errors import InputError
 from oper_lightning.files import fits_memory, read_json
 
 FILE, ABOUT = "frames.u8", "frames.json"
+LARGE = 1 << 20  # bytes of a draw whose memory is used again,
+SPARE = 4  # of so many draws at most
+HELD = 2  # references to a buffer that nobody else has: a variable, and the question itself
 
 
 def stacked(frames: np.ndarray, stack: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,9 +42,9 @@ def stacked(frames: np.ndarray, stack: int) -> tuple[np.ndarray, np.ndarray]:
         Two arrays ``[T, S, H, W]`` or ``[T, S * c, H, W]``.
     """
     padded = np.concatenate([np.repeat(frames[:1], stack - 1, 0), frames])
-    channels = padded[:, None] if padded.ndim == 3 else padded
-    shape = (len(frames), stack * channels.shape[1], *channels.shape[2:])
-    views = np.lib.stride_tricks.as_strided(padded, shape, channels.strides)
+    *channels, height, width = frames.shape[1:]
+    shape = (len(frames), stack * math.prod(channels), height, width)
+    views = np.lib.stride_tricks.as_strided(padded, shape, (padded.strides[0], height * width, width, 1))
     return views[:-1], views[1:]
 
 
@@ -58,6 +63,7 @@ class Frames:
         self.stack = stack
         self.digest = digest
         self.path = path
+        self.spare: list[np.ndarray] = []
 
     @classmethod
     def mapped(cls, folder: Path) -> Frames:
@@ -82,15 +88,34 @@ class Frames:
     def take(self, first: Tensor, count: int) -> Tensor:
         """The frames from ``first`` ``[...]`` on, ``count`` of each, joined: uint8 ``[..., count * c, ...]``."""
         shape = (*first.shape, count * self.data.shape[1], *self.data.shape[2:])
+        number = (first.reshape(-1, 1) + torch.arange(count, device=first.device)).reshape(-1)
         if self.data.device.type != "cpu":
-            number = first.reshape(-1, 1) + torch.arange(count, device=first.device)
-            return self.data.index_select(0, number.reshape(-1)).reshape(shape)
-        # Windows that overlap in memory: numpy copies each as a whole, several times as fast as torch.
-        size = self.data[0].numel()
-        windows = np.lib.stride_tricks.as_strided(
-            self.data.numpy(), (max(len(self.data) - count + 1, 0), count * size), (size, 1), writeable=False
-        )
-        return torch.from_numpy(windows[first.reshape(-1).numpy()]).reshape(shape)
+            return self.data.index_select(0, number).reshape(shape)
+        frames = self.data.flatten(1).numpy()
+        drawn = self._room(len(number) * frames.shape[1]).reshape(len(number), -1)
+        np.take(frames, number.numpy(), axis=0, out=drawn, mode="clip")  # "raise" would copy once more
+        return torch.from_numpy(drawn).reshape(shape)
+
+    def _room(self, size: int) -> np.ndarray:
+        """Memory of so many bytes: an earlier draw's if nobody holds it any more.
+
+        To get new memory takes longer than to fill it.
+        """
+        if size < LARGE:
+            return np.empty(size, dtype=np.uint8)
+        for _ in range(len(self.spare)):
+            try:
+                buffer = self.spare.pop(0)  # other threads do not see it meanwhile
+            except IndexError:
+                break
+            free = size <= buffer.size <= 2 * size and sys.getrefcount(buffer) == HELD
+            room = buffer[:size] if free else None
+            self.spare.append(buffer)
+            if room is not None:
+                return room
+        buffer = np.empty(size, dtype=np.uint8)
+        self.spare = [*self.spare[1 - SPARE :], buffer]
+        return buffer[:]
 
     def pair(self, first: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
         """Observations and next observations ``[..., C, ...]`` by the numbers ``[...]`` of their first frames."""
@@ -105,7 +130,7 @@ class Frames:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: of mapped frames where they lie."""
-        return {**self.__dict__, "data": self.data if self.path is None else None}
+        return {**self.__dict__, "spare": [], "data": self.data if self.path is None else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -152,6 +177,11 @@ def held(storage: TensorStorage) -> tuple[TensorDict, Frames | None]:
     if isinstance(storage, FrameStorage):
         return TensorStorage.get(storage, slice(None)), storage.frames
     return storage[:], None
+
+
+def observation_shape(transitions: TensorDict, frames: Frames | None) -> tuple[int, ...]:
+    """Shape of one observation of transitions ``[N]``, which may lie in frames."""
+    return tuple(transitions["observation"].shape[1:]) if frames is None else frames.observation_shape
 
 
 def moved(part: TensorDict, device: torch.device) -> TensorDict:

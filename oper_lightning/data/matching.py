@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -11,10 +13,10 @@ from torch import Tensor
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.storage import observation_statistics
 from oper_lightning.data.transitions import is_discrete, returns_of, seen_as
-from oper_lightning.envs.rollouts import Rollouts, World, action_space, number_of_actions
+from oper_lightning.envs.rollouts import Rollouts, World, action_space, ends_of, number_of_actions
 from oper_lightning.envs.scores import family_of_environment
 from oper_lightning.errors import InputError, note
-from oper_lightning.spec import DataSpec
+from oper_lightning.spec import MOST_ACTIONS, DataSpec
 
 Scale = float | Literal["return_range", "sign"]
 """of rewards: a factor, or how to find one"""
@@ -47,15 +49,19 @@ def check_shapes(source: Source, observation_shape: tuple[int, ...], actions: Te
     """Compares kinds of actions ``[N, ...]``, and shapes of observations and actions.
 
     Raises:
-        InputError: if they differ.
+        InputError: if they differ, or the environment takes actions that nothing here makes.
     """
     remedy = "name the right one in data.rollouts.environment, or set data.rollouts to null"
-    recorded, there = is_discrete(actions), number_of_actions(world.action_space) is not None
-    if recorded != there:
-        words = [("continuous", "discrete")[discrete] for discrete in (recorded, there)]
+    space = world.action_space
+    if type(space).__name__ not in ("Box", "Discrete"):
+        raise InputError(f"environment {world.environment} takes actions {space}; only Box and Discrete work; {remedy}")
+    discrete = is_discrete(actions)
+    if discrete != (number_of_actions(space) is not None):
+        kinds = ("discrete", "continuous") if discrete else ("continuous", "discrete")
+        numbers = "floating-point numbers" if discrete else "whole numbers of an integer type, one to a row"
         raise InputError(
-            f"{source}: {words[0]} actions, but environment {world.environment} has {words[1]} ones "
-            f"({world.action_space}); {remedy}"
+            f"{source}: {kinds[0]} actions, but environment {world.environment} has {kinds[1]} ones ({space}); save "
+            f"them as {numbers} if that is what they are, or {remedy}"
         )
     for key, stored, shape in (
         ("observation", observation_shape, world.observation_shape),
@@ -84,32 +90,58 @@ def action_bounds(
     Raises:
         InputError: if the source's bounds are not for as many columns.
     """
-    known = [(origin.action_low, origin.action_high)]
+    name: str | None = world.environment if world else origin.environment
     space: Any = world.action_space if world else None
-    if space is None and origin.action_low is None and origin.environment and ask:
-        space = action_space(origin.environment, origin.environment_options)
-    if (count := number_of_actions(space)) is None:
-        known.append((getattr(space, "low", None), getattr(space, "high", None)))
-    elif is_discrete(actions):
-        known.append((space.start, space.start + count - 1))
-    for low, high in known:
+    if space is None and origin.action_low is None and name and ask:
+        space = action_space(name, origin.environment_options)
+        if is_discrete(actions) != (number_of_actions(space) is not None):
+            space = None  # these are not the actions that the environment takes
+    own, asked = (origin.action_low, origin.action_high), ends_of(space)
+    for low, high in (own, asked):
         if low is not None and high is not None:
-            bounds = [torch.as_tensor(bound).to(actions) for bound in (low, high)]
-            for bound in bounds:
-                if bound.dim() and bound.shape != actions.shape[1:]:
+            for shape in (np.shape(low), np.shape(high)):
+                if shape and shape != actions.shape[1:]:
                     raise InputError(
-                        f"{source}: action bounds of shape {list(bound.shape)} for actions of shape "
+                        f"{source}: action bounds of shape {list(shape)} for actions of shape "
                         f"{list(actions.shape[1:])}; give one number, or one for each column"
                     )
-            if is_discrete(actions) and any(
-                bool((bounds[k] != torch.as_tensor(v)).any()) for k, v in enumerate((low, high))
-            ):
-                raise InputError(f"{source}: discrete actions are whole numbers; action_low {low}, action_high {high}")
+            if is_discrete(actions):
+                first, last = _numbers(source, low, high, asked if world else (None, None), name)
+                return actions.new_tensor(first), actions.new_tensor(last), True
+            bounds = [torch.as_tensor(bound).to(actions) for bound in (low, high)]
             if all(bound.isfinite().all() for bound in bounds):
                 lowest, highest = (bound.expand(actions.shape[1:]).clone() for bound in bounds)
                 return lowest, highest, True
-    unasked = f"without a trainer {origin.environment} is not asked" if origin.environment and not ask else "not known"
+    unasked = f"without a trainer {name} is not asked" if name and not ask else "not known"
     return *_recorded_bounds(source, actions, unasked), False
+
+
+def _numbers(
+    source: Source, low: Any, high: Any, played: tuple[int | None, int | None], environment: str | None
+) -> tuple[int, int]:
+    """First and last number of discrete actions; ``played`` are those that the environment takes, if known.
+
+    Raises:
+        InputError: if they are no whole numbers, too many, or others than the environment takes.
+    """
+    if not all(math.isfinite(bound) and bound == int(bound) for bound in (low, high)):
+        raise InputError(f"{source}: discrete actions are whole numbers; action_low {low}, action_high {high}")
+    first, last = int(low), int(high)
+    _few_enough(source, first, last)
+    if played[0] is not None and played[1] is not None and not played[0] <= first <= last <= played[1]:
+        raise InputError(
+            f"{source}: discrete actions {first} to {last}, but environment {environment} takes {played[0]} to "
+            f"{played[1]}; name the right one in data.rollouts.environment, or set data.rollouts to null"
+        )
+    return first, last
+
+
+def _few_enough(source: Source, first: int, last: int) -> None:
+    if not 1 <= last - first + 1 <= MOST_ACTIONS:
+        raise InputError(
+            f"{source}: discrete actions from {first:,} to {last:,}; 1 to {MOST_ACTIONS:,} of them work; number them "
+            f"from 0, or, if they are amounts, save them as floating-point numbers"
+        )
 
 
 def _recorded_bounds(source: Source, actions: Tensor, why: str) -> tuple[Tensor, Tensor]:
@@ -119,10 +151,13 @@ def _recorded_bounds(source: Source, actions: Tensor, why: str) -> tuple[Tensor,
     low, high = actions.amin(0), actions.amax(0)
     right = "if others are right, give the source's action_low and action_high"
     if is_discrete(actions):
-        low = low.clamp(max=0)
-        count = int(high - low) + 1
-        note(f"{source}: number of actions: {why}; {count:,} are taken, as the highest is {int(high):,}; {right}")
-        return low, high
+        first, last = min(int(low), 0), int(high)
+        _few_enough(source, first, last)
+        note(
+            f"{source}: actions are whole numbers, one to a row, and count as discrete; how many there are is {why}: "
+            f"{last - first + 1:,} ({first} to {last}) are taken, by what was recorded; {right}"
+        )
+        return actions.new_tensor(first), actions.new_tensor(last)
     unit = torch.ones_like(low)
     within = bool((low >= -1).all() and (high <= 1).all())
     span = f"{low.min().item():g} to {high.max().item():g}"
@@ -135,8 +170,8 @@ def _recorded_bounds(source: Source, actions: Tensor, why: str) -> tuple[Tensor,
 
 
 def outside(actions: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Which of actions ``[N, A]`` or ``[N]`` leave their bounds by more than float32 rounding, bool ``[N]``."""
-    slack = 1e-5 * (high - low)
+    """Which of actions ``[N, A]`` leave their bounds by more than float32 rounding, or ``[N]`` at all; bool ``[N]``."""
+    slack = 0 if is_discrete(actions) else 1e-5 * (high - low)
     return ((actions < low - slack) | (actions > high + slack)).reshape(len(actions), -1).any(1)
 
 
@@ -187,6 +222,20 @@ def scaled_rewards(source: Source, transitions: TensorDict, scale: Scale, shift:
     return scaled
 
 
+def reference_of(origin: Origin, environment: str | None) -> tuple[tuple[float, float] | None, str]:
+    """Returns that score 0 and 100, and who says so.
+
+    The source knows them, by its argument, by the dataset or by the name of one of D4RL's; else D4RL has some for the
+    environment's robot; else there are none.
+    """
+    if origin.reference is not None:
+        return origin.reference, origin.reference_from
+    known = family_of_environment(environment) if environment else None
+    if known is None:
+        return None, ""
+    return (known.low, known.high), f"D4RL's for the robot of {environment}"
+
+
 def spec(
     transitions: TensorDict,
     observation_shape: tuple[int, ...],
@@ -197,7 +246,7 @@ def spec(
 ) -> DataSpec:
     """What an algorithm needs to know of transitions ``[N]`` with bounds ``[A]`` and the fingerprint ``recorded``."""
     environment = world.environment if world else origin.environment
-    known = family_of_environment(environment) if environment else None
+    reference, reference_from = reference_of(origin, environment)
     pixels = seen_as(transitions) == "first"
     mean, std = (torch.zeros(()), torch.ones(())) if pixels else observation_statistics(transitions["observation"])
     return DataSpec(
@@ -213,8 +262,9 @@ def spec(
         environment=environment,
         environment_options=origin.environment_options,
         observation_keys=origin.observation_keys,
-        reference=origin.reference or ((known.low, known.high) if known else None),
-        d4rl=origin.d4rl,
+        reference=reference,
+        reference_from=reference_from,
+        d4rl=origin.d4rl and environment == origin.environment,
         discrete=is_discrete(transitions["action"]),
         pixels=pixels,
     )

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data import matching
-from oper_lightning.data.frames import held, storage_of
+from oper_lightning.data.frames import held, observation_shape, storage_of
 from oper_lightning.data.rl import TensorStorage
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.transitions import fingerprint, seen_as, squeezed
@@ -48,9 +48,7 @@ class Table:
     @property
     def observation_shape(self) -> tuple[int, ...]:
         """Shape of one observation."""
-        if self.frames is not None:
-            return self.frames.observation_shape
-        return tuple(self.transitions["observation"].shape[1:])
+        return observation_shape(self.transitions, self.frames)
 
     def arrange(self, scale: matching.Scale, shift: float) -> TensorDict:
         """Makes ``entries``, TensorDict ``[N]``: what algorithms get, with rewards scaled and shifted.
@@ -71,7 +69,8 @@ class Table:
     def summary(self, spec: DataSpec) -> str:
         """Name, size and shapes in a few words."""
         episodes = int(self.transitions["next", "done"].sum())
-        shapes = f"observations {list(spec.observation_shape)}, actions {list(spec.action_shape)}"
+        actions = f"{spec.actions:,} discrete actions" if spec.discrete else f"actions {list(spec.action_shape)}"
+        shapes = f"observations {list(spec.observation_shape)}, {actions}"
         return f"{spec.dataset}: {len(self):,} transitions, {episodes:,} episodes, {shapes}"
 
     def rows(self, index: Tensor | slice) -> TensorDict:

@@ -204,6 +204,15 @@ def number_of_actions(space: Any) -> int | None:
     return int(space.n) if type(space).__name__ == "Discrete" else None
 
 
+def ends_of(space: Any) -> tuple[Any, Any]:
+    """Lowest and highest action of an environment's space, or the first and last number of discrete ones; None if it
+    has none.
+    """
+    if (count := number_of_actions(space)) is not None:
+        return int(space.start), int(space.start) + count - 1
+    return getattr(space, "low", None), getattr(space, "high", None)
+
+
 def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:
     """Puts Gymnasium's own wrappers, given as ``{"name": …, "kwargs": {…}}``, around an environment, in that order."""
     import gymnasium

@@ -15,6 +15,7 @@ from torch.nn import functional
 from oper_lightning.errors import InputError
 from oper_lightning.files import fits_memory
 from oper_lightning.nn import ranks
+from oper_lightning.nn.encoders import encoder, widths
 
 
 def possible(sizes: Sequence[int], members: int = 1) -> None:
@@ -109,6 +110,36 @@ class EnsembleMLP(nn.Module):
             hidden = functional.layer_norm(hidden, hidden.shape[-1:])
             hidden = hidden * self.scales[layer - 1][member] + self.shifts[layer - 1][member]
         return functional.relu_(hidden)
+
+
+class TwoHeads(nn.Module):
+    """One encoder, and above it two perceptrons with A outputs each, one for every discrete action.
+
+    Vectors pass the encoder as they are, so that above them the two share nothing.
+
+    Args:
+        shape: shape of an observation.
+        pixels: whether observations are images of bytes.
+        hidden_sizes: widths of each head's hidden layers; None for those of :func:`oper_lightning.nn.encoders.widths`.
+        actions: number of actions A.
+    """
+
+    def __init__(self, shape: Sequence[int], pixels: bool, hidden_sizes: Sequence[int] | None, actions: int) -> None:
+        super().__init__()
+        self.body = encoder(shape, pixels)
+        sizes = [self.body.features, *widths(hidden_sizes, pixels), actions]
+        self.first, self.second = mlp(sizes), mlp(sizes)
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs ``[B, A]`` of both heads."""
+        features = self.body(observation)
+        return self.first(features).float(), self.second(features).float()
+
+
+def of_action(values: Tensor, action: Tensor) -> Tensor:
+    """What belongs to discrete actions ``[B]`` out of something for all of them, ``[B, A]`` or ``[B, A, ...]``."""
+    index = action.reshape(-1, *[1] * (values.dim() - 1))
+    return values.take_along_dim(index, 1).squeeze(1)
 
 
 @torch.no_grad()

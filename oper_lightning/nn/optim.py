@@ -83,3 +83,9 @@ def frozen_copy(network: Network) -> Network:
 def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
     """Moves the target's parameters towards the online ones: target <- (1 - tau) * target + tau * online."""
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+
+
+@torch.no_grad()
+def copy_to(target: nn.Module, online: nn.Module) -> None:
+    """Gives the target's parameters the values of the online ones."""
+    torch._foreach_copy_(list(target.parameters()), list(online.parameters()))

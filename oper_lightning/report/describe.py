@@ -9,12 +9,15 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.data.frames import Frames
 from oper_lightning.data.matching import outside
-from oper_lightning.data.transitions import episode_of, missed_ends, returns_of
+from oper_lightning.data.transitions import episode_of, is_discrete, missed_ends, returns_of, seen_as
+from oper_lightning.report import images
 
 FAR = 20  # interquartile ranges from the median: a value beyond them lies apart,
 GAP = 4  # if it is so many times as far from the median as the next nearer one,
 RARE = 0.05  # and no more than this share of all values do
+SELDOM = 0.001  # of the rows: so few do not tell what an action leads to
 GRID = 30  # cells to a side in which coverage is counted
 
 
@@ -28,7 +31,9 @@ class Facts(NamedTuple):
     terminated: Tensor
     """whether an episode ended by termination, bool ``[E]``"""
     saturation: Tensor
-    """share of actions within 1 % of their bounds, ``[A]``"""
+    """share of continuous actions within 1 % of their bounds, ``[A]``; of discrete ones ``[0]``"""
+    counts: Tensor | None
+    """how often each discrete action was taken, int64, one number for each that there is; None of continuous ones"""
     plane: Tensor
     """the two leading principal components of observations, float64 ``[N, 2]``"""
     cell: Tensor
@@ -37,23 +42,37 @@ class Facts(NamedTuple):
     """what to look at before training"""
 
 
-def describe(transitions: TensorDict, low: Tensor, high: Tensor) -> Facts:
-    """Looks at transitions ``[N]`` whose actions are bounded by ``low`` and ``high`` ``[A]``."""
+def describe(transitions: TensorDict, low: Tensor, high: Tensor, frames: Frames | None = None) -> Facts:
+    """Looks at transitions ``[N]`` whose actions lie between ``low`` and ``high`` ``[A]``, or are numbered from low to
+    high. Images have ``frames``.
+    """
     ends = transitions["next", "done"]
     episode = episode_of(ends)
     returns = returns_of(transitions)[ends]
     lengths = torch.bincount(episode)
-    margin = 0.01 * (high - low)
     action = transitions["action"]
-    saturated = ((action <= low + margin) | (action >= high - margin)).double().mean(0)
+    counts, saturated = None, torch.empty(0)
+    if is_discrete(action):
+        inside = ~outside(action, low, high)
+        counts = torch.bincount((action - low)[inside], minlength=int(high - low) + 1)
+        about_actions = _choices(action, counts, low, high)
+    else:
+        margin = 0.01 * (high - low)
+        saturated = ((action <= low + margin) | (action >= high - margin)).double().mean(0)
+        about_actions = _amounts(action, low, high, saturated)
     warnings = [
-        *_values(transitions, action, low, high, saturated),
-        *_episodes(transitions, returns, lengths),
+        *_values(transitions),
+        *about_actions,
+        *_episodes(transitions, returns, lengths, frames),
         *_seams(transitions),
     ]
     terminated = transitions["next", "terminated"][ends]
-    plane = principal(transitions["observation"])
-    return Facts(returns, lengths, terminated, saturated, plane, _cells(plane), warnings)
+    if frames is None:
+        plane = principal(transitions["observation"])
+    else:
+        seen, stands = images.features(frames, transitions)
+        plane = principal(seen)[stands]
+    return Facts(returns, lengths, terminated, saturated, counts, plane, _cells(plane), warnings)
 
 
 def coverage(cell: Tensor, weights: Tensor) -> float:
@@ -70,27 +89,54 @@ def coverage(cell: Tensor, weights: Tensor) -> float:
     return cells(weights) / cells(torch.ones_like(weights))
 
 
-def _values(transitions: TensorDict, action: Tensor, low: Tensor, high: Tensor, saturated: Tensor) -> list[str]:
-    """Columns that never change, and values that are impossible."""
-    observation, reward = transitions["observation"].flatten(1), transitions["next", "reward"].unsqueeze(1)
+def _values(transitions: TensorDict) -> list[str]:
+    """Columns of observations that never change, and observations and rewards that are impossible."""
+    reward, ends, found = transitions["next", "reward"].unsqueeze(1), transitions["next", "done"], []
+    if seen_as(transitions) == "observation":  # of a pixel it says nothing
+        observation = transitions["observation"].flatten(1)
+        found = [*_still("observation", observation), *_apart("observation", observation, torch.ones_like(ends))]
+    return [
+        *found,
+        # What an episode ends with is often of another size.
+        *_apart("reward", reward, ~ends),
+        *_apart("reward at the end of an episode", reward, ends),
+    ]
+
+
+def _still(name: str, column: Tensor) -> list[str]:
+    """Columns of ``[N, D]`` that never change."""
     found = []
-    for name, column in (("observation", observation), ("action", action)):
-        size, extent = column.abs().amax(0), column.amax(0) - column.amin(0)
-        constant = extent <= 1e-6 * size
-        if constant.any():
-            found.append(f"{name} columns that never change, or by rounding only: {_numbers(constant)}")
-        if (shifted := (extent <= 1e-4 * size) & ~constant).any():
-            found.append(
-                f"{name} columns that change by little around a large value, of which single precision keeps few "
-                f"digits: {_numbers(shifted)}; subtract what is the same in all rows"
-            )
-    ends = transitions["next", "done"]
-    everywhere = torch.ones_like(ends)
-    found += _apart("observation", observation, everywhere)
-    wild = _apart("action", action, everywhere)
-    found += wild
-    # What an episode ends with is often of another size.
-    found += _apart("reward", reward, ~ends) + _apart("reward at the end of an episode", reward, ends)
+    size, extent = column.abs().amax(0), column.amax(0) - column.amin(0)
+    constant = extent <= 1e-6 * size
+    if constant.any():
+        found.append(f"{name} columns that never change, or by rounding only: {_numbers(constant)}")
+    if (shifted := (extent <= 1e-4 * size) & ~constant).any():
+        found.append(
+            f"{name} columns that change by little around a large value, of which single precision keeps few "
+            f"digits: {_numbers(shifted)}; subtract what is the same in all rows"
+        )
+    return found
+
+
+def _choices(action: Tensor, counts: Tensor, low: Tensor, high: Tensor) -> list[str]:
+    """Discrete actions ``[N]``, taken ``counts`` times, that are not there, or hardly."""
+    found = []
+    if (wrong := outside(action, low, high)).any():
+        found.append(f"{_share(wrong)} of actions are none of {int(low)} to {int(high)}")
+    if (never := counts == 0).any():
+        found.append(f"actions that are never taken: {_numbers(never, int(low))}: nothing can be learnt about them")
+    if (seldom := (counts > 0) & (counts < SELDOM * len(action))).any():
+        found.append(
+            f"actions that are taken in less than {SELDOM:.1%} of the rows: {_numbers(seldom, int(low))} "
+            f"({int(counts[seldom].sum()):,} rows): little can be learnt about them"
+        )
+    return found
+
+
+def _amounts(action: Tensor, low: Tensor, high: Tensor, saturated: Tensor) -> list[str]:
+    """Columns of continuous actions ``[N, A]`` that never change, or are always at their bounds; impossible values."""
+    wild = _apart("action", action, torch.ones(len(action), dtype=torch.bool))
+    found = [*_still("action", action), *wild]
     if (wrong := outside(action, low, high)).any():
         found.append(
             f"{_share(wrong)} of actions lie outside their bounds: data.clip_actions brings them to the border"
@@ -139,7 +185,7 @@ def _middle(column: Tensor) -> tuple[Tensor, Tensor]:
     return middle, high - low
 
 
-def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor) -> list[str]:
+def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor, frames: Frames | None) -> list[str]:
     """Episodes that are copies of others, or do not differ in return."""
     found = []
     count = len(returns)
@@ -147,17 +193,20 @@ def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor) -> list
         return ["only one episode: priorities from returns cannot tell transitions apart"]
     if returns.max() == returns.min():
         found.append(f"all episodes return {returns[0]:.4g}: priorities from returns (OPER-R, top x %, RW) say nothing")
-    if (transitions["next", "reward"] == transitions["next", "reward"][0]).all():
+    # What every step pays is worth something where episodes end sooner or later, as in CartPole.
+    worthless = transitions["next", "reward"][0] == 0 or not transitions["next", "terminated"].any()
+    if worthless and (transitions["next", "reward"] == transitions["next", "reward"][0]).all():
         found.append(f"every reward is {transitions['next', 'reward'][0]:.4g}: there is nothing to learn values from")
     if count > 2 and lengths.max() > lengths.sum() / 2:
         found.append(
             f"one episode holds {lengths.max() / lengths.sum():.0%} of all transitions: is the end of others missing?"
         )
     seen = set()
-    for observation, action in zip(
-        transitions["observation"].split(lengths.tolist()), transitions["action"].split(lengths.tolist()), strict=True
-    ):
-        digest = hashlib.sha256(observation.contiguous().numpy().tobytes())
+    key, sizes = seen_as(transitions), lengths.tolist()
+    for observation, action in zip(transitions[key].split(sizes), transitions["action"].split(sizes), strict=True):
+        # Of images the first and the last frame will do.
+        values = observation if frames is None else frames.data[observation[[0, -1]]]
+        digest = hashlib.sha256(values.contiguous().numpy().tobytes())
         digest.update(action.contiguous().numpy().tobytes())
         seen.add(digest.digest())
     if len(seen) < count:
@@ -168,8 +217,8 @@ def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor) -> list
 def _seams(transitions: TensorDict) -> list[str]:
     """Steps that do not follow from the step before, and episodes that begin where the one before ended."""
     found = []
-    follows = (transitions["next", "observation"][:-1] == transitions["observation"][1:]).flatten(1).all(1)
-    ends = transitions["next", "done"][:-1]
+    key, ends = seen_as(transitions), transitions["next", "done"][:-1]
+    follows = (transitions["next", key][:-1] == transitions[key][1:]).reshape(len(ends), -1).all(1)
     jumps = ~follows & ~ends
     if jumps.any():
         row = int(torch.nonzero(jumps)[0])
@@ -220,8 +269,8 @@ def _range(values: Tensor) -> str:
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
-def _numbers(which: Tensor) -> str:
-    """Numbers of the columns for which a bool ``[D]`` is True."""
-    places = torch.nonzero(which).squeeze(1).tolist()
+def _numbers(which: Tensor, first: int = 0) -> str:
+    """Numbers of the columns, counted from ``first``, for which a bool ``[D]`` is True."""
+    places = (torch.nonzero(which).squeeze(1) + first).tolist()
     shown = ", ".join(map(str, places[:12]))
     return shown + (f" and {len(places) - 12} more" if len(places) > 12 else "")

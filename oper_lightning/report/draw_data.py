@@ -27,19 +27,37 @@ def draw_data(transitions: TensorDict, facts: Facts, low: Tensor, high: Tensor) 
     lengths.scatter(facts.lengths.numpy(), facts.returns.numpy(), s=10, alpha=0.5, color=COLOURS[0], linewidths=0)
     lengths.set(title="Length and return", xlabel="transitions", ylabel="return")
     some = slice(None, None, max(1, len(transitions) // DRAWN))
-    scaled = ((transitions["action"][some] - low) / (high - low) * 2 - 1).flatten(1)
-    for column in range(min(scaled.shape[1], SHOWN)):
-        actions.hist(
-            scaled[:, column].numpy(), bins=60, histtype="step", density=True, label=str(column), **look(column)
-        )
-    actions.set(title="Actions, their bounds at ±1", xlabel="action", ylabel="density")
-    title = "dimension" if scaled.shape[1] <= SHOWN else f"the first {SHOWN} of {scaled.shape[1]}"
-    actions.legend(title=title, fontsize="x-small", title_fontsize="x-small", ncols=2)
+    if facts.counts is not None:
+        _draw_choices(actions, facts.counts, int(low))
+    else:
+        _draw_amounts(actions, ((transitions["action"][some] - low) / (high - low) * 2 - 1).flatten(1))
     points, by_row = facts.plane[some], facts.returns[episode_of(transitions["next", "done"])[some]]
     drawn = plane.scatter(points[:, 0], points[:, 1], c=by_row, s=3, alpha=0.5, linewidths=0, cmap="viridis")
     figure.colorbar(drawn, ax=plane, label="return of the episode").solids.set_alpha(1)
     plane.set(title="Observations", xlabel="first principal component", ylabel="second")
     return figure
+
+
+def _draw_choices(panel: Any, counts: Tensor, first: int) -> None:
+    """How often each discrete action was taken, as bars; a red cross where one never was."""
+    import matplotlib.ticker
+
+    numbers, taken = torch.arange(first, first + len(counts)), counts > 0
+    panel.bar(numbers, counts, color=COLOURS[0])
+    panel.plot(numbers[~taken], counts[~taken], "x", color=COLOURS[1], label="never taken", clip_on=False)
+    if not taken.all():
+        panel.legend(fontsize="small")
+    panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    panel.set(title="Actions", xlabel="number of the action", ylabel="transitions")
+
+
+def _draw_amounts(panel: Any, scaled: Tensor) -> None:
+    """How each dimension of continuous actions ``[M, A]``, scaled to [-1, 1], is spread."""
+    for column in range(min(scaled.shape[1], SHOWN)):
+        panel.hist(scaled[:, column].numpy(), bins=60, histtype="step", density=True, label=str(column), **look(column))
+    panel.set(title="Actions, their bounds at ±1", xlabel="action", ylabel="density")
+    title = "dimension" if scaled.shape[1] <= SHOWN else f"the first {SHOWN} of {scaled.shape[1]}"
+    panel.legend(title=title, fontsize="x-small", title_fontsize="x-small", ncols=2)
 
 
 def draw_weights(known: list[Weights], transitions: TensorDict, plane: Tensor) -> Any:

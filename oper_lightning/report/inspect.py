@@ -10,20 +10,23 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data import matching
+from oper_lightning.data.frames import Frames, held, observation_shape
 from oper_lightning.data.sources.bandit import Bandit
+from oper_lightning.data.sources.d3rlpy import D3rlpy, dumped_by_d3rlpy
 from oper_lightning.data.sources.d4rl import D4RL, known_names
 from oper_lightning.data.sources.minari import Minari
 from oper_lightning.data.sources.npz import Npz
 from oper_lightning.data.sources.reacher import Reacher
 from oper_lightning.data.sources.source import Origin, Source
-from oper_lightning.data.storage import fill
-from oper_lightning.data.transitions import fingerprint, squeezed
+from oper_lightning.data.storage import fill, transitions_in
+from oper_lightning.data.transitions import fingerprint
 from oper_lightning.envs.scores import normalised
 from oper_lightning.errors import InputError, nearest
 from oper_lightning.priorities.priority import Priority
 from oper_lightning.priorities.returns import ByReturn, OperR, doubts
 from oper_lightning.report.describe import Facts, describe
 from oper_lightning.report.draw_data import SHOWN, draw_data, draw_weights
+from oper_lightning.report.images import ROWS, sheet
 from oper_lightning.report.page import Page, Table
 from oper_lightning.report.recording import Verdict, judge
 from oper_lightning.report.runs import read_config
@@ -59,16 +62,18 @@ def inspect(
         source, files = open_source(files[0]), files[1:]
     try:
         source.prepare()
-        transitions = squeezed(fill(source, torch.device("cpu"))[:])
+        kept = fill(source, torch.device("cpu"))
     except InputError as error:
         if configuration is None or not configuration.is_file():
             raise
         raise InputError(f"{error} ({configuration} names it)") from None
     origin = source.origin()
-    verdict = judge(transitions, origin)
+    transitions, (_, frames) = transitions_in(kept), held(kept)
+    verdict = judge(transitions, origin, frames)
     low, high, known_bounds = matching.action_bounds(source, transitions["action"], None, origin, ask=True)
-    facts = describe(transitions, low, high)
-    known, unusable = weights_from(files, priority, transitions, fingerprint(transitions) if files or priority else "")
+    facts = describe(transitions, low, high, frames)
+    data = fingerprint(transitions, frames.digest if frames is not None else "") if files or priority else ""
+    known, unusable = weights_from(files, priority, transitions, data)
     if not isinstance(priority, OperR):
         known.insert(0, Weights("OPER-R", OperR(p_base)(transitions)[None], True))
     by_episode = {weights.name: episode_weights(transitions, weights.mean).weights for weights in known if weights.used}
@@ -80,15 +85,30 @@ def inspect(
     page.heading("What to look at" if warnings or unusable else "Nothing strange was found")
     page.warnings(warnings + unusable)
     page.heading("Data")
-    bounds = _ranges(low, high) + ("" if known_bounds else " (not known: read off the data)")
-    page.table(_summary(origin, verdict, transitions, facts, bounds))
+    guess = "" if known_bounds else " (not known: read off the data)"
+    actions = _actions(transitions["action"], facts, low, high, guess)
+    page.table(_summary(origin, verdict, transitions, frames, facts, actions))
+    how_actions = "how each dimension of the action is spread between its bounds"
+    if facts.counts is not None:
+        how_actions = "how often each action was taken"
+    of_images = ""
+    if frames is not None:
+        of_images = f" Of an image they are averages over 8 x 8 squares, of no more than {ROWS:,} images."
     page.picture(
         draw_data(transitions, facts, low, high),
         f"Four panels: returns of {len(facts.returns):,} episodes from {facts.returns.min():.4g} to "
-        f"{facts.returns.max():.4g}; return against length; how each dimension of the action is spread between its "
-        f"bounds; observations on their two leading principal components, coloured by the return of their episode.",
-        "Observations are standardised before their principal components are taken.",
+        f"{facts.returns.max():.4g}; return against length; {how_actions}; observations on their two leading principal "
+        f"components, coloured by the return of their episode.",
+        f"Observations are standardised before their principal components are taken.{of_images}",
     )
+    if frames is not None:
+        page.picture(
+            sheet(frames, transitions, facts.returns, facts.lengths),
+            "A sheet of frames: some episodes, from the worst return above to the best below, each from its first step "
+            "to its last.",
+            "The newest frame of an observation, in grey; beside the number of an episode stands its return.",
+            "-frames",
+        )
     page.heading("Weights")
     page.paragraph(
         "As used: what training draws or weighs by. Iterations: what stage 1 left, the mean over seeds brought to mean "
@@ -133,7 +153,7 @@ def open_source(name: str) -> Source:
     if path.suffix == ".npz":
         return Npz(name)
     if path.suffix in (".hdf5", ".h5") or name in known_names():
-        return D4RL(name)
+        return D3rlpy(name) if path.is_file() and dumped_by_d3rlpy(name) else D4RL(name)
     if name in (Bandit.__name__, Reacher.__name__):
         return make("source", name, "--source")
     if path.is_file():
@@ -146,36 +166,59 @@ def open_source(name: str) -> Source:
     raise InputError(f"{name}: no file, and no dataset of D4RL; {nearest(name, known_names())}; or give a --source")
 
 
-def _summary(origin: Origin, verdict: Verdict, transitions: TensorDict, facts: Facts, bounds: str) -> Table:
+def _summary(
+    origin: Origin,
+    verdict: Verdict,
+    transitions: TensorDict,
+    frames: Frames | None,
+    facts: Facts,
+    actions: list[list[str]],
+) -> Table:
     returns, lengths = facts.returns, facts.lengths
     quarters = torch.quantile(returns, torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
-    reward, action = transitions["next", "reward"], transitions["action"]
+    reward = transitions["next", "reward"]
     rows = [
         ["transitions", f"{len(transitions):,}"],
         ["episodes", f"{len(returns):,}"],
         ["environment", origin.environment or "unknown"],
         ["judged against it", verdict.line],
-        ["observation", str(tuple(transitions["observation"].shape[1:]))],
-        ["action", str(tuple(transitions["action"].shape[1:]))],
+        ["observation", str(observation_shape(transitions, frames))],
         ["ended by termination", f"{int(facts.terminated.sum()):,}"],
         ["cut (truncated)", f"{int((~facts.terminated).sum()):,}"],
         ["length: least, median, most", f"{lengths.min():,}, {lengths.median():,}, {lengths.max():,}"],
         ["return: worst, mean, best", f"{returns.min():.2f}, {returns.mean():.2f}, {returns.max():.2f}"],
         ["return: quartiles", ", ".join(f"{value:.2f}" for value in quarters)],
         ["reward: least, mean, most", f"{reward.min():.3g}, {reward.mean():.3g}, {reward.max():.3g}"],
-        ["actions: bounds", bounds],
-        ["actions: least to most", _ranges(action.amin(0), action.amax(0))],
-        ["actions: at their bounds", _first([f"{value:.1%}" for value in facts.saturation.flatten().tolist()])],
+        *actions,
     ]
-    if origin.reference is not None:
-        name = "D4RL score" if origin.d4rl and verdict.fits else "normalised score"
-        scores = [normalised(float(value), origin.reference) for value in (returns.mean(), returns.max())]
+    reference, reference_from = matching.reference_of(origin, origin.environment)
+    if reference is not None:
+        d4rl = origin.d4rl and verdict.fits
+        name = "D4RL score" if d4rl else f"normalised score (references: {reference_from})"
+        scores = [normalised(float(value), reference) for value in (returns.mean(), returns.max())]
         said = f"{scores[0]:.1f}, {scores[1]:.1f}"
         if verdict.fits is False:
             said = f"none: the references are {origin.environment}'s, the data are not"
         rows.append([f"{name}: mean, best", said])
     # What is said in words is no number.
     return Table(["", "value"], rows, 2)
+
+
+def _actions(action: Tensor, facts: Facts, low: Tensor, high: Tensor, guess: str) -> list[list[str]]:
+    """Rows about actions ``[N, A]`` or ``[N]``."""
+    if facts.counts is not None:
+        shares = (facts.counts.double() / len(action)).tolist()
+        often = [f"{number}: {share:.1%}" for number, share in enumerate(shares, int(low))]
+        return [
+            ["actions", f"{len(shares):,} discrete ones, {int(low)} to {int(high)}{guess}"],
+            ["actions: how often each", _first(often)],
+        ]
+    return [
+        ["actions", f"continuous, {tuple(action.shape[1:])}"],
+        ["actions: bounds", _ranges(low, high) + guess],
+        ["actions: least to most", _ranges(action.amin(0), action.amax(0))],
+        ["actions: at their bounds", _first([f"{value:.1%}" for value in facts.saturation.flatten().tolist()])],
+    ]
 
 
 def _ranges(low: Tensor, high: Tensor) -> str:

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from tensordict import TensorDict
 
+from oper_lightning.data.frames import Frames, observation_shape
 from oper_lightning.data.sources.source import Origin
-from oper_lightning.envs.rollouts import World
+from oper_lightning.data.transitions import is_discrete
+from oper_lightning.envs.rollouts import World, ends_of, number_of_actions
 from oper_lightning.errors import InputError, Stopped, first_line
 
 ROWS = 100  # recorded steps that are taken again, spread over the data
@@ -50,8 +52,11 @@ class Steps(NamedTuple):
     """next observations ``[R, D]``"""
 
 
-def judge(transitions: TensorDict, origin: Origin) -> Verdict:
-    """Compares transitions ``[N]`` with the environment that their origin names, where it can be made here."""
+def judge(transitions: TensorDict, origin: Origin, frames: Frames | None = None) -> Verdict:
+    """Compares transitions ``[N]`` with the environment that their origin names, where it can be made here.
+
+    Of images, whose ``frames`` lie apart, shapes and actions are compared: they do not tell the environment's state.
+    """
     name = origin.environment
     if name is None:
         return Verdict(None, "no environment is named", [])
@@ -60,8 +65,10 @@ def judge(transitions: TensorDict, origin: Origin) -> Verdict:
     except InputError as error:
         return Verdict(None, f"not compared: {error}", [])
     try:
-        if differences := _spaces(transitions, origin, world):
+        if differences := _spaces(transitions, observation_shape(transitions, frames), origin, world):
             return Verdict(False, "does not fit: other shapes or bounds", differences)
+        if frames is not None:
+            return Verdict(None, "shapes and actions fit; images do not tell the state to compare more", [])
         return _steps(transitions, world)
     except Stopped:
         raise
@@ -71,21 +78,33 @@ def judge(transitions: TensorDict, origin: Origin) -> Verdict:
         world.close()
 
 
-def _spaces(transitions: TensorDict, origin: Origin, world: World) -> list[str]:
+def _spaces(transitions: TensorDict, observation: tuple[int, ...], origin: Origin, world: World) -> list[str]:
     """Shapes and bounds that differ."""
     found = []
     space = world.action_space
-    for key, shape in (("observation", world.observation_shape), ("action", space.shape)):
-        recorded = tuple(transitions[key].shape[1:])
+    for key, recorded, shape in (
+        ("observation", observation, world.observation_shape),
+        ("action", tuple(transitions["action"].shape[1:]), space.shape),
+    ):
         if recorded != tuple(shape):
             found.append(f"{key}s of shape {recorded}, but {world.environment} has {tuple(shape)}")
+    discrete = is_discrete(transitions["action"])
+    if not found and discrete != (number_of_actions(space) is not None):
+        kinds = ("discrete", "continuous") if discrete else ("continuous", "discrete")
+        found.append(f"actions are {kinds[0]}, but {world.environment} has {kinds[1]} ones")
+    if found:
+        return found
+    low, high = ends_of(space)
+    least, most = transitions["action"].min(), transitions["action"].max()
+    if discrete and (least < low or most > high):
+        found.append(f"actions {least} to {most} are recorded, but {world.environment} takes {low} to {high}")
     if found or origin.action_low is None or origin.action_high is None:
         return found
-    for word, mine, theirs in (("lowest", origin.action_low, space.low), ("highest", origin.action_high, space.high)):
+    for word, mine, theirs in (("lowest", origin.action_low, low), ("highest", origin.action_high, high)):
         if not np.allclose(mine, theirs):
             found.append(
                 f"the data declare {np.asarray(mine).ravel()[0]:g} as {word} action, {world.environment} has "
-                f"{theirs.ravel()[0]:g}: were actions changed on their way into it?"
+                f"{np.asarray(theirs).ravel()[0]:g}: were actions changed on their way into it?"
             )
     return found
 

@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.transitions import episode_of
+from oper_lightning.data.transitions import episode_of, is_discrete, seen_as
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.file import WeightsFile, weights_for
 from oper_lightning.priorities.priority import Priority, mean_one, statistics
@@ -166,9 +166,20 @@ def extremes(returns: Tensor, lengths: Tensor, weights: Tensor) -> Table:
 
 
 def shifts(transitions: TensorDict, weights: Tensor) -> Table:
-    """The columns of observation and action whose mean the weights ``[N]`` move furthest, in standard deviations."""
+    """The columns of observation and action whose mean the weights ``[N]`` move furthest, in standard deviations.
+
+    Each discrete action counts as a column that is 1 where it was taken.
+    """
     found = []
-    for name in ("observation", "action"):
+    discrete = is_discrete(transitions["action"])
+    if discrete:
+        taken, place = transitions["action"].unique(return_inverse=True)
+        share = torch.bincount(place).double() / len(place)
+        weighted = torch.bincount(place, weights=weights.double()) / len(place)
+        moved = (weighted - share) / (share * (1 - share)).sqrt().clamp(min=1e-12)
+        columns = [f"action is {number}" for number in taken.tolist()]
+        found = [*zip(moved.tolist(), columns, share.tolist(), weighted.tolist(), strict=True)]
+    for name in [*(["observation"] * (seen_as(transitions) == "observation")), *(["action"] * (not discrete))]:
         values = transitions[name].flatten(1).double()
         mean, std = values.mean(0), values.std(0, correction=0)
         weighted = (values * weights[:, None]).mean(0)

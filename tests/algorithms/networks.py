@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from helpers import columns, transitions
 from tensordict import TensorDict
 from torch import nn
 
@@ -12,9 +13,11 @@ from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.spec import Batch, DataSpec
 
 ROWS = 12
+IMAGE = (2, 36, 36)
 
 
 def spec(observation: int = 3, action: int = 2) -> DataSpec:
+    """Of vectors and continuous actions."""
     return DataSpec(
         observation_shape=(observation,),
         action_shape=(action,),
@@ -25,6 +28,32 @@ def spec(observation: int = 3, action: int = 2) -> DataSpec:
         rows=ROWS,
         fingerprint="",
     )
+
+
+def discrete_spec(pixels: bool = False, actions: int = 3) -> DataSpec:
+    """Of vectors, or images, and discrete actions."""
+    return DataSpec(
+        observation_shape=IMAGE if pixels else (3,),
+        action_shape=(),
+        action_low=torch.tensor(0),
+        action_high=torch.tensor(actions - 1),
+        observation_mean=torch.zeros(() if pixels else 3),
+        observation_std=torch.ones(() if pixels else 3) - (0 if pixels else 1e-3),
+        rows=ROWS,
+        fingerprint="",
+        discrete=True,
+        pixels=pixels,
+    )
+
+
+def discrete_batch(seed: int = 0, pixels: bool = False, actions: int = 3) -> TensorDict:
+    """Rows of :func:`batch` with discrete actions; with images, if asked."""
+    rows, generator = batch(seed), torch.Generator().manual_seed(seed + 100)
+    rows["action"] = torch.randint(actions, (ROWS,), generator=generator)
+    if pixels:
+        for part in (rows, rows["next"]):
+            part["observation"] = torch.randint(256, (ROWS, *IMAGE), generator=generator, dtype=torch.uint8)
+    return rows
 
 
 def batch(seed: int = 0) -> TensorDict:
@@ -67,10 +96,10 @@ class Pair(nn.Module):
         return self.network(torch.cat([observation, action], -1))
 
 
-def ready(model: OfflineAlgorithm, *targets: str) -> OfflineAlgorithm:
+def ready(model: OfflineAlgorithm, *targets: str, given: DataSpec | None = None) -> OfflineAlgorithm:
     """Builds the networks, and moves the named ones off those that they were copied from, so that a mix-up shows."""
     torch.manual_seed(0)
-    model._build(spec())
+    model._build(spec() if given is None else given)
     model.configure_optimizers()
     for target in targets:
         for parameter in getattr(model, target).parameters():
@@ -117,3 +146,59 @@ def moved_by_role(model: OfflineAlgorithm, parts: list[TensorDict], others: list
         results = losses(Batch(*changed))
         moved.append({name for name, value in results.items() if not torch.isclose(value, plain[name], rtol=1e-4)})
     return moved
+
+
+# Discrete actions ------------------------------------------------------------------------------------------------
+
+APART_AND_SHARED = [(False, True), (True, False)]
+"""whether observations are images, and whether evaluation has rows of its own"""
+RATE = {False: 1e-2, True: 1e-4}
+"""learning rates above vectors and images: Adam makes a step of this size even of a gradient that is rounding alone,
+which a few of a convolution's many weights have"""
+
+
+def discrete_batches(pixels: bool, apart: bool, count: int = 5) -> list[Batch]:
+    """Weighted batches of a few updates; evaluation has rows of its own, if ``apart``, the other roles share theirs."""
+    batches = []
+    for number in range(count):
+        parts = [discrete_batch(seed, pixels) for seed in (number, 50 + number)]
+        for part in parts:
+            part["weight"] = torch.rand(ROWS, generator=torch.Generator().manual_seed(number)) * 2
+        evaluation, policy = parts if apart else (parts[0], parts[0])
+        batches.append(Batch(evaluation, policy, policy))
+    return batches
+
+
+def train(model: OfflineAlgorithm, batches: list[Batch]) -> list[dict[str, torch.Tensor]]:
+    """The results of the first updates of a run on these batches."""
+    results = []
+    for number, rows in enumerate(batches):
+        model.branch = model.prepare(number)
+        results.append(model.update(rows))
+    return results
+
+
+def assert_same(network: nn.Module, expected: nn.Module) -> None:
+    """Parameters agree to 1e-6."""
+    for (name, value), other in zip(network.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def assert_n_steps(model: OfflineAlgorithm) -> None:
+    """The algorithm, with ``n_step`` 2 and a discount of one half, asks for targets of two steps within an episode."""
+    table = transitions(columns([3, 2], discrete=True))  # the first terminates, the second is cut
+    table["next", "reward"] = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
+    asked = model.columns(table)
+    assert asked["next", "reward"].tolist() == [2, 4, 4, 16, 16]
+    assert asked["next", "row"].tolist() == [1, 2, 2, 4, 4]
+    assert asked["discount"].tolist() == [0.25, 0, 0, 0.25, 0.5]
+
+
+def assert_acts_alike_on_images_one_by_one(model: OfflineAlgorithm) -> None:
+    """Acting on many observations is acting on each; actions are numbers in the environment's count."""
+    observation = discrete_batch(7, pixels=True)["observation"]
+    actions = model.act(observation)
+    assert actions.dtype is torch.int64
+    assert actions.tolist() == [model.act(row.unsqueeze(0)).item() for row in observation]
+    model.action_centre.fill_(-2)
+    assert model.act(observation).tolist() == [action - 2 for action in actions.tolist()]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from helpers import Arrays, columns
+from helpers import Arrays, columns, image_columns
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
@@ -27,11 +27,15 @@ load_all()
 ALGORITHMS = known_types("model")
 POLICIES = {name: cls for name, cls in ALGORITHMS.items() if name != "OperA"}
 CASES = [(name, kind) for name, cls in ALGORITHMS.items() for kind in cls.kinds]
+# Images, which take time, are for some of the tests.
+IMAGE_CASES = [(name, "images") for name, cls in ALGORITHMS.items() if cls.images]
 POLICY_CASES = [(name, kind) for name, kind in CASES if name != "OperA"]
 DATA: dict[str, dict[str, np.ndarray]] = {
     "continuous": columns([25] * 8),
     "discrete": columns([25] * 8, action=3, discrete=True),
+    "images": image_columns([25] * 8),
 }
+Rows = Kind | Literal["images"]
 SMALL: dict[str, Any] = {
     "hidden_sizes": (16, 16),
     "policy_hidden_sizes": (16, 16),
@@ -39,12 +43,16 @@ SMALL: dict[str, Any] = {
     "iterations": 2,
     "seeds": 2,
     "phases": (2, 2, 1),
+    "quantiles": 8,
+    "target_update": 7,
 }
 ACTORS_LOSSES = {
     "TD3BC": {"improvement_loss", "constraint_loss"},
     "IQL": {"policy_loss"},
     "CQL": {"policy_loss"},
     "OnestepRL": {"policy_loss"},
+    "CRR": {"policy_loss"},
+    "DiscreteIQL": {"policy_loss"},
 }
 
 
@@ -63,8 +71,10 @@ def no_bootstrapping(name: str) -> dict[str, float]:
     return {"discount": 0.0} if "discount" in inspect.signature(ALGORITHMS[name]).parameters else {}
 
 
-def data(rows: Kind | dict[str, np.ndarray] = "continuous", **options: Any) -> OfflineDataModule:
+def data(rows: Rows | dict[str, np.ndarray] = "continuous", **options: Any) -> OfflineDataModule:
     known: dict[str, Any] = {"batch_size": 32, "updates_per_epoch": 20, "updates_per_block": 5, "rollouts": None}
+    if rows == "images":
+        known["batch_size"] = 8
     return OfflineDataModule(Arrays(DATA[rows] if isinstance(rows, str) else rows), **{**known, **options})
 
 
@@ -130,13 +140,22 @@ def test_algorithms_are_found() -> None:
     assert {"BC", "TD3BC", "OperA"} <= ALGORITHMS.keys()
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
-def test_learning_lowers_the_loss(name: str, kind: Kind, tmp_path: Path) -> None:
+def seen_rewards(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """Rewards that can be seen in an observation: an entry of it, or how bright an image is on the left."""
+    observations = rows["observations"]
+    if observations.ndim == 2:
+        return observations[:, 0].copy()
+    return observations[:, -1, :, :12].mean((1, 2)).astype(np.float32) / 128 - 1
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES + IMAGE_CASES)
+def test_learning_lowers_the_loss(name: str, kind: Rows, tmp_path: Path) -> None:
     losses = Losses()
     model = algorithm(name, **{**rates(name, 3e-3), **no_bootstrapping(name)})
     # Without bootstrapping what is to be learnt stays where it is: values are rewards, here a part of the observation.
-    arrays = {**DATA[kind], "rewards": DATA[kind]["observations"][:, 0].copy()}
-    fit(model, data(arrays), tmp_path, 400, callbacks=[losses])
+    arrays = {**DATA[kind], "rewards": seen_rewards(DATA[kind])}
+    images = kind == "images"
+    fit(model, data(arrays, batch_size=8 if images else 32), tmp_path, 100 if images else 400, callbacks=[losses])
     # What an actor is to maximise moves under it; its losses need not fall.
     falling = {kind for kind in losses.kept if kind.endswith("_loss")} - ACTORS_LOSSES.get(name, set())
     assert falling
@@ -166,8 +185,8 @@ def test_equal_weights_change_nothing(name: str, kind: Kind, mode: str, tmp_path
     assert not same(parameters(plain), parameters(other))
 
 
-@pytest.mark.parametrize(("name", "kind"), POLICY_CASES)
-def test_weights_of_one_in_the_batch_change_nothing(name: str, kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), POLICY_CASES + IMAGE_CASES)
+def test_weights_of_one_in_the_batch_change_nothing(name: str, kind: Rows, tmp_path: Path) -> None:
     """A weight of exactly one leaves every bit, one of two does not; roles apart change no more than the rounding."""
     results = []
     for factor, apart in ((1.0, False), (1.0, True), (2.0, False), (None, False)):
@@ -190,8 +209,8 @@ def test_weights_of_one_in_the_batch_change_nothing(name: str, kind: Kind, tmp_p
         torch.testing.assert_close(separate[name_], value, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
-def test_an_interrupted_run_goes_on_bit_for_bit(name: str, kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), CASES + IMAGE_CASES)
+def test_an_interrupted_run_goes_on_bit_for_bit(name: str, kind: Rows, tmp_path: Path) -> None:
     priority = {} if name == "OperA" else {"priority": OperR()}
     whole = algorithm(name)
     fit(whole, data(kind, **priority), tmp_path / "whole", 80)
@@ -236,33 +255,32 @@ def in_other_units(actions: torch.Tensor) -> torch.Tensor:
 LOW, HIGH = torch.tensor([-3.0, 0.0]), torch.tensor([1.0, 6.0])
 
 
-def elsewhere(kind: Kind, wide: float, far: float, **options: Any) -> OfflineDataModule:
-    """The data with observations and actions in other units."""
+def elsewhere(kind: Rows, wide: float, far: float, **options: Any) -> OfflineDataModule:
+    """The data with observations and actions in other units; images stay as they are."""
     rows = DATA[kind]
-    arrays = {
-        **rows,
-        **{key: rows[key] * wide + far for key in ("observations", "next_observations")},
-        "actions": in_other_units(torch.from_numpy(rows["actions"])).numpy(),
-    }
+    arrays = {**rows, "actions": in_other_units(torch.from_numpy(rows["actions"])).numpy()}
+    if kind != "images":
+        arrays |= {key: rows[key] * wide + far for key in ("observations", "next_observations")}
     low, high = (LOW, HIGH) if kind == "continuous" else (torch.tensor(-2), torch.tensor(0))
     origin = Origin(dataset="scaled", action_low=low.numpy(), action_high=high.numpy())
     return OfflineDataModule(Arrays(arrays, origin), batch_size=32, rollouts=None, **options)
 
 
-@pytest.mark.parametrize(("name", "kind"), POLICY_CASES)
-def test_a_checkpoint_acts_alone(name: str, kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), POLICY_CASES + IMAGE_CASES)
+def test_a_checkpoint_acts_alone(name: str, kind: Rows, tmp_path: Path) -> None:
     """Raw observations in, actions in the environment's units out, without data or configuration."""
     module = elsewhere(kind, 50, 20, updates_per_epoch=100)
     model = algorithm(name, **rates(name, 3e-3))
-    fit(model, module, tmp_path, 400)
+    fit(model, module, tmp_path, 100 if kind == "images" else 400)
     loaded = ALGORITHMS[name].load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
-    observations = module.transitions["observation"]
+    observations = module.rows(slice(None))["observation"]
     with torch.no_grad():
         actions = loaded.act(observations)
     assert actions.equal(model.act(observations))
-    if kind == "discrete":
+    if kind != "continuous":
         assert actions.dtype is torch.int64
-        assert set(actions.tolist()) == {-2, -1, 0}
+        acted = set(actions.tolist())
+        assert (len(acted) > 1 and acted < {-2, -1, 0, 1}) if kind == "images" else acted == {-2, -1, 0}
     else:
         assert (actions >= LOW - 1e-5).all()
         assert (actions <= HIGH + 1e-5).all()
@@ -288,8 +306,8 @@ def test_scale_and_offset_of_observations_and_actions_do_not_matter(name: str, k
         torch.testing.assert_close(acts, in_other_units(expected), rtol=2e-3, atol=2e-2)
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
-def test_a_loss_that_is_not_finite_stops_the_run(name: str, kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), CASES + IMAGE_CASES)
+def test_a_loss_that_is_not_finite_stops_the_run(name: str, kind: Rows, tmp_path: Path) -> None:
     """The run names the loss and the update, and the checkpoint before stays good."""
     module, model = data(kind), algorithm(name)
 

@@ -10,7 +10,12 @@ import torch
 import yaml
 from helpers import oper
 
+from oper_lightning.algorithms import load_all
 from oper_lightning.cli.chain import load
+from oper_lightning.cli.messages import known_types
+from oper_lightning.spec import Kind
+
+load_all()
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -23,14 +28,22 @@ def given(path: Path) -> list[str]:
     return [f"--config={file}" for file in [*below, path]]
 
 
+def kind(path: Path) -> Kind:
+    """Of the actions that a configuration's algorithm is for."""
+    top = path if path.parent == CONFIGS else path.parent.with_suffix(".yaml")
+    model = yaml.safe_load(top.read_text())["model"]
+    return known_types("model")[model if isinstance(model, str) else model["class_path"]].kinds[0]
+
+
 @pytest.mark.parametrize(
     "path", [path for path in FILES if path not in CHAINS], ids=lambda path: str(path.relative_to(CONFIGS))
 )
-def test_every_configuration_trains(path: Path, small_file: Path) -> None:
+def test_every_configuration_trains(path: Path, small_file: Path, small_discrete_file: Path) -> None:
+    file = small_discrete_file if kind(path) == "discrete" else small_file
     words = [
         *given(path),
         "--data.source=D4RL",
-        f"--data.source.path={small_file}",
+        f"--data.source.path={file}",
         "--data.updates_per_epoch=2",
         "--data.batch_size=32",
         "--data.rollouts=null",

@@ -19,7 +19,7 @@ from oper_lightning.data.sources.columns import FLAGS, OPTIONAL, mapping
 from oper_lightning.data.sources.download import download
 from oper_lightning.data.sources.flat import FlatEpisodes
 from oper_lightning.data.sources.recorded import environment_named_by_data, reference_named_by_data
-from oper_lightning.data.sources.source import Bound, Origin, Source, action_box
+from oper_lightning.data.sources.source import GIVEN, Bound, Origin, Source, action_box, given_reference
 from oper_lightning.envs.scores import environment_of, family
 from oper_lightning.errors import InputError, nearest
 from oper_lightning.files import existing, place
@@ -43,6 +43,8 @@ class D4RL(Source):
         action_low: lowest action that may be taken: one number, or a list with one for each column; by default what the
             environment says, else what the data show.
         action_high: highest action that may be taken, in the same form.
+        reference: the two returns that score 0 and 100; by default what the file says, else D4RL's for its dataset or
+            for the environment's robot, if it has any.
         allow_external: whether to follow links to other files, and to read columns that are stored in other files.
     """
 
@@ -55,6 +57,7 @@ class D4RL(Source):
         names: dict[str, str] | None = None,
         action_low: Bound | None = None,
         action_high: Bound | None = None,
+        reference: tuple[float, float] | None = None,
         allow_external: bool = False,
     ) -> None:
         self.path = path
@@ -64,6 +67,7 @@ class D4RL(Source):
         self.names = names
         self.allow_external = allow_external
         self.box = action_box(action_low, action_high, path)
+        self.reference = given_reference(reference, path)
 
     def prepare(self) -> None:
         if not place(self.path).exists() and self._name():
@@ -95,14 +99,19 @@ class D4RL(Source):
             environment, options = environment_named_by_data(attributes["env_id"]), {}
         if self.environment is not None:
             environment, options = self.environment, {}
-        scores = family(name) if name else None
         recorded = reference_named_by_data(attributes["ref_min_score"], attributes["ref_max_score"], self)
+        reference = self.reference or recorded
+        reference_from = GIVEN if self.reference else Origin.reference_from
+        scores = family(name) if name and reference is None else None
+        if scores is not None:
+            reference, reference_from = (scores.low, scores.high), "D4RL's own"
         return Origin(
             dataset=name or place(self.path).stem,
             environment=environment,
             environment_options=options,
-            reference=recorded or ((scores.low, scores.high) if scores else None),
-            d4rl=name is not None,
+            reference=reference,
+            reference_from=reference_from,
+            d4rl=scores is not None and by_name is not None and environment == by_name[0],
             action_low=self.box[0],
             action_high=self.box[1],
         )
@@ -119,6 +128,8 @@ class D4RL(Source):
     def _columns(self) -> Iterator[dict[str, Any]]:
         """Our columns in the file, which is open for so long."""
         with hdf5.opened(self._file, self.allow_external) as opened:
+            if self.names is None and opened.has("num_episodes") and opened.has("observations_0"):
+                raise InputError(f"{self.path}: arrays of single episodes, as d3rlpy 2 dumps; read it with D3rlpy")
             columns = {}
             for ours, theirs in mapping(opened.arrays(), self.names, self.path, opened.described).items():
                 columns[ours] = opened.array(theirs)

@@ -15,9 +15,10 @@ from tensordict import TensorDict
 
 from oper_lightning.data.sources.minari_files import FORMATS, Episodes, open_episodes
 from oper_lightning.data.sources.recorded import environment_of_spec, reference_named_by_data
-from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.source import GIVEN, Origin, Source, given_reference
 from oper_lightning.data.transitions import transitions_from, wrong_flag
 from oper_lightning.envs.observations import entries, joined
+from oper_lightning.envs.rollouts import ends_of
 from oper_lightning.errors import InputError, first_line, note, reading
 from oper_lightning.files import place, read_json
 
@@ -33,6 +34,8 @@ class Minari(Source):
             ~/.minari/datasets).
         observation_keys: for Dict and Tuple observations, the entries to join into one vector, in this order; a/b names
             entry b of entry a, and the entries of a Tuple are called 0, 1, …; Discrete entries become one-hot columns.
+        reference: the two returns that score 0 and 100; by default what the dataset says, else D4RL's for the
+            environment's robot, if it has any.
         skip_broken: whether to leave out episodes that cannot be read, with a note, instead of refusing the dataset.
             Every episode is then read twice.
     """
@@ -43,11 +46,13 @@ class Minari(Source):
         download: bool = False,
         observation_keys: list[str] | None = None,
         skip_broken: bool = False,
+        reference: tuple[float, float] | None = None,
     ) -> None:
         self.id = id
         self.download = download
         self.observation_keys = tuple(observation_keys or ())
         self.skip_broken = skip_broken
+        self.reference = given_reference(reference, id)
 
     def prepare(self) -> None:
         if self.download and not self._folder.is_dir():
@@ -98,6 +103,7 @@ class Minari(Source):
             if steps == 0 or len(observations) != steps + 1:
                 raise InputError(f"{where}: {len(observations):,} observations for {steps:,} rewards; one more needed")
             _fits(actions, self._spaces[1], steps, f"{where}: actions")
+            actions = _of_kind(actions, self._spaces[1], f"{where}: actions")
             flags = []
             for name in ("terminations", "truncations"):
                 flags.append(np.array(stored.column(number, name, (), None)).reshape(-1))
@@ -210,12 +216,7 @@ class Minari(Source):
     @cached_property
     def _origin(self) -> Origin:
         metadata, file = self._metadata, self._folder / "metadata.json"
-        actions = self._spaces[1]
-        low, high = (
-            (np.asarray(actions.start), np.asarray(actions.start + actions.n - 1))
-            if type(actions).__name__ == "Discrete"
-            else (actions.low, actions.high)
-        )
+        low, high = map(np.asarray, ends_of(self._spaces[1]))
         environment: str | None = None
         options: dict[str, Any] = {}
         if text := metadata.get("eval_env_spec") or metadata.get("env_spec"):
@@ -225,6 +226,7 @@ class Minari(Source):
                 spec = text
             environment, options = environment_of_spec(spec, file)
         dataset = metadata.get("dataset_id") or self.id
+        recorded = reference_named_by_data(metadata.get("ref_min_score"), metadata.get("ref_max_score"), file)
         return Origin(
             dataset=" ".join(str(dataset).split())[:200],
             environment=environment,
@@ -232,8 +234,22 @@ class Minari(Source):
             observation_keys=self.observation_keys,
             action_low=low,
             action_high=high,
-            reference=reference_named_by_data(metadata.get("ref_min_score"), metadata.get("ref_max_score"), file),
+            reference=self.reference or recorded,
+            reference_from=GIVEN if self.reference else Origin.reference_from,
         )
+
+
+def _of_kind(actions: np.ndarray, space: Any, where: str) -> np.ndarray:
+    """Actions in the type that says whether they are discrete, which here the space does.
+
+    Raises:
+        InputError: if the space is Discrete, and they are no whole numbers.
+    """
+    if type(space).__name__ == "Box":
+        return actions.astype(np.float32) if actions.dtype.kind in "iub" else actions
+    if actions.dtype.kind not in "iu":
+        raise InputError(f"{where} hold {actions.dtype}, but the space of the dataset is {space}: whole numbers needed")
+    return actions
 
 
 def _fits(values: np.ndarray, space: Any, steps: int, where: str) -> None:

@@ -15,7 +15,7 @@ from tensordict import TensorDict
 
 from oper_lightning.data.sources.columns import mapping
 from oper_lightning.data.sources.flat import FlatEpisodes
-from oper_lightning.data.sources.source import Bound, Origin, Source, action_box
+from oper_lightning.data.sources.source import GIVEN, Bound, Origin, Source, action_box, given_reference
 from oper_lightning.errors import InputError
 from oper_lightning.files import existing, fits_memory, place, plausibly_packed
 
@@ -49,7 +49,7 @@ class Npz(Source):
         self.names = names
         self.environment = environment
         self.max_episode_steps = max_episode_steps
-        self.reference = reference
+        self.reference = given_reference(reference, path)
         self.box = action_box(action_low, action_high, path)
 
     def origin(self) -> Origin:
@@ -59,6 +59,7 @@ class Npz(Source):
             action_low=self.box[0],
             action_high=self.box[1],
             reference=self.reference,
+            reference_from=GIVEN,
         )
 
     def __str__(self) -> str:

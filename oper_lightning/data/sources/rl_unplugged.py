@@ -184,9 +184,15 @@ class Converted:
             flags, protection = mmap.MAP_PRIVATE | NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
             memory = mmap.mmap(file.fileno(), 0, flags=flags, prot=protection)
         self.frames = np.frombuffer(memory, np.uint8).reshape(-1, SIDE, SIDE)
-        for starts in (self.columns["first"], self.columns["following"]):
-            if starts.min() < 0 or starts.max() > about["frames"] - STACK:
-                raise InputError(f"{folder / ROWS}: names frames that are not there; remove {folder}")
+        highest = {
+            "first": about["frames"] - STACK,
+            "following": about["frames"] - STACK,
+            "action": 17,
+            "terminated": 1,
+        }
+        for name, most in highest.items():
+            if self.columns[name].min() < 0 or self.columns[name].max() > most:
+                raise InputError(f"{folder / ROWS}: {name} is not what was converted; remove {folder}")
         self.whole = not np.isnan(self.columns["unclipped"]).any()
         """whether episodes were recorded whole; of single transitions only clipped rewards were"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,11 +31,14 @@ class Origin:
     """lowest action, shape ``[A]``, or ``[]`` for all columns"""
     action_high: np.ndarray | None = None
     reference: tuple[float, float] | None = None
-    """returns that score 0 and 100, where they are stored with the data"""
+    """returns that score 0 and 100, where they are given or stored with the data"""
+    reference_from: str = "stored in the dataset"
+    """who says so"""
     d4rl: bool = False
-    """whether these are D4RL's own recordings"""
+    """whether these are D4RL's own recordings, to be played where D4RL plays them, with D4RL's references"""
 
 
+GIVEN = "given as the source's reference"
 Bound = float | list[float]
 """lowest or highest action: one number, or one for each column"""
 
@@ -56,6 +60,17 @@ def action_box(low: Bound | None, high: Bound | None, origin: str) -> tuple[np.n
     if lowest.ndim > 1 or not (np.isfinite(lowest) & np.isfinite(highest) & (lowest < highest)).all():
         raise InputError(f"{origin}: action_low {low} must be below action_high {high}, and both finite")
     return lowest.copy(), highest.copy()
+
+
+def given_reference(reference: tuple[float, float] | None, origin: str) -> tuple[float, float] | None:
+    """Returns that score 0 and 100 as a person named them for ``origin``.
+
+    Raises:
+        InputError: if they make no score.
+    """
+    if reference is not None and not (all(map(math.isfinite, reference)) and reference[0] < reference[1]):
+        raise InputError(f"{origin}: reference {list(reference)}: the return that scores 0 must be below that of 100")
+    return reference
 
 
 class Source(ABC):
