@@ -81,6 +81,7 @@ def stand_ins(folder: Path) -> None:
     write_hdf5(folder / "cartpole.hdf5", columns([25] * 20, 4, 2, discrete=True), env_id="CartPole-v1")
     grouped = {"observations": "steps/seen", "actions": "steps/done"}
     write_hdf5(folder / "grouped.h5", {grouped.get(name, name): array for name, array in arrays.items()})
+    np.savez(folder / "choices.npz", **columns([25] * 20, 10, 6, discrete=True))
     theirs = {"observations": "s", "actions": "a"}
     np.savez(folder / "log.npz", **{theirs.get(name, name): array for name, array in arrays.items()})
     (folder / "logs").mkdir()

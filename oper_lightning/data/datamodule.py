@@ -15,7 +15,7 @@ from torch import Tensor
 from oper_lightning.data import matching, storage
 from oper_lightning.data.buffer import replay_buffer
 from oper_lightning.data.frames import moved
-from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, shared_out
+from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, own_episodes, shared_out
 from oper_lightning.data.mixture import Mixture, Mode, weigh
 from oper_lightning.data.rl import TensorDictReplayBuffer, TensorStorage
 from oper_lightning.data.sources.source import Source
@@ -202,9 +202,8 @@ class OfflineDataModule(LightningDataModule):
         origin, actions, ask = self.source.origin(), loaded.transitions["action"], self.trainer is not None
         low, high, _ = matching.action_bounds(self.source, actions, self.world, origin, ask)
         matching.check_actions(self.source, actions, low, high, self.clip_actions)
-        bounds = low.cpu(), high.cpu()
         self._spec = matching.spec(
-            loaded.transitions, loaded.observation_shape, origin, self.world, bounds, loaded.recorded
+            loaded.transitions, loaded.observation_shape, origin, self.world, (low.cpu(), high.cpu()), loaded.recorded
         )
 
     def teardown(self, stage: str) -> None:
@@ -349,17 +348,11 @@ class OfflineDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[Episodes]:
         """One loader whose only item is this rank's share of the episodes; none without an environment."""
-        return self._episodes(test=False)
+        return own_episodes(self.world, self.rollouts, test=False)
 
     def test_dataloader(self) -> list[Episodes]:
         """A loader like :meth:`val_dataloader`'s, with the episode seeds of the test."""
-        return self._episodes(test=True)
-
-    def _episodes(self, test: bool) -> list[Episodes]:
-        if self.world is None or self.rollouts is None:
-            return []
-        seeds = self.rollouts.seeds(test)[ranks.rank() :: ranks.world_size()]
-        return [Episodes(self.world, seeds)]
+        return own_episodes(self.world, self.rollouts, test=True)
 
     def predict_dataloader(self) -> InOrder:
         """All transitions in row order."""

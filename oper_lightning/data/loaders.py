@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.envs.rollouts import Act, World
+from oper_lightning.envs.rollouts import Act, Rollouts, World
 from oper_lightning.errors import InputError
+from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
 if TYPE_CHECKING:
@@ -97,6 +98,13 @@ class Episodes:
     def __call__(self, act: Act) -> tuple[Tensor, Tensor]:
         """Returns and lengths, float64, of the rank's episodes under the policy ``act``."""
         return self.world.rollouts(act, self.seeds)
+
+
+def own_episodes(world: World | None, rollouts: Rollouts | None, test: bool) -> list[Episodes]:
+    """A loader over this rank's share of the episodes of a validation or of the test; none without an environment."""
+    if world is None or rollouts is None:
+        return []
+    return [Episodes(world, rollouts.seeds(test)[ranks.rank() :: ranks.world_size()])]
 
 
 class InOrder:

@@ -193,8 +193,8 @@ def _episodes(transitions: TensorDict, returns: Tensor, lengths: Tensor, frames:
         return ["only one episode: priorities from returns cannot tell transitions apart"]
     if returns.max() == returns.min():
         found.append(f"all episodes return {returns[0]:.4g}: priorities from returns (OPER-R, top x %, RW) say nothing")
-    # What every step pays is worth something where episodes end sooner or later, as in CartPole.
-    worthless = transitions["next", "reward"][0] == 0 or not transitions["next", "terminated"].any()
+    # What every step pays alike tells long episodes from short ones, as in CartPole.
+    worthless = returns.max() == returns.min() or not transitions["next", "terminated"].any()
     if worthless and (transitions["next", "reward"] == transitions["next", "reward"][0]).all():
         found.append(f"every reward is {transitions['next', 'reward'][0]:.4g}: there is nothing to learn values from")
     if count > 2 and lengths.max() > lengths.sum() / 2:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from minari.data_collector import EpisodeBuffer
 
+from oper_lightning.data.matching import action_bounds
 from oper_lightning.data.sources.minari import Minari
 from oper_lightning.data.sources.reacher import Reacher
 from oper_lightning.envs.reacher import LEVELS
@@ -174,3 +175,39 @@ def test_the_embedded_dataset_is_real_minari(reacher_store: Path, monkeypatch: p
     made = (reacher_store / source.id).stat().st_mtime_ns
     Reacher(episodes=40).prepare()
     assert (reacher_store / source.id).stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("form", ["hdf5", "arrow"])
+@pytest.mark.parametrize(
+    ("space", "bounds"),
+    [
+        (gymnasium.spaces.Discrete(3, start=-1), (-1, 1)),
+        (gymnasium.spaces.Discrete(5), (0, 4)),
+        (gymnasium.spaces.Box(-1, 4, (1,), np.int64), None),  # amounts, though whole numbers
+    ],
+    ids=str,
+)
+def test_the_space_says_whether_actions_are_discrete(form: str, space: Any, bounds: tuple[int, int] | None) -> None:
+    actions = np.array([0, 1, 0, 1]) - (space == gymnasium.spaces.Discrete(3, start=-1))
+    last = np.arange(4) == 3
+    episode = EpisodeBuffer(
+        observations=np.zeros((5, 3), dtype=np.float32),
+        actions=actions.reshape(4, *space.shape),
+        rewards=np.arange(4.0),
+        terminations=last,
+        truncations=~last & last,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers(
+            "test-v0", [episode], observation_space=BOX, action_space=space, data_format=form
+        )
+    source = Minari("test-v0")
+    recorded = torch.cat(list(source.episodes()))["action"]
+    low, high, known = action_bounds(source, recorded, None, source.origin(), ask=False)
+    assert recorded.flatten().tolist() == actions.tolist()
+    assert known
+    if bounds is None:
+        assert (recorded.dtype, recorded.shape, low.tolist(), high.tolist()) == (torch.float32, (4, 1), [-1], [4])
+    else:
+        assert (recorded.dtype, recorded.shape, (int(low), int(high))) == (torch.int64, (4,), bounds)
