@@ -28,9 +28,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from oper_lightning import OfflineDataModule, OperR
-from oper_lightning.data.sources import rl_unplugged, shards, tfrecord
+from oper_lightning.data.sources import families, rl_unplugged, shards, tfrecord
+from oper_lightning.data.sources.pictures import HEAD, frame
 from oper_lightning.data.sources.rl_unplugged import RLUnplugged
-from oper_lightning.data.sources.tfrecord import Malformed, crc32c, crc_by_table, example, frame, masked
+from oper_lightning.data.sources.tfrecord import Malformed, crc32c, crc_by_table, example, masked
 from oper_lightning.data.transitions import returns_of, squeezed
 from oper_lightning.errors import InputError
 
@@ -279,7 +280,7 @@ def test_transitions_have_no_unclipped_rewards(tmp_path: Path) -> None:
 
 def test_each_picture_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked: list[bytes] = []
-    monkeypatch.setattr(shards, "frame", lambda data: (unpacked.append(data), frame(data))[1])
+    monkeypatch.setattr(families, "frame", lambda data: (unpacked.append(data), frame(data))[1])
     read(write(tmp_path / "shard", [message(step(1, 10 + n)) for n in range(6)]))
     assert len(unpacked) == len(set(unpacked)) == 10
 
@@ -426,7 +427,7 @@ def test_frames_of_every_filter(name: int) -> None:
             lines += bytes([(int(pixels[y, x]) - (0, left, above, (left + above) // 2, paeth)[name]) % 256])
     packed = zlib.compress(lines)
     halves = [chunk(b"IDAT", packed[:100]), chunk(b"tEXt", b"a\0b"), chunk(b"IDAT", packed[100:])]
-    assert np.array_equal(frame(tfrecord.HEAD + b"\0" + bytes(4) + b"".join(halves) + chunk(b"IEND", b"")), pixels)
+    assert np.array_equal(frame(HEAD + b"\0" + bytes(4) + b"".join(halves) + chunk(b"IEND", b"")), pixels)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -18,9 +18,10 @@ import numpy as np
 from tensordict import TensorDict
 
 from oper_lightning.data.sources.download import download
-from oper_lightning.data.sources.shards import DONE, FRAMES, ROW, ROWS, SIZE, STACK, convert, is_done, read_about
+from oper_lightning.data.sources.families import FRAMES, ROW, ROWS, SIZE, STACK
+from oper_lightning.data.sources.pictures import SIDE
+from oper_lightning.data.sources.shards import DONE, convert, is_done, read_about
 from oper_lightning.data.sources.source import Origin, Source
-from oper_lightning.data.sources.tfrecord import SIDE
 from oper_lightning.data.transitions import transitions_from
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.files import place
