@@ -3,9 +3,9 @@
 The names in ``__all__`` are stable: they keep their meaning and their arguments from one minor version to the next.
 Whatever else the modules hold may change. They are:
 
-- data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``Reacher``; ``Source``,
-  ``Origin`` and ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers;
-  ``Rollouts``;
+- data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``RLUnplugged``, ``Reacher``;
+  ``Source``, ``Origin`` and ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl
+  buffers; ``Rollouts``;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
 - algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``; for discrete actions ``DiscreteBC``,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from oper_lightning.data.sources.minari import Minari
     from oper_lightning.data.sources.npz import Npz
     from oper_lightning.data.sources.reacher import Reacher
+    from oper_lightning.data.sources.rl_unplugged import RLUnplugged
     from oper_lightning.data.sources.source import Origin, Source
     from oper_lightning.data.transforms import LossWeight
     from oper_lightning.data.transitions import transitions_from
@@ -67,6 +68,7 @@ _PUBLIC = {
     "Minari": "data.sources.minari",
     "Npz": "data.sources.npz",
     "Reacher": "data.sources.reacher",
+    "RLUnplugged": "data.sources.rl_unplugged",
     "Rollouts": "envs.rollouts",
     "InputError": "errors",
     "Priority": "priorities.priority",

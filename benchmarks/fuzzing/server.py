@@ -32,6 +32,7 @@ from fuzzing.hdf5 import HDF5
 from fuzzing.minari import MINARI
 from fuzzing.npz import NPZ
 from fuzzing.published import NPY
+from fuzzing.shards import SHARD
 from fuzzing.tianshou import TIANSHOU
 from fuzzing.weights import WEIGHTS
 from fuzzing.words import WORDS
@@ -41,6 +42,7 @@ KINDS = {
     "npz": NPZ,
     "tianshou": TIANSHOU,
     "minari": MINARI,
+    "shard": SHARD,
     "weights": WEIGHTS,
     "checkpoint": CHECKPOINTS,
     "config": CONFIG,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.storage import observation_statistics
-from oper_lightning.data.transitions import episode_returns, is_discrete, seen_as
+from oper_lightning.data.transitions import is_discrete, returns_of, seen_as
 from oper_lightning.envs.rollouts import Rollouts, World, action_space, ends_of, number_of_actions
 from oper_lightning.envs.scores import family_of_environment
 from oper_lightning.errors import InputError, note
@@ -211,10 +211,10 @@ def scaled_rewards(source: Source, transitions: TensorDict, scale: Scale, shift:
         return transitions
     following = transitions["next"]
     if scale == "return_range":
-        returns = episode_returns(following["reward"], following["done"])
-        spread = float(returns.max() - returns.min())
+        totals = returns_of(transitions)
+        spread = float(totals.max() - totals.min())
         if not spread:
-            raise InputError(f"{source}: all episodes return {float(returns[0]):g}: no data.reward_scale=return_range")
+            raise InputError(f"{source}: all episodes return {float(totals[0]):g}: no data.reward_scale=return_range")
         scale = 1000 / spread
     scaled = transitions.clone(recurse=False)
     scaled["next"] = following.clone(recurse=False)

@@ -18,12 +18,12 @@ from oper_lightning.data import frames
 from oper_lightning.data.frame_writer import FrameWriter
 from oper_lightning.data.rl import TensorStorage
 from oper_lightning.data.sources.source import Source
-from oper_lightning.data.transitions import Key, are_images, missed_ends, squeezed
+from oper_lightning.data.transitions import RETURN, Key, are_images, has_returns, missed_ends, squeezed
 from oper_lightning.errors import InputError, first_line, note
 from oper_lightning.files import beside, fits_memory
 
 CHUNK = 1 << 14  # rows that are converted at a time
-KEYS = (
+KEYS: tuple[Key, ...] = (
     "observation",
     "action",
     ("next", "observation"),
@@ -63,14 +63,16 @@ def fill(
         if table is None:
             look_at(episodes)
             example = episodes[:0].clone()
+            recorded = (*KEYS, RETURN) if has_returns(episodes) else KEYS
+            keys = recorded
             if are_images(episodes["observation"]):
                 images = FrameWriter(episodes, rows, source, device, folder)
-                keys = tuple(OBSERVED.get(key, key) for key in KEYS)
+                keys = tuple(OBSERVED.get(key, key) for key in recorded)
         if stop > rows:
             raise InputError(f"{source}: more than the {rows:,} transitions that the source announced")
         if not episodes["next", "done"][-1]:
             raise InputError(f"{source}: the episode that ends at row {stop - 1:,} is neither terminated nor truncated")
-        for key in KEYS:
+        for key in recorded:
             _check(episodes[key], example[key], key, source, start)
         columns = images.put(episodes) if images is not None else episodes
         if table is None:

@@ -4,12 +4,14 @@
 ``reward``, ``terminated``, ``truncated`` and ``done``, each of the last four with one number per transition.
 Images lie apart, as frames (:mod:`oper_lightning.data.frames`); in their place, ``observation`` and the next one,
 ``transitions`` then has ``first``, int64 ``[N]``: the number of the first frame.
-``ends`` is bool ``[N]``: True on the last transition of every episode; the last row of all is always an end.
+``ends`` is bool ``[N]``: True on the last transition of every episode; the last row of all is always an end. Where
+episodes were not recorded whole, ``("next", "episode_return")`` is what each transition's whole episode returned.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from oper_lightning.errors import InputError
 
 Key = str | tuple[str, str]
+RETURN: Key = ("next", "episode_return")
 LEAP = 100  # times as long as usual: no step, but the beginning of another episode
 SEAM = 1e-3  # standard deviations between where a step ended and where the next one begins
 SAMPLE = 100_000  # rows from which a scale is read off
@@ -31,18 +34,20 @@ def transitions_from(
     next_observation: np.ndarray,
     terminated: np.ndarray,
     truncated: np.ndarray,
+    episode_return: np.ndarray | None = None,
 ) -> TensorDict:
     """Joins arrays of M consecutive transitions into torchrl's TED layout (float32; reward and flags ``[M, 1]``).
 
     Actions that are whole numbers, one for each row, are discrete: int64 ``[M]``. Observations of bytes with two or
-    more dimensions are images and stay uint8. Where both flags are set the episode counts as terminated.
+    more dimensions are images and stay uint8. Where both flags are set the episode counts as terminated. Where rows are
+    not whole episodes, ``episode_return`` says what each row's episode returned, ``[M]``.
 
     Raises:
         ValueError: if a flag is neither 0 nor 1, or an array holds no real numbers.
     """
     terminated = _flag(terminated, "terminated")
     truncated = _flag(truncated, "truncated") & ~terminated
-    tensors = {
+    tensors: dict[str, Any] = {
         "observation": _observation(np.asarray(observation)),
         "action": _action(np.asarray(action)),
         "next": {
@@ -53,6 +58,8 @@ def transitions_from(
             "done": torch.from_numpy(terminated | truncated),
         },
     }
+    if episode_return is not None:
+        tensors["next"]["episode_return"] = _float(episode_return).reshape(-1, 1)
     return TensorDict(tensors, batch_size=[len(terminated)])
 
 
@@ -106,7 +113,8 @@ def seen_as(transitions: TensorDict) -> str:
 def squeezed(transitions: TensorDict) -> TensorDict:
     """A view of TED transitions in which reward and flags have one number per transition, without copying."""
     following, seen = transitions["next"], seen_as(transitions)
-    flags = {key: following[key].squeeze(-1) for key in ("reward", "terminated", "truncated", "done")}
+    numbers = ("reward", "terminated", "truncated", "done", *(["episode_return"] if has_returns(transitions) else []))
+    flags = {key: following[key].squeeze(-1) for key in numbers}
     return TensorDict(
         {
             seen: transitions[seen],
@@ -116,6 +124,11 @@ def squeezed(transitions: TensorDict) -> TensorDict:
         batch_size=transitions.batch_size,
         device=transitions.device,
     )
+
+
+def has_returns(transitions: TensorDict) -> bool:
+    """Whether transitions say what their episodes returned."""
+    return RETURN in transitions.keys(include_nested=True)
 
 
 def fingerprint(transitions: TensorDict, frames: str = "") -> str:
@@ -154,6 +167,13 @@ def episode_returns(rewards: Tensor, ends: Tensor) -> Tensor:
     if totals.max() - totals.min() <= 1e-6 * empty.index_add(0, episode, reward.abs()).max():
         totals[:] = totals.mean()
     return totals[episode].to(rewards.device)
+
+
+def returns_of(transitions: TensorDict) -> Tensor:
+    """Undiscounted return of each transition's whole episode, float64 ``[N]``: as recorded, else the sum of rewards."""
+    if has_returns(transitions):
+        return transitions[RETURN].double()
+    return episode_returns(transitions["next", "reward"], transitions["next", "done"])
 
 
 def discounted_sum(values: Tensor, carry: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.transitions import episode_of, episode_returns, seen_as
+from oper_lightning.data.transitions import episode_of, has_returns, returns_of, seen_as
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.priority import Priority, mean_one, uniform
 
@@ -84,12 +84,17 @@ def scores(transitions: TensorDict, returns: Returns) -> tuple[Tensor, Tensor]:
 
     With G the sum of a trajectory's raw rewards and T its number of transitions: ``sum`` is G, ``per_step`` is G / T,
     and ``rank`` is (r - 1) / (E - 1), where r is the place of G in ascending order, from 1; equal G share the mean of
-    their places.
+    their places. Of trajectories that were not recorded whole G is what the recording says.
+
+    Raises:
+        InputError: if a return per step is asked for, and trajectories were not recorded whole.
     """
     ends = transitions["next", "done"]
-    total = episode_returns(transitions["next", "reward"], ends)
+    total = returns_of(transitions)
     if returns == "sum":
         return total, ends
+    if returns == "per_step" and has_returns(transitions):
+        raise InputError("returns per_step: episodes were not recorded whole, so that their lengths are not known")
     episode = episode_of(ends)
     if returns == "per_step":
         return total / torch.bincount(episode)[episode], ends
@@ -267,6 +272,8 @@ def _squeezed(weights: Tensor, within: float) -> tuple[float, float, float] | No
 def _by_length(transitions: TensorDict) -> tuple[int, int, float, float] | None:
     """Shortest and longest, and how returns correlate with length and with reward per step; None if not doubtful."""
     ends = transitions["next", "done"]
+    if has_returns(transitions):
+        return None
     total, per_step = (scores(transitions, how)[0][ends].cpu() for how in ("sum", "per_step"))
     length = torch.bincount(episode_of(ends)).double().cpu()
     if len(length) < 3 or length.max() <= 2 * length.min() or _all_equal(total):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oper_lightning.data.frames import Frames
 from oper_lightning.data.matching import outside
-from oper_lightning.data.transitions import episode_of, episode_returns, is_discrete, missed_ends, seen_as
+from oper_lightning.data.transitions import episode_of, is_discrete, missed_ends, returns_of, seen_as
 from oper_lightning.report import images
 
 FAR = 20  # interquartile ranges from the median: a value beyond them lies apart,
@@ -48,7 +48,7 @@ def describe(transitions: TensorDict, low: Tensor, high: Tensor, frames: Frames 
     """
     ends = transitions["next", "done"]
     episode = episode_of(ends)
-    returns = episode_returns(transitions["next", "reward"], ends)[ends]
+    returns = returns_of(transitions)[ends]
     lengths = torch.bincount(episode)
     action = transitions["action"]
     counts, saturated = None, torch.empty(0)

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data.storage import fill, transitions_in
-from oper_lightning.data.transitions import episode_of, episode_returns
+from oper_lightning.data.transitions import episode_of, returns_of
 from oper_lightning.errors import InputError
 from oper_lightning.report.runs import read_config
 from oper_lightning.trust import KINDS, load_all, trusted
@@ -52,7 +52,7 @@ def episode_weights(transitions: TensorDict, weights: Tensor) -> EpisodeWeights:
     episodes = episode_of(ends)
     count = torch.bincount(episodes)
     mean = torch.zeros(len(count), dtype=torch.float64).index_add_(0, episodes, weights.double()) / count
-    return EpisodeWeights(episode_returns(transitions["next", "reward"], ends)[ends], mean)
+    return EpisodeWeights(returns_of(transitions)[ends], mean)
 
 
 def make(kind: str, config: Any, origin: object) -> Any:

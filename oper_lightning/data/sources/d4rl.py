@@ -5,10 +5,7 @@ Fu et al. 2020, arXiv 2004.07219. Addresses of the published files: ``torchrl.da
 
 from __future__ import annotations
 
-import http.client
 import os
-import shutil
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,12 +16,13 @@ from tensordict import TensorDict
 
 from oper_lightning.data.sources import hdf5
 from oper_lightning.data.sources.columns import FLAGS, OPTIONAL, mapping
+from oper_lightning.data.sources.download import download
 from oper_lightning.data.sources.flat import FlatEpisodes
 from oper_lightning.data.sources.recorded import environment_named_by_data, reference_named_by_data
 from oper_lightning.data.sources.source import GIVEN, Bound, Origin, Source, action_box, given_reference
 from oper_lightning.envs.scores import environment_of, family
-from oper_lightning.errors import InputError, nearest, note
-from oper_lightning.files import beside, existing, place
+from oper_lightning.errors import InputError, nearest
+from oper_lightning.files import existing, place
 
 
 class D4RL(Source):
@@ -73,7 +71,7 @@ class D4RL(Source):
 
     def prepare(self) -> None:
         if not place(self.path).exists() and self._name():
-            download(self.path)
+            download(self.path, _addresses()[self.path], _file_of(self.path))
 
     def origin(self) -> Origin:
         return self._origin
@@ -187,32 +185,3 @@ def _folder() -> Path:
 
 def _file_of(name: str) -> Path:
     return _folder() / _addresses()[name].rsplit("/", 1)[-1]
-
-
-def download(name: str) -> Path:
-    """Fetches a D4RL dataset unless it is there, to a temporary file first.
-
-    Raises:
-        InputError: if it cannot be fetched; the line says from where to get it and where to put it.
-    """
-    target = _file_of(name)
-    if target.is_file():
-        return target
-    address = _addresses()[name]
-    new = beside(target)
-    note(f"downloading {address} to {target}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(address, timeout=30) as answer, open(new, "wb") as file:
-            shutil.copyfileobj(answer, file, 1 << 20)
-            expected = answer.headers.get("Content-Length")
-        if expected is not None and new.stat().st_size != int(expected):
-            raise OSError(f"{new.stat().st_size:,} of {int(expected):,} bytes came")
-        os.replace(new, target)
-    except (OSError, http.client.HTTPException) as error:
-        new.unlink(missing_ok=True)
-        reason = getattr(error, "reason", error)
-        raise InputError(
-            f"{name}: cannot download it ({reason}); fetch {address} yourself and put it at {target}"
-        ) from None
-    return target
