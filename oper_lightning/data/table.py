@@ -75,7 +75,8 @@ class Table:
 
     def rows(self, index: Tensor | slice) -> TensorDict:
         """The transitions with row numbers ``[...]`` (or a slice), as algorithms get them: scaled, with columns."""
-        part: TensorDict = self.entries[index]
+        part: TensorDict = self.entries[index].clone(recurse=False)  # of [:] a TensorDict gives itself
+        part["next"] = part["next"].clone(recurse=False)
         if ("next", "row") in part.keys(include_nested=True):  # n-step targets end at other rows
             seen = seen_as(self.transitions)
             part["next", seen] = self.transitions["next", seen][part["next"].pop("row")]

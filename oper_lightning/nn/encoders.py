@@ -25,7 +25,7 @@ class Vectors(nn.Module):
 
 
 class NatureCNN(nn.Module):
-    """Images ``[B, C, H, W]`` of bytes to features ``[B, F]``: the convolutions of Mnih et al. 2015 (Nature 518).
+    """Images ``[..., C, H, W]`` of bytes to features ``[..., F]``: the convolutions of Mnih et al. 2015 (Nature 518).
 
     Bytes become numbers from 0 to 1 here, and not earlier, so that they take a quarter of the memory on the way.
 
@@ -51,8 +51,9 @@ class NatureCNN(nn.Module):
             """length of what :meth:`forward` gives"""
 
     def forward(self, observation: Tensor) -> Tensor:
-        features: Tensor = self.body(observation.to(next(self.parameters()).dtype) / 255)
-        return features
+        images = observation.reshape(-1, *observation.shape[-3:])
+        features: Tensor = self.body(images.to(next(self.parameters()).dtype) / 255)
+        return features.reshape(*observation.shape[:-3], self.features)
 
 
 def encoder(shape: Sequence[int], pixels: bool) -> Vectors | NatureCNN:

@@ -468,6 +468,8 @@ def test_in_order_and_prediction_go_by_episodes() -> None:
     assert len(parts) > 3
     assert torch.cat([part["observation"] for part in parts]).equal(torch.from_numpy(IMAGES["observations"]))
     assert len(data.predict_dataloader()) == len(list(data.predict_dataloader())) == 1
+    whole = [data.rows(slice(None)) for _ in range(2)]  # what is asked for is not taken away
+    assert whole[0]["observation"].equal(whole[1]["observation"])
 
 
 def test_flat_images_are_read_in_parts_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
