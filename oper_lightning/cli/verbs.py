@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -139,7 +140,7 @@ class OperCLI(LightningCLI):
         path = given["checkpoint"]
         if path in ("last", "best"):
             path = str(self.folder / f"{path}.ckpt") if self.folder else None
-            if verb == "fit" and path and not Path(path).is_file():
+            if verb == "fit" and path and not os.path.lexists(path):
                 path = None  # nothing to go on from yet
         if path is None and verb != "fit" and not any(word.startswith("--print_config") for word in words):
             raise InputError(f"oper {verb} needs a trained network: --ckpt_path=<folder of a run>")

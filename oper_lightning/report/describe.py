@@ -218,7 +218,8 @@ def _seams(transitions: TensorDict) -> list[str]:
     """Steps that do not follow from the step before, and episodes that begin where the one before ended."""
     found = []
     key, ends = seen_as(transitions), transitions["next", "done"][:-1]
-    follows = (transitions["next", key][:-1] == transitions[key][1:]).reshape(len(ends), -1).all(1)
+    follows = transitions["next", key][:-1] == transitions[key][1:]
+    follows = follows.flatten(1).all(1) if follows.dim() > 1 else follows
     jumps = ~follows & ~ends
     if jumps.any():
         row = int(torch.nonzero(jumps)[0])

@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 from helpers import oper
-from runs import QUICK, changed, trained
 
 from oper_lightning.algorithms.td3_bc import TD3BC
 from oper_lightning.errors import InputError
+from runs import QUICK, changed, trained
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -146,6 +146,16 @@ def test_networks_come_from_whole_checkpoints_only(case: str, run: Path, refused
         line = refused(verb, f"--ckpt_path={file}", "--data.rollouts.environment=Reacher-v5")
         assert str(file) in line
         assert words in line
+
+
+def test_what_is_no_file_in_the_place_of_the_last_checkpoint_is_not_passed_over(
+    run: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "again")
+    (folder / "last.ckpt").unlink()
+    (folder / "last.ckpt").symlink_to("/dev/zero")
+    line = refused("fit", f"--config={folder / 'config.yaml'}", f"--output={folder}", "--ckpt_path=last")
+    assert line.startswith(f"{folder / 'last.ckpt'}: is no regular file")
 
 
 def test_judging_does_not_need_what_training_needs(run: Path) -> None:

@@ -22,13 +22,14 @@ QUICK = ["--data.updates_per_epoch=20", "--data.rollouts=null", "--output=run"]
     ("words", "line"),
     [
         (["--data.updates_per_block=x"], "data.updates_per_block: 'x' is not a whole number or null"),
-        (["--data.reward_scale=x"], "data.reward_scale: 'x' is none of a number, return_range"),
+        (["--data.reward_scale=x"], "data.reward_scale: 'x' is none of a number, return_range, sign"),
         (["--data.memmap_folder=[1]"], "data.memmap_folder: '[1]' is not text or null"),
         (["--data.clip_actions=maybe"], "data.clip_actions: 'maybe' is not true or false"),
         (["--data.batch_size=null"], "data.batch_size is null, but needs a value; leave it out for its default"),
         (
             ["--data.source=[1]"],
-            "data.source: no class '[1]' of that kind; known: Bandit, D3rlpy, D4RL, Minari, Npz, Reacher",
+            "data.source: no class '[1]' of that kind; "
+            "known: Bandit, D3rlpy, D4RL, Minari, Npz, RLUnplugged, Reacher, Tianshou",
         ),
         (["--model.hidden_sizes=8"], "model.hidden_sizes: '8' is not a list"),
         (["--seed_everything=-1"], "seed_everything is -1; from 0 to 4,294,967,295 is possible"),
