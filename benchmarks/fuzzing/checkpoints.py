@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -156,7 +157,8 @@ def _zip(change: Callable[[zipfile.ZipFile, dict[str, bytes], Random], None], to
         lay_run(rng)
         with zipfile.ZipFile(CHECKPOINT) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
-        with zipfile.ZipFile(CHECKPOINT, "w") as archive:
+        with zipfile.ZipFile(CHECKPOINT, "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is meant here
             change(archive, members, rng)
             for name, data in members.items():
                 archive.writestr(name, data)

@@ -286,7 +286,7 @@ def _case(kind: str, mutation: str, rng: Random) -> int:
     one: Kind = KINDS[kind]
     told: Told = one.all()[mutation](rng)
     command = told.command or one.commands(rng)
-    while told.words and command.startswith("inspect"):  # which has no such arguments
+    while told.words and command.startswith(("inspect", "convert")):  # which have no such arguments
         command = one.commands(rng)
     words = shlex.split(f"{command} {told.words}")
     case: dict[str, Any] = {"words": words, "must": told.must, "names": told.names or one.names, "after": ""}

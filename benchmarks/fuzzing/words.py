@@ -106,7 +106,8 @@ def _word(rng: Random, verb: str | None = None) -> Told:
     return Told(
         "either",
         command=f"{start} {shlex.quote(f'--{flag}={value}')}",
-        names=(where, last, "--" + flag, value[:40] or "''", last.replace("_", " ")),
+        # A checkpoint without an environment is not scored, whatever else is wrong.
+        names=(where, last, "--" + flag, value[:40] or "''", last.replace("_", " "), "nothing to score"),
     )
 
 

@@ -109,6 +109,10 @@ class OfflineDataModule(LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"data.{name} is {value}; at least 1 is needed")
+        for name in ("reward_scale", "reward_shift"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not torch.tensor(value, dtype=torch.float32).isfinite():
+                raise InputError(f"data.{name} is {value}; a number that float32 holds is needed")
         for role in self.roles:
             if role not in ROLES:
                 raise InputError(f"data.prioritise has {role!r}; {nearest(role, ROLES)}")

@@ -263,6 +263,8 @@ ROWS_OF_D4RL = ["--source.qlearning_rows=true"]
         (["--outptu=run"], ["outptu", "output"]),
         (["--data.batch_size=many"], ["batch_size", "many"]),
         (["--data.batch_size=0"], ["batch_size"]),
+        (["--data.reward_shift=.inf"], ["data.reward_shift is inf"]),
+        (["--data.reward_scale=1e300"], ["data.reward_scale is 1e+300"]),
         (["--data.batch_size=2000"], ["batch_size", "2000", "1,000"]),
         (["--data.mode=resampel"], ["mode", "resampel", "did you mean 'resample'?"]),
         (["--data.prioritise=[constrant]"], ["prioritise", "constrant", "did you mean 'constraint'?"]),
