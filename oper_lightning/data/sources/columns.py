@@ -41,6 +41,8 @@ def mapping(
         # An array in another group may have the right name.
         close = nearest(theirs, present) if present else ""
         inner = [name for name in present if name.split("/")[-1] == theirs.split("/")[-1]]
+        if ours == "rewards" and "qpos" in present:
+            return InputError(f"{origin}: no array {theirs!r}, but qpos: a file of OGBench? read it with OGBench")
         hint = f"did you mean {inner[0]!r}?" if inner else close if close.startswith("did") else ""
         return InputError(
             f"{origin}: no array {theirs!r}{'' if theirs == ours else f' (for {ours})'}; {hint}{' ' if hint else ''}"

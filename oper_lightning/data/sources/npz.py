@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,8 @@ from oper_lightning.data.sources.flat import FlatEpisodes
 from oper_lightning.data.sources.source import GIVEN, Bound, Origin, Source, action_box, given_reference
 from oper_lightning.errors import InputError
 from oper_lightning.files import existing, fits_memory, place, plausibly_packed
+
+Choose = Callable[[list[str], Callable[[str], str]], dict[str, str]]
 
 
 class Npz(Source):
@@ -76,37 +78,52 @@ class Npz(Source):
     @cached_property
     def _read(self) -> tuple[dict[str, np.ndarray], FlatEpisodes]:
         """Our columns, and where their episodes are."""
-        file = existing(self.path)
-        try:
-            columns = self._columns(file)
-        except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError) as error:
-            if isinstance(error, InputError):
-                raise
-            with open(file, "rb") as opened:
-                hdf5 = opened.read(4) == b"\x89HDF"
-            raise InputError(
-                f"{self.path}: an HDF5 file; read it with the source D4RL"
-                if hdf5
-                else f"{self.path}: not a whole .npz archive of plain arrays of numbers"
-            ) from error
+        columns = read_arrays(self.path, lambda present, described: mapping(present, self.names, self.path, described))
         return columns, FlatEpisodes(columns, self.path, self.max_episode_steps)
 
-    def _columns(self, file: Path) -> dict[str, np.ndarray]:
-        with zipfile.ZipFile(file) as archive:
-            announced = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
-            def described(name: str) -> str:
-                shown = name if name.isprintable() else repr(name)
-                try:
-                    return f"{shown} {list(_announced(archive, announced[name], self.path).shape)}"
-                except Exception:  # no array that can be read, which is not what the message is about
-                    return shown
+def read_arrays(path: str, choose: Choose) -> dict[str, np.ndarray]:
+    """Reads arrays of a .npz archive, each of which must be what the archive announces.
 
-            found = mapping(list(announced), self.names, self.path, described)
-            heads = {theirs: _announced(archive, announced[theirs], self.path) for theirs in found.values()}
-        fits_memory(sum(head.size for head in heads.values()), self.path, "its arrays")
-        with np.load(file, allow_pickle=False) as arrays:
-            return {ours: arrays[theirs] for ours, theirs in found.items()}
+    Args:
+        path: the file.
+        choose: gets the names in the archive, and ``described``, which shows one of them with its shape; gives names in
+            the archive by what they are called here.
+
+    Raises:
+        InputError: if the file is no such archive, its arrays hold Python objects, or they do not fit into memory.
+    """
+    file = existing(path)
+    try:
+        return _read(file, path, choose)
+    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        with open(file, "rb") as opened:
+            hdf5 = opened.read(4) == b"\x89HDF"
+        raise InputError(
+            f"{path}: an HDF5 file; read it with the source D4RL"
+            if hdf5
+            else f"{path}: not a whole .npz archive of plain arrays of numbers"
+        ) from error
+
+
+def _read(file: Path, path: str, choose: Choose) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(file) as archive:
+        announced = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+        def described(name: str) -> str:
+            shown = name if name.isprintable() else repr(name)
+            try:
+                return f"{shown} {list(_announced(archive, announced[name], path).shape)}"
+            except Exception:  # no array that can be read, which is not what the message is about
+                return shown
+
+        found = choose(list(announced), described)
+        heads = {theirs: _announced(archive, announced[theirs], path) for theirs in found.values()}
+    fits_memory(sum(head.size for head in heads.values()), path, "its arrays")
+    with np.load(file, allow_pickle=False) as arrays:
+        return {ours: arrays[theirs] for ours, theirs in found.items()}
 
 
 class Announced(NamedTuple):
