@@ -214,6 +214,8 @@ def test_what_the_file_says_of_its_environment(tmp_path: Path) -> None:
         file.attrs["ref_min_score"], file.attrs["ref_max_score"] = -10.0, 10.0
     origin = Tianshou(str(tmp_path / "bad.hdf5")).origin()
     assert (origin.environment, origin.reference) == ("Pendulum-v1", (-10.0, 10.0))
+    given = Tianshou(str(tmp_path / "bad.hdf5"), reference=(0.0, 1.0)).origin()
+    assert (given.reference, given.reference_from) == ((0.0, 1.0), "given as the source's reference")
     assert Tianshou(str(tmp_path / "bad.hdf5"), environment="Mine-v0").origin().environment == "Mine-v0"
 
 
