@@ -132,7 +132,7 @@ def is_replay_buffer(path: str | Path) -> bool:
 
 def _transitions(columns: Columns, rows: Rows) -> TensorDict:
     """Transitions of whole episodes; of one episode, if its frames are to be stacked."""
-    width = sum(map(row_bytes, columns.observation)) * columns.stack + row_bytes(columns.action)
+    width = sum(map(row_bytes, columns.observation)) + row_bytes(columns.action)  # stacks are views of single frames
     fits_memory(COPIES * width * len(rows.row), columns.origin, f"{len(rows.row):,} rows")
     action = take(columns.action, rows.row)
     if action.ndim == 1 and action.dtype.kind == "f":
