@@ -3,9 +3,9 @@
 The names in ``__all__`` are stable: they keep their meaning and their arguments from one minor version to the next.
 Whatever else the modules hold may change. They are:
 
-- data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``RLUnplugged``, ``Reacher``;
-  ``Source``, ``Origin`` and ``transitions_from`` to write another; ``WeightedSampler`` and ``LossWeight`` for torchrl
-  buffers; ``Rollouts``;
+- data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``Tianshou``,
+  ``RLUnplugged``, ``Reacher``; ``Source``, ``Origin`` and ``transitions_from`` to write another; ``WeightedSampler``
+  and ``LossWeight`` for torchrl buffers; ``Rollouts``;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
 - algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``; for discrete actions ``DiscreteBC``,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from oper_lightning.data.sources.reacher import Reacher
     from oper_lightning.data.sources.rl_unplugged import RLUnplugged
     from oper_lightning.data.sources.source import Origin, Source
+    from oper_lightning.data.sources.tianshou import Tianshou
     from oper_lightning.data.transforms import LossWeight
     from oper_lightning.data.transitions import transitions_from
     from oper_lightning.envs.rollouts import Rollouts
@@ -68,6 +69,7 @@ _PUBLIC = {
     "Minari": "data.sources.minari",
     "Npz": "data.sources.npz",
     "Reacher": "data.sources.reacher",
+    "Tianshou": "data.sources.tianshou",
     "RLUnplugged": "data.sources.rl_unplugged",
     "Rollouts": "envs.rollouts",
     "InputError": "errors",

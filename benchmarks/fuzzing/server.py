@@ -288,7 +288,8 @@ def _case(kind: str, mutation: str, rng: Random) -> int:
     command = told.command or one.commands(rng)
     while told.words and command.startswith(("inspect", "convert")):  # which have no such arguments
         command = one.commands(rng)
-    words = shlex.split(f"{command} {told.words}")
+    more = told.words.replace("--data.source", "--source") if command.startswith("convert") else told.words
+    words = shlex.split(f"{command} {more}")
     case: dict[str, Any] = {"words": words, "must": told.must, "names": told.names or one.names, "after": ""}
     Path("case.json").write_text(json.dumps(case))
     before = {file: file.stat().st_mtime_ns for file in Path().rglob("*.*") if file.is_file()}

@@ -19,7 +19,7 @@ from oper_lightning.data.sources.source import Source
 from oper_lightning.data.sources.tianshou import Tianshou
 from oper_lightning.data.storage import fill, transitions_in
 from oper_lightning.data.table import Table
-from oper_lightning.data.transitions import fingerprint
+from oper_lightning.data.transitions import fingerprint, has_returns
 from oper_lightning.data.writers import d4rl, minari, tianshou
 from oper_lightning.data.writers.recording import Recording
 from oper_lightning.errors import InputError, first_line
@@ -87,6 +87,7 @@ def _dataset(source: Source, to: str, target: Path, fraction: float, seed: int, 
                 losses = minari.write(recording, new, data_format, name)
             else:
                 losses = {"tianshou": tianshou, "d4rl": d4rl}[to].write(recording, new)
+        knew_returns = has_returns(recording.table.transitions)
         expected = recording.table.recorded if rows == len(recording.table) else None
         del recording  # what is read back needs the room of its table
         written = {"minari": Minari, "tianshou": Tianshou, "d4rl": D4RL}[to](str(new.absolute()))
@@ -99,6 +100,8 @@ def _dataset(source: Source, to: str, target: Path, fraction: float, seed: int, 
     finally:
         shutil.rmtree(new) if new.is_dir() else new.unlink(missing_ok=True)
     print(f"{target}: {episodes}, {len(result):,} transitions, fingerprint {result.recorded}")
+    if knew_returns:
+        losses.append("what whole episodes returned: to priorities, single transitions will return their own rewards")
     for loss in losses:
         print(f"not kept: {loss}")
     if dropped := rows - len(result):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from helpers import columns, transitions
 from networks import ROWS, as_module, batch, in_other_units, moved_by_role, ready
 from tensordict import TensorDict
+from test_shared import algorithm, data, fit
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 from oper_lightning.algorithms.cql import CQL
@@ -314,6 +316,21 @@ def test_the_lagrange_multiplier_is_bounded() -> None:
     results = model.update(Batch(rows, rows, rows))
     assert results["lagrange"].item() == 1e6
     assert results["critic_loss"].item() == pytest.approx(1e6 * 5 * 2 * (results["difference"].item() - 1), rel=1e-4)
+
+
+def test_a_checkpoint_keeps_the_multipliers(tmp_path: Path) -> None:
+    """Temperature and Lagrange multiplier move, and a run that goes on has them and their optimisers' moments."""
+    whole, half = (algorithm("CQL", lagrange_gap=1.0) for _ in range(2))
+    fit(whole, data(), tmp_path / "whole", 40)
+    fit(half, data(), tmp_path / "half", 20)
+    rest = algorithm("CQL", lagrange_gap=1.0)
+    fit(rest, data(), tmp_path / "half", 40, seed=0, ckpt_path=tmp_path / "half" / "last.ckpt")
+    for name, first in (("log_lagrange", 1.0), ("log_temperature", 0.0)):
+        ends = [getattr(model, name).item() for model in (whole, half, rest)]
+        assert ends[0] == ends[2]
+        assert len({first, *ends}) == 3
+        kept = torch.load(tmp_path / "half" / "last.ckpt", weights_only=True)["state_dict"]
+        assert kept[name].item() == ends[2]
 
 
 def test_differences_are_clipped_transition_by_transition() -> None:

@@ -23,6 +23,7 @@ FORKS.set_forkserver_preload(["oper_lightning.cli.verbs", "helpers"])
 STAGES = {
     "stage 1": ["--model=OperA", "--model.iterations=3", "--data.rollouts=null"],
     "stage 2": ["--model=TD3BC", "--data.priority=OperR", "--data.rollouts={episodes: 2, parallel: 2}"],
+    "discrete": ["--model=CRR", "--model.target_update=7", "--data.priority=OperR", "--data.rollouts=null"],
 }
 
 
@@ -102,14 +103,15 @@ def finished(process: BaseProcess) -> bool:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_kills_lose_nothing_but_time(stage: str, small_file: Path, tmp_path: Path) -> None:
+def test_kills_lose_nothing_but_time(stage: str, small_file: Path, small_discrete_file: Path, tmp_path: Path) -> None:
+    file = small_discrete_file if stage == "discrete" else small_file
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    assert finished(start(words(stage, small_file, alone)))
+    assert finished(start(words(stage, file, alone)))
     temporary = another_file_system(tmp_path)
     chance = random.Random()
     reached = [0]
     for attempt in range(6):
-        process = start(words(stage, small_file, killed), temporary)
+        process = start(words(stage, file, killed), temporary)
         # A random number of checkpoints later, at once or a little after; or, every second time, amid the next one.
         wait_for_checkpoints(process, killed, chance.randint(0, 7))
         if attempt % 2:
@@ -122,7 +124,7 @@ def test_kills_lose_nothing_but_time(stage: str, small_file: Path, tmp_path: Pat
         assert steps >= reached[-1], f"went back to update {steps} after {reached}"
         reached.append(steps)
     assert reached[-1] > 0
-    assert finished(start(words(stage, small_file, killed), temporary))
+    assert finished(start(words(stage, file, killed), temporary))
     if temporary is not None:
         assert not any(Path(temporary).iterdir())
         Path(temporary).rmdir()
@@ -134,7 +136,7 @@ def test_kills_lose_nothing_but_time(stage: str, small_file: Path, tmp_path: Pat
     if stage == "stage 1":
         weights = [load_file(folder / "weights.safetensors") for folder in (alone, killed)]
         assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
-    else:
+    elif stage == "stage 2":
         best = [torch.load(folder / "best.ckpt", weights_only=True)["global_step"] for folder in (alone, killed)]
         assert best[0] == best[1]
     assert not list(killed.glob("*.part*"))

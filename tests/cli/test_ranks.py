@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import columns, oper, write_hdf5
+from helpers import columns, image_columns, oper, write_hdf5
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from oper_lightning.algorithms import load_all
@@ -29,19 +29,21 @@ RUNS = {
     "decoupled": ("TD3BC", ["--data.prioritise=[constraint]", *PRIORITISED]),
     "dropout": ("IQL", ["--model.dropout=0.3", *PRIORITISED]),
     "lagrange": ("CQL", ["--model.lagrange_gap=2", *PRIORITISED]),
+    "images": ("CRR", ["--model.target_update=7", "--data.priority=OperR", "--data.rollouts=null"]),
     "reverse_kl": ("OnestepRL", ["--model.operator=reverse_kl", "--model.phases=[1,1,1]", *PRIORITISED]),
 }
 
 
 def files(folder: Path) -> None:
-    """Rows of Reacher's and of CartPole's shape."""
+    """Rows of Reacher's and of CartPole's shape, and small images."""
     write_hdf5(folder / "continuous.hdf5", columns([25] * 40, 10, 2), env_id="Reacher-v5")
     write_hdf5(folder / "discrete.hdf5", columns([25] * 40, 4, 2, discrete=True), env_id="CartPole-v1")
+    write_hdf5(folder / "images.hdf5", image_columns([25] * 8))
 
 
 def words(name: str, folder: Path) -> list[str]:
     model, options = RUNS[name]
-    file = folder / f"{MODELS[model].kinds[0]}.hdf5"
+    file = folder / f"{'images' if name == 'images' else MODELS[model].kinds[0]}.hdf5"
     sizes = [key for key in inspect.signature(MODELS[model]).parameters if key.endswith("hidden_sizes")]
     return [
         "fit",

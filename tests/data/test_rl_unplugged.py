@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import oper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -270,6 +271,18 @@ def test_returns_come_from_the_records(tmp_path: Path) -> None:
     assert torch.allclose(data.weights, torch.tensor([0, 2 / 3, 4 / 3, 2], dtype=torch.float64))
     with pytest.raises(InputError, match="per_step"):
         OfflineDataModule(RLUnplugged(str(shard)), OperR(returns="per_step"), batch_size=2).setup()
+
+
+def test_converted_transitions_are_said_to_lose_what_their_episodes_returned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single = write(tmp_path / "single", [message(step(n, 10 * n + 5)) for n in range(3)])
+    whole = write(tmp_path / "whole", [message(episode(0, 6, True))])
+    for shard, loses in ((single, True), (whole, False)):
+        for to in ("minari", "tianshou", "d4rl"):
+            words = ["--source=RLUnplugged", f"--source.path={shard}", f"--to={to}"]
+            assert oper("convert", *words, f"--output={tmp_path / to / f'{shard.name}-v0'}") == 0
+            assert ("not kept: what whole episodes returned" in capsys.readouterr().out) == loses
 
 
 def test_transitions_have_no_unclipped_rewards(tmp_path: Path) -> None:

@@ -87,14 +87,20 @@ def test_rows_flags_order_and_stacks_are_those_of_the_buffer(path: Path, skip_st
         assert torch.equal(after, expected)
 
 
-def test_frames_are_views_of_what_was_stored() -> None:
+def test_frames_are_views_of_what_was_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     path = next(path for path in SAVED if path.stem.endswith("frames"))
+    asked: list[str] = []
+    monkeypatch.setattr("oper_lightning.files.LITTLE", 0)
+    # Free is what six copies of an episode of seven frames and actions take, and no whole stacks of these.
+    monkeypatch.setattr("oper_lightning.files.free_memory", lambda: asked.append("") or 7 * 6 * (6 * 7 + 8))
+    monkeypatch.setattr("oper_lightning.data.sources.tianshou.ROW_BYTES", 0)
     for episode in Tianshou(str(path)).episodes():
         seen, after = episode["observation"], episode["next", "observation"]
         assert seen.dtype is torch.uint8
         assert seen.shape[1:] == (4, 6, 7)
         assert after.data_ptr() == seen.data_ptr() + 6 * 7
         assert seen.stride() == (6 * 7, 6 * 7, 7, 1)
+    assert asked
 
 
 class Trap:
@@ -214,6 +220,8 @@ def test_what_the_file_says_of_its_environment(tmp_path: Path) -> None:
         file.attrs["ref_min_score"], file.attrs["ref_max_score"] = -10.0, 10.0
     origin = Tianshou(str(tmp_path / "bad.hdf5")).origin()
     assert (origin.environment, origin.reference) == ("Pendulum-v1", (-10.0, 10.0))
+    given = Tianshou(str(tmp_path / "bad.hdf5"), reference=(0.0, 1.0)).origin()
+    assert (given.reference, given.reference_from) == ((0.0, 1.0), "given as the source's reference")
     assert Tianshou(str(tmp_path / "bad.hdf5"), environment="Mine-v0").origin().environment == "Mine-v0"
 
 

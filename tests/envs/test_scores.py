@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import columns, oper, write_hdf5
 
-from oper_lightning import D4RL, InputError, Minari, Npz
+from oper_lightning import D4RL, InputError, Minari, Npz, RLUnplugged, Tianshou
 from oper_lightning.data.matching import reference_of
 from oper_lightning.data.sources.d4rl import _file_of
 from oper_lightning.envs.scores import environment_of, family, family_of_environment, normalised
@@ -32,8 +32,29 @@ def test_the_longest_family_counts() -> None:
     assert family("antmaze-large-play-v0").steps == 1000  # type: ignore[union-attr]
     assert family("ant-medium-v2").high == 3879.7  # type: ignore[union-attr]
     assert family("maze2d-umaze-dense-v1").low == 68.537689  # type: ignore[union-attr]
+    assert family("antmaze-eval-umaze-diverse-v0").steps == 700  # type: ignore[union-attr]
     assert family("my-own-data") is None
     assert family("hopperlike") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("maze2d-open-v0", (0.01, 20.66, 150)),
+        ("maze2d-open-dense-v0", (11.17817, 27.166538620695782, 150)),
+        ("maze2d-umaze-v0", (0.94, 62.6, 150)),
+        ("maze2d-umaze-dense-v0", (23.249793, 81.78995240126592, 150)),
+        ("maze2d-medium-v0", (5.77, 85.14, 250)),
+        ("maze2d-medium-dense-v0", (19.477620, 96.03474232952358, 250)),
+        ("maze2d-large-v0", (4.83, 191.99, 600)),
+        ("maze2d-large-dense-v0", (27.388310, 215.09965671563742, 600)),
+        ("maze2d-umaze-v1", (23.85, 161.86, 300)),
+        ("maze2d-large-dense-v1", (30.569041, 303.4857382709002, 800)),
+        ("maze2d-eval-large-dense-v1", (56.95455, 326.09647655082637, 800)),
+    ],
+)
+def test_versions_of_the_mazes_are_told_apart(name: str, known: tuple[float, float, int]) -> None:
+    assert family(name) == known
 
 
 def test_robots_of_gymnasium() -> None:
@@ -74,11 +95,13 @@ def test_a_person_then_the_dataset_then_d4rl_then_nobody(tmp_path: Path) -> None
     np.savez(tmp_path / "a.npz", **columns([5]))
     assert resolved(Npz(str(tmp_path / "a.npz"), reference=given)) == (given, "given as the source's reference")
     assert resolved(Npz(str(tmp_path / "a.npz"), environment="Hopper-v5")) == robot
+    assert resolved(RLUnplugged(game="Pong", reference=given)) == (given, "given as the source's reference")
+    assert resolved(RLUnplugged(game="Pong")) == (None, "")
 
 
 @pytest.mark.parametrize("reference", [(1.0, 1.0), (2.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
 def test_references_that_make_no_score_are_refused(reference: tuple[float, float]) -> None:
-    for source in (D4RL, Npz, Minari):
+    for source in (D4RL, Npz, Minari, Tianshou, RLUnplugged):
         with pytest.raises(InputError, match=r"a: reference .* must be below that of 100"):
             source("a", reference=reference)
 

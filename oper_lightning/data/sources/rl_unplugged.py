@@ -21,7 +21,7 @@ from oper_lightning.data.sources.download import download
 from oper_lightning.data.sources.families import FRAMES, ROW, ROWS, SIZE, STACK
 from oper_lightning.data.sources.pictures import SIDE
 from oper_lightning.data.sources.shards import DONE, convert, is_done, read_about
-from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.source import GIVEN, Origin, Source, given_reference
 from oper_lightning.data.transitions import transitions_from
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.files import place
@@ -67,6 +67,7 @@ class RLUnplugged(Source):
             Not with a path: the file itself tells.
         reward: clipped to [-1, 1], as Atari agents are trained; or unclipped, which only episodes have.
         keep_broken: of a shard that is damaged or cut off, use the transitions before the damage.
+        reference: the two returns that score 0 and 100.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class RLUnplugged(Source):
         family: Literal["episodes", "transitions"] = "episodes",
         reward: Literal["clipped", "unclipped"] = "clipped",
         keep_broken: bool = False,
+        reference: tuple[float, float] | None = None,
     ) -> None:
         if path is None and game is None:
             raise InputError("RLUnplugged: give the path of a shard, or a game")
@@ -90,6 +92,7 @@ class RLUnplugged(Source):
         self.family = family
         self.reward = reward
         self.keep_broken = keep_broken
+        self.reference = given_reference(reference, path or f"RLUnplugged {game}")
         if game is not None and game not in ACTIONS:
             raise InputError(f"RLUnplugged: game {game!r} is none of RL Unplugged's; {nearest(game, ACTIONS)}")
         if not 1 <= run <= 5:
@@ -117,6 +120,8 @@ class RLUnplugged(Source):
             environment_options={"sticky": STICKY} if self.game else {},
             action_low=None if actions is None else np.array(0),
             action_high=None if actions is None else np.array(actions - 1),
+            reference=self.reference,
+            reference_from=GIVEN,
         )
 
     def __str__(self) -> str:

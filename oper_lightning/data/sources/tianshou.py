@@ -17,7 +17,7 @@ from tensordict import TensorDict
 from oper_lightning.data.frames import stacked
 from oper_lightning.data.sources import hdf5
 from oper_lightning.data.sources.recorded import environment_named_by_data, reference_named_by_data
-from oper_lightning.data.sources.source import Bound, Origin, Source, action_box
+from oper_lightning.data.sources.source import GIVEN, Bound, Origin, Source, action_box, given_reference
 from oper_lightning.data.sources.tianshou_files import DATA, Columns, joined, row_bytes, take
 from oper_lightning.data.transitions import transitions_from
 from oper_lightning.errors import InputError, note
@@ -54,6 +54,8 @@ class Tianshou(Source):
         action_low: lowest action that may be taken: one number, or a list with one for each column; by default what the
             environment says, else what the data show.
         action_high: highest action that may be taken, in the same form.
+        reference: the two returns that score 0 and 100; by default what the file says, else D4RL's for the robot of the
+            environment.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Tianshou(Source):
         skip_stumps: bool = True,
         action_low: Bound | None = None,
         action_high: Bound | None = None,
+        reference: tuple[float, float] | None = None,
     ) -> None:
         self.path = path
         self.environment = environment
         self.observation_keys = tuple(observation_keys or ())
         self.skip_stumps = skip_stumps
         self.box = action_box(action_low, action_high, path)
+        self.reference = given_reference(reference, path)
 
     def origin(self) -> Origin:
         return self._origin
@@ -100,13 +104,15 @@ class Tianshou(Source):
         environment = self.environment
         if environment is None and attributes["env_id"] is not None:
             environment = environment_named_by_data(attributes["env_id"])
+        recorded = reference_named_by_data(attributes["ref_min_score"], attributes["ref_max_score"], self)
         return Origin(
             dataset=place(self.path).stem,
             environment=environment,
             observation_keys=self.observation_keys,
             action_low=self.box[0],
             action_high=self.box[1],
-            reference=reference_named_by_data(attributes["ref_min_score"], attributes["ref_max_score"], self),
+            reference=self.reference or recorded,
+            reference_from=GIVEN if self.reference else Origin.reference_from,
         )
 
     @cached_property
@@ -126,7 +132,7 @@ def is_replay_buffer(path: str | Path) -> bool:
 
 def _transitions(columns: Columns, rows: Rows) -> TensorDict:
     """Transitions of whole episodes; of one episode, if its frames are to be stacked."""
-    width = sum(map(row_bytes, columns.observation)) * columns.stack + row_bytes(columns.action)
+    width = sum(map(row_bytes, columns.observation)) + row_bytes(columns.action)  # stacks are views of single frames
     fits_memory(COPIES * width * len(rows.row), columns.origin, f"{len(rows.row):,} rows")
     action = take(columns.action, rows.row)
     if action.ndim == 1 and action.dtype.kind == "f":
