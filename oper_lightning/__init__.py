@@ -3,9 +3,9 @@
 The names in ``__all__`` are stable: they keep their meaning and their arguments from one minor version to the next.
 Whatever else the modules hold may change. They are:
 
-- data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``Tianshou``,
-  ``RLUnplugged``, ``Reacher``; ``Source``, ``Origin`` and ``transitions_from`` to write another; ``WeightedSampler``
-  and ``LossWeight`` for torchrl buffers; ``Rollouts``;
+- data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``OGBench``,
+  ``Tianshou``, ``RLUnplugged``, ``Reacher``; ``Source``, ``Origin`` and ``transitions_from`` to write another;
+  ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
 - algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``; for discrete actions ``DiscreteBC``,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from oper_lightning.data.sources.d4rl import D4RL
     from oper_lightning.data.sources.minari import Minari
     from oper_lightning.data.sources.npz import Npz
+    from oper_lightning.data.sources.ogbench import OGBench
     from oper_lightning.data.sources.reacher import Reacher
     from oper_lightning.data.sources.rl_unplugged import RLUnplugged
     from oper_lightning.data.sources.source import Origin, Source
@@ -68,6 +69,7 @@ _PUBLIC = {
     "D4RL": "data.sources.d4rl",
     "Minari": "data.sources.minari",
     "Npz": "data.sources.npz",
+    "OGBench": "data.sources.ogbench",
     "Reacher": "data.sources.reacher",
     "Tianshou": "data.sources.tianshou",
     "RLUnplugged": "data.sources.rl_unplugged",
