@@ -210,7 +210,7 @@ CQL = (
     "--model.critic_hidden_sizes=[64,64]",
     "--model.policy_learning_rate=1e-3",
     "--model.critic_learning_rate=1e-3",
-    "--data.batch_size=64",
+    "--data.batch_size=128",
 )
 TD3BC = ("--model=TD3BC", "--model.alpha=10", "--model.tau=0.02")
 # A swing takes some 30 steps: values look 20 ahead, and are a few units large.
@@ -219,7 +219,7 @@ PENDULUM_RUNS = [
     Run("BC", ("--model=BC", *SMALL, *PENDULUM), 3_000),
     Run("TD3BC", (*TD3BC, *SMALL, *VALUES, *PENDULUM), 6_000, ("at least", -300)),
     Run("BCQ", (*BCQ, *SLOWER, *VALUES, *PENDULUM), 6_000, ("at least", -300)),
-    Run("CQL", (*CQL, *VALUES, *PENDULUM), 3_000, ("at least", -300)),
+    Run("CQL", (*CQL, *VALUES, *PENDULUM), 6_000, ("at least", -300)),
 ]
 GRID = {
     "cartpole-0.8": [
