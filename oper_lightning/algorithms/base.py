@@ -116,14 +116,12 @@ class OfflineAlgorithm(LightningModule, ABC):
             InputError: names the algorithms that would do.
         """
         if kind in cls.kinds and pixels and not cls.images:
-            raise InputError(
-                f"{dataset}: images, which {cls.__name__} does not take; of: {', '.join(made_for(kind, images=True))}"
-            )
+            fit = ", ".join(made_for(kind, images=True))
+            raise InputError(f"{dataset}: images, which {cls.__name__} does not take; take one of {fit}")
         if kind not in cls.kinds:
             hint = "" if kind == "continuous" else " (whole numbers, one to a row; amounts must be saved as floats)"
-            raise InputError(
-                f"{dataset}: {kind} actions{hint}, which {cls.__name__} is not for; of: {', '.join(made_for(kind))}"
-            )
+            fit = ", ".join(made_for(kind))
+            raise InputError(f"{dataset}: {kind} actions{hint}, which {cls.__name__} is not for; take one of {fit}")
 
     # Tools for them ----------------------------------------------------------------------------------------------
 
@@ -188,7 +186,10 @@ class OfflineAlgorithm(LightningModule, ABC):
     def _build(self, spec: DataSpec) -> None:
         self.check_data(spec.kind, spec.pixels, spec.dataset)
         self._take(spec)
-        self.build(spec)
+        try:
+            self.build(spec)
+        except InputError as error:  # the networks know shapes, but not whose they are
+            raise InputError(f"{spec.dataset}: {error}") from None
 
     def _take(self, spec: DataSpec) -> None:
         """Normalises as ``spec`` says."""

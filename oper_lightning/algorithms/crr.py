@@ -62,6 +62,10 @@ class CRR(OfflineAlgorithm):
         super().__init__(normalise_observations, **options)
         if not beta > 0:
             raise InputError(f"CRR: beta {beta} must be positive")
+        if not max_weight > 0:
+            raise InputError(f"CRR: max_weight {max_weight} must be positive")
+        if not cql_weight >= 0:
+            raise InputError(f"CRR: cql_weight {cql_weight} must not be negative")
         if target_update < 1:
             raise InputError(f"CRR: target_update {target_update} must be at least 1")
         self.mode = mode

@@ -59,6 +59,7 @@ def make(
     # A file that somebody gave us may have chosen the numbers.
     if not (1 <= stack <= 64 and 0 <= noop_max <= 1000 and 0 <= sticky < 1):
         raise InputError(f"stack {stack} (1 to 64), noop_max {noop_max} (0 to 1,000), sticky {sticky} (0 to below 1)")
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else each process begins with a banner
     env: Any = ale_py.AtariEnv(
         game=game,
         frameskip=1,

@@ -39,7 +39,12 @@ class NatureCNN(nn.Module):
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < SMALLEST:
-            raise InputError(f"images of shape {tuple(shape)}; [channels, height, width] of at least {SMALLEST} needed")
+            if len(shape) == 3 and shape[-1] < SMALLEST <= min(shape[:2]):
+                remedy = "np.moveaxis(images, -1, 1) puts channels first"
+            else:
+                remedy = "save larger ones" if len(shape) == 3 else "images[:, None] is one channel"
+            needed = f"[channels, height, width] with at least {SMALLEST} x {SMALLEST} pixels are needed"
+            raise InputError(f"observations: images of shape {tuple(shape)}, but {needed}; {remedy}")
         self.body = nn.Sequential(
             nn.Conv2d(shape[0], 32, 8, 4), nn.ReLU(inplace=True),
             nn.Conv2d(32, 64, 4, 2), nn.ReLU(inplace=True),
@@ -65,7 +70,9 @@ def encoder(shape: Sequence[int], pixels: bool) -> Vectors | NatureCNN:
     if pixels:
         return NatureCNN(shape)
     if len(shape) != 1:
-        raise InputError(f"observations of shape {tuple(shape)}; vectors, or images of bytes, are needed")
+        raise InputError(
+            f"observations of shape {tuple(shape)}, but vectors, or images of bytes, are needed; save images as uint8"
+        )
     return Vectors(shape[0])
 
 

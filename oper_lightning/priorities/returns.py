@@ -205,7 +205,7 @@ class AdvantageWeighting(ByReturn):
     def __call__(self, transitions: TensorDict) -> Tensor:
         if seen_as(transitions) == "first":
             raise InputError(
-                "AdvantageWeighting: a linear fit to images says nothing; of: OperR, TopFraction, ReturnWeighting"
+                "AdvantageWeighting: a linear fit to images says nothing; take OperR, TopFraction or ReturnWeighting"
             )
         values, ends = self.scores(transitions)
         starts = ends.roll(1)  # the last row of all is an end, so the first one is a start

@@ -26,6 +26,8 @@ def draw_data(transitions: TensorDict, facts: Facts, low: Tensor, high: Tensor) 
     returns.set(title="Return of an episode", xlabel="undiscounted return", ylabel="episodes")
     lengths.scatter(facts.lengths.numpy(), facts.returns.numpy(), s=10, alpha=0.5, color=COLOURS[0], linewidths=0)
     lengths.set(title="Length and return", xlabel="transitions", ylabel="return")
+    for axis in (returns.yaxis, lengths.xaxis):
+        axis.get_major_locator().set_params(integer=True)
     some = slice(None, None, max(1, len(transitions) // DRAWN))
     if facts.counts is not None:
         _draw_choices(actions, facts.counts, int(low))

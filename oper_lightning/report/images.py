@@ -62,6 +62,8 @@ def sheet(frames: Frames, transitions: TensorDict, returns: Tensor, lengths: Ten
         panel.set_axis_off()
         title = f"step {step:,}"
         panel.set_title(
-            title if moment else f"episode {episode:,}: {returns[episode]:.4g}\n{title}", fontsize="x-small"
+            title if moment else f"episode {episode:,}, return {returns[episode]:.4g}\n{title}",
+            loc="left",  # a long one then reaches over its neighbour's line, and not over the edge
+            fontsize="x-small",
         )
     return figure

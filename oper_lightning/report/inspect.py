@@ -71,6 +71,11 @@ def inspect(
         raise InputError(f"{error} ({configuration} names it)") from None
     origin = source.origin()
     transitions, (_, frames) = transitions_in(kept), held(kept)
+    if frames is None and (shape := transitions["observation"].shape[1:]).numel() and len(shape) != 1:
+        raise InputError(
+            f"{origin.dataset}: observations of shape {tuple(shape)}, but vectors or images of bytes are needed; save "
+            "images as uint8"
+        )
     verdict = judge(transitions, origin, frames)
     low, high, known_bounds = matching.action_bounds(source, transitions["action"], None, origin, ask=True)
     facts = describe(transitions, low, high, frames)

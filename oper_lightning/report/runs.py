@@ -275,15 +275,23 @@ def oddities(group: Group) -> list[str]:
 
 
 def _names_of_data(runs: list[Run]) -> dict[str, str]:
-    """A short name for every dataset. If two names were equal, the arguments that differ are added."""
+    """A short name for every dataset. If two were equal, the file's ending or the arguments that differ are added."""
     sources = {str(run.source): run.source for run in runs}
     short = {key: str(source.get("path") or source.get("id") or source[SOURCE]) for key, source in sources.items()}
     names = {}
     for key, source in sources.items():
-        stem = Path(short[key]).stem
-        others = [other for place, other in sources.items() if Path(short[place]).stem == stem]
-        differing = [part for part in source if any(other.get(part) != source[part] for other in others)]
-        names[key] = ", ".join([stem, *(f"{part}={source[part]}" for part in differing)])
+        file = Path(short[key])
+        alike = {place: Path(short[place]).name for place in sources if Path(short[place]).stem == file.stem}
+        name = file.stem if set(alike.values()) == {file.name} else file.name
+        others = [sources[place] for place, other in alike.items() if other == file.name]
+        # An argument that another class of source does not have says nothing: the class itself is among them.
+        differing = [
+            part
+            for part in source
+            for other in others
+            if other.get(part) != source[part] and (part in other or other[SOURCE] == source[SOURCE])
+        ]
+        names[key] = ", ".join([name, *(f"{part}={source[part]}" for part in dict.fromkeys(differing))])
     return names
 
 

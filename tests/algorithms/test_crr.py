@@ -89,6 +89,11 @@ def test_an_advantage_beyond_all_numbers_is_clipped() -> None:
     for beta in (0.0, -1.0, math.nan):
         with pytest.raises(InputError, match=r"beta .* must be positive"):
             CRR(beta=beta)
+        with pytest.raises(InputError, match=r"max_weight .* must be positive"):
+            CRR(max_weight=beta)
+    for weight in (-1.0, math.nan):
+        with pytest.raises(InputError, match=r"cql_weight .* must not be negative"):
+            CRR(cql_weight=weight)
 
 
 @pytest.mark.parametrize("cql_weight", [0.0, 0.7])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -71,3 +72,18 @@ def test_the_policys_batch_is_what_it_reads() -> None:
     assert moved[0] == set()
     with pytest.raises(InputError, match="one policy loss for both"):
         built().update(Batch(rows[0], rows[1], rows[0]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "pixels", "remedy"),
+    [
+        ((48, 48, 3), True, "moveaxis"),
+        ((48, 48), True, "one channel"),
+        ((3, 20, 20), True, "save larger ones"),
+        ((3, 48, 48), False, "uint8"),
+    ],
+)
+def test_images_of_another_layout_get_a_remedy(shape: tuple[int, ...], pixels: bool, remedy: str) -> None:
+    spec = dataclasses.replace(discrete_spec(pixels), observation_shape=shape, dataset="mine")
+    with pytest.raises(InputError, match=rf"^mine: observations.*{remedy}"):
+        ready(DiscreteBC(), given=spec)

@@ -109,6 +109,8 @@ def test_the_environment_comes_back_with_its_options_and_wrappers(tmp_path: Path
     assert first.environment_options == options
     assert oper("convert", "log-v0", "--to=minari", "--output=again-v0") == 0
     assert Minari("again-v0").origin().environment_options == options
+    assert oper("convert", "log-v0", "--to=d4rl", "--output=plain.hdf5") == 0
+    assert D4RL("plain.hdf5").origin().environment is None  # without its options it would be another one
     env = gymnasium.make(minari.MinariDataset(Path("again-v0/data").absolute()).env_spec)
     assert env.action_space.high[0] == 2
     assert env_spec("Nobody/Knows-v3", {}).id == "Nobody/Knows-v3"
@@ -120,7 +122,7 @@ def test_from_minari_to_tianshou(discrete: bool, capsys: pytest.CaptureFixture[s
     assert oper("convert", "log.hdf5", "--to=minari", "--output=log-v0") == 0
     capsys.readouterr()
     assert oper("convert", "log-v0", "--to=tianshou", "--output=replay.hdf5") == 0
-    assert "not kept: the environment " in (said := capsys.readouterr().out)
+    assert "not kept: the environment " not in (said := capsys.readouterr().out)  # its limit of steps is its own
     assert before.recorded in said
     made = open_source("replay.hdf5")
     assert isinstance(made, Tianshou)
@@ -256,3 +258,12 @@ def test_numbers_of_frames_that_cannot_be(stack: object) -> None:
         with pytest.raises(InputError) as caught:
             table(Minari(f"{name}-v0"))
         assert str(caught.value).startswith(f"{file}: frame_stack is ")
+
+
+def test_the_environment_survives_minari_and_back(
+    small_discrete_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oper("convert", str(small_discrete_file), "--to=minari", "--output=there-v0") == 0
+    assert oper("convert", "there-v0", "--to=d4rl", "--output=back.hdf5") == 0
+    assert "the environment" not in capsys.readouterr().out  # Minari repeats the limit of steps that it has by itself
+    assert D4RL("back.hdf5").origin().environment == "CartPole-v1"

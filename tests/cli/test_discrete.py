@@ -82,7 +82,7 @@ def test_oper_a_then_a_policy(critic: str, capsys: pytest.CaptureFixture[str]) -
 def test_what_is_refused_names_the_file_and_the_remedy(refused: Callable[..., str]) -> None:
     line = refused("fit", "--model=BC", *QUICK, *DATA, "--output=out", "--trainer.max_steps=40")
     assert line.startswith("cart.hdf5: discrete actions")
-    assert "which BC is not for; of: " in line
+    assert "which BC is not for; take one of " in line
     assert "DiscreteBC" in line
 
 

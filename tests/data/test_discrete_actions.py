@@ -106,7 +106,7 @@ def test_the_wrong_kind_is_refused_after_the_first_episode(location: Any, stage:
     trainer = Trainer(
         max_steps=50, logger=False, enable_progress_bar=False, default_root_dir=tmp_path, accelerator="cpu"
     )
-    with pytest.raises(InputError, match=r"Slow: discrete actions .*, which BC is not for; of: .*DiscreteBC"):
+    with pytest.raises(InputError, match=r"Slow: discrete actions .*, which BC is not for; take one of .*DiscreteBC"):
         getattr(trainer, stage)(BC(), datamodule=data)
     assert read == [LENGTHS[0]]
     if location == "memmap":
@@ -116,7 +116,9 @@ def test_the_wrong_kind_is_refused_after_the_first_episode(location: Any, stage:
 def test_continuous_actions_are_refused_by_an_algorithm_for_discrete_ones(tmp_path: Path) -> None:
     data = OfflineDataModule(Arrays(columns(LENGTHS)), batch_size=32, updates_per_epoch=50, rollouts=None)
     trainer = Trainer(max_steps=50, logger=False, default_root_dir=tmp_path, accelerator="cpu")
-    with pytest.raises(InputError, match="continuous actions, which DiscreteBC is not for; of: BC, BCQ, CQL") as caught:
+    with pytest.raises(
+        InputError, match="continuous actions, which DiscreteBC is not for; take one of BC, BCQ, CQL"
+    ) as caught:
         trainer.fit(DiscreteBC(), data)
     assert "AdvantageWeights" not in str(caught.value)
 

@@ -145,6 +145,12 @@ def test_no_regular_file_is_opened() -> None:
         len(D4RL("pipe.hdf5"))
 
 
+def test_an_archive_of_numpys_is_named_as_such() -> None:
+    np.savez("log.npz", **columns([5]))
+    with pytest.raises(InputError, match=r"^log\.npz: a zip archive, .* source Npz$"):
+        len(D4RL("log.npz"))
+
+
 def test_rows_that_were_never_written_are_refused() -> None:
     rows = 10**8
     shapes = {"observations": (rows, 3), "actions": (rows, 2), "rewards": (rows,), "terminals": (rows,)}

@@ -287,3 +287,9 @@ def test_what_cannot_be_made_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch
             without.setitem(sys.modules, package, None)
             with pytest.raises(InputError, match=r"'oper/Pong-v0' is not .*; pip install 'oper-lightning\[atari\]'"):
                 World("oper/Pong-v0", {})
+
+
+def test_a_game_begins_without_the_banner_of_its_emulator(capfd: pytest.CaptureFixture[str]) -> None:
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Info)
+    World("oper/Pong-v0", {})
+    assert "Stella" not in "".join(capfd.readouterr())

@@ -70,3 +70,13 @@ def test_stills_of_any_shape_are_shown(shape: tuple[int, ...]) -> None:
     transitions = transitions_in(kept)
     assert images.newest(seen, transitions["first"][:5]).shape == (5, 36, 36)
     assert images.features(seen, transitions)[0].shape == (72, 64)
+
+
+def test_images_in_floating_point_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = image_columns(LENGTHS)
+    for key in ("observations", "next_observations"):
+        arrays[key] = arrays[key].astype(np.float32) / 255
+    np.savez(tmp_path / "grey.npz", **arrays)
+    assert oper("inspect", str(tmp_path / "grey.npz"), f"--output={tmp_path / 'out'}") == 1
+    assert "save images as uint8" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

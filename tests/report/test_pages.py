@@ -99,6 +99,14 @@ def test_what_is_no_seed_of_a_method_is_told(
     assert "whole and 1 more: some have the same seed" in err
     assert f"small, path={small_file}" in out  # data of the same name are not the same data
     assert f"small, path={twin}" in out
+    other = write_hdf5(tmp_path / "small.h5", columns([20] * 30, 10, 2, seed=5), env_id="Reacher-v5")
+    fit(other, "ending", EVALUATION, "--seed_everything=1")
+    capsys.readouterr()
+    assert oper("report", "whole", "ending") == 0
+    out = capsys.readouterr().out
+    assert "| small.hdf5 |" in out
+    assert "| small.h5 " in out
+    assert "path=" not in out  # the ending says enough
     assert oper("report", "whole", "whole/", "--output=never") == 1
     assert "this run is given twice" in capsys.readouterr().err
     assert not Path("never").exists()

@@ -172,6 +172,9 @@ def opened(path: str | Path, allow_external: bool = False) -> Iterator[Hdf5]:
         if isinstance(error, BlockingIOError) or "unable to lock" in said or "already open" in said:
             raise InputError(f"{path}: another program has it open for writing; close it there, or copy it") from None
         reason = "truncated" if "truncated" in said else "not an HDF5 file, or broken"
+        with open(found, "rb") as opened:
+            if opened.read(4) == b"PK\3\4":
+                raise InputError(f"{path}: a zip archive, as numpy's are; read it with the source Npz") from None
         raise InputError(f"{path}: {reason}; an HDF5 file is needed") from None
     with file, reading(path, "an HDF5 file"):
         yield Hdf5(file, str(path), allow_external)

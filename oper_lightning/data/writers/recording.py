@@ -123,7 +123,7 @@ class Recording:
             return None, ""
         if self.origin.observation_keys:
             return None, f"the environment {name}: its observations have entries, here joined to one vector"
-        if self.origin.environment_options and not with_options:
+        if not with_options and self.origin.environment_options not in ({}, _by_itself(name)):
             return None, f"the environment {name}: there is no place for its options"
         return name, ""
 
@@ -140,3 +140,11 @@ def attributes(recording: Recording) -> tuple[dict[str, Any], list[str]]:
         low, high = np.min(origin.action_low), np.max(origin.action_high)
         losses.append(f"bounds of actions ({low:g} to {high:g}): give them to the source as action_low and action_high")
     return kept, losses
+
+
+def _by_itself(name: str) -> dict[str, Any]:
+    """The options that a recording may repeat of an environment without saying anything new: its own limit of steps."""
+    import gymnasium
+
+    known = gymnasium.registry.get(name)
+    return {"max_episode_steps": known.max_episode_steps} if known and known.max_episode_steps else {}
