@@ -59,6 +59,8 @@ class DiscreteCQL(OfflineAlgorithm):
             raise InputError(f"DiscreteCQL: quantiles {quantiles} must be at least 1")
         if target_update < 1:
             raise InputError(f"DiscreteCQL: target_update {target_update} must be at least 1")
+        if not cql_weight >= 0:
+            raise InputError(f"DiscreteCQL: cql_weight {cql_weight} must not be negative")
         self.cql_weight = cql_weight
         self.quantiles = quantiles
         self.discount = discount

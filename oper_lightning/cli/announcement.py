@@ -47,7 +47,7 @@ def will_do(trainer: Trainer, model: LightningModule, data: OfflineDataModule) -
     if trainer.checkpoint_callbacks:
         line += f"; a checkpoint every {blocks.count * getattr(blocks, 'updates', 1):,}"
     if data.world is None or data.rollouts is None or not trainer.enable_validation:
-        return f"{line}; no environment, so nothing is scored"
+        return f"{line}; without rollouts in an environment nothing is scored"
     line += f"; scored over {data.rollouts.episodes} episodes of {data.world.environment}"
     if data.spec.reference is None:
         return f"{line}, without a normalised score, as no reference is known (data.source.reference)"

@@ -158,3 +158,5 @@ def test_targets_of_several_steps_and_how_often_they_are_renewed() -> None:
     for options in ({"target_update": 0}, {"quantiles": 0}):
         with pytest.raises(InputError, match="0 must be at least 1"):
             DiscreteCQL(**options)
+    with pytest.raises(InputError, match="cql_weight -1 must not be negative"):
+        DiscreteCQL(cql_weight=-1)

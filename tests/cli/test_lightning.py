@@ -187,7 +187,7 @@ def test_lines_show_losses_always_and_returns_when_measured(
     assert all(re.search(r"critic_loss [\d.e+-]+ ", line) for line in lines)
     assert oper(*words(small_file, tmp_path / "blind"), "--data.rollouts=null") == 0
     _, does, *lines = capsys.readouterr().err.strip().splitlines()
-    assert does.endswith("no environment, so nothing is scored")
+    assert does.endswith("without rollouts in an environment nothing is scored")
     assert ["critic_loss" in line for line in lines] == [True] * 3
 
 
