@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 from helpers import oper
+from runs import QUICK, changed, trained
 
 from oper_lightning.algorithms.td3_bc import TD3BC
 from oper_lightning.errors import InputError
-from runs import QUICK, changed, trained
 
 Change = Callable[[dict[str, Any]], Any]
 
