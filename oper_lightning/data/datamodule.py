@@ -369,8 +369,14 @@ class OfflineDataModule(LightningDataModule):
         return moved(batch, device) if isinstance(batch, TensorDict) else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed and number of updates drawn, which decide what is drawn next; and the number of rows of an update."""
-        return {"seed": self.seed, "drawn": self.drawn, "rows": self.batch_size * ranks.world_size()}
+        """Seed and number of updates drawn, which decide what is drawn next; the number of rows of an update; scale and
+        shift of the rewards.
+        """
+        rows = self.batch_size * ranks.world_size()
+        return {"seed": self.seed, "drawn": self.drawn, "rows": rows, "rewards": self._scaling()}
+
+    def _scaling(self) -> str:
+        return f"data.reward_scale {self.reward_scale} and data.reward_shift {self.reward_shift}"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on drawing where the checkpoint was written."""
@@ -381,3 +387,5 @@ class OfflineDataModule(LightningDataModule):
                 f"updates see {now:,} rows now (data.batch_size {self.batch_size:,} in each of {ranks.world_size()} "
                 f"processes), {before:,} before: from here on the run differs from one with the old batches"
             )
+        if (was := state_dict.get("rewards", self._scaling())) != self._scaling():
+            note(f"{self._scaling()} now, {was:.100} before: what critics have learnt is in the old units")

@@ -119,8 +119,8 @@ def to_go_on(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
     expected = {"loops": {"fit_loop": trainer.fit_loop.state_dict()}}
     if state := data.state_dict():
         kept = checkpoint.get(type(data).__qualname__, {})
-        if isinstance(kept, dict) and "rows" not in kept:
-            state.pop("rows", None)  # younger than the others
+        for younger in {"rows", "rewards"} - {*kept} if isinstance(kept, dict) else ():
+            state.pop(younger, None)
         expected[type(data).__qualname__] = state
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if callback.state_key in checkpoint["callbacks"]:

@@ -264,6 +264,20 @@ def test_updates_of_other_rows_are_noted(run: Path, capsys: pytest.CaptureFixtur
     assert "32 before" in errors
 
 
+def test_rewards_in_other_units_are_noted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run, "run")
+    assert oper("fit", "--ckpt_path=run", "--trainer.max_steps=40", "--data.reward_scale=sign") == 0
+    now, before = (f"data.reward_scale {scale} and data.reward_shift 0.0" for scale in ("sign", 1.0))
+    assert f"{now} now, {before} before" in capsys.readouterr().err
+    shutil.rmtree("run")
+    shutil.copytree(run, "run")
+    assert oper("fit", "--ckpt_path=run", "--trainer.max_steps=40") == 0
+    assert "before" not in capsys.readouterr().err
+    # A checkpoint of an earlier version does not know.
+    file = changed(run, lambda checkpoint: checkpoint["OfflineDataModule"].pop("rewards"))
+    assert oper("fit", f"--ckpt_path={file}", "--trainer.max_steps=40") == 0
+
+
 def test_a_folder_for_data_is_not_taken_from_a_file(run: Path) -> None:
     """What lies in data.memmap_folder is replaced: only a command may name it."""
     shutil.copytree(run, "run")
