@@ -19,12 +19,10 @@ from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.transitions import n_step
 from oper_lightning.errors import InputError
 from oper_lightning.nn.encoders import encoder, widths
-from oper_lightning.nn.losses import expectile_error, squared_error
+from oper_lightning.nn.losses import advantage_weight, expectile_error, squared_error
 from oper_lightning.nn.networks import TwoHeads, mlp, of_action
 from oper_lightning.nn.optim import adam, frozen_copy, polyak
 from oper_lightning.spec import Batch, DataSpec
-
-LARGEST_EXPONENT = 80.0  # infinity times a priority of zero would not be a number
 
 
 class DiscreteIQL(OfflineAlgorithm):
@@ -117,8 +115,7 @@ class DiscreteIQL(OfflineAlgorithm):
         """
         with torch.no_grad():
             advantage = target - self.value_of(batch["observation"])
-            exponential = (self.temperature * advantage).clamp(max=LARGEST_EXPONENT).exp()
-            weight = (batch["weight"] * exponential).clamp(max=self.max_weight)
+            weight = advantage_weight(advantage, self.temperature, batch["weight"], self.max_weight)
         logits = self.policy(batch["observation"]).float()
         return weight * functional.cross_entropy(logits, batch["action"], reduction="none"), advantage
 

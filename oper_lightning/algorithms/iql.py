@@ -17,13 +17,12 @@ from torch.distributions import Normal
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.transitions import n_step
 from oper_lightning.errors import InputError
-from oper_lightning.nn.losses import expectile_error, squared_error
+from oper_lightning.nn.losses import advantage_weight, expectile_error, squared_error
 from oper_lightning.nn.networks import DeterministicPolicy, EnsembleMLP, FixedStdPolicy, orthogonal
 from oper_lightning.nn.optim import Schedule, adam, frozen_copy, polyak, schedule, set_learning_rate
 from oper_lightning.spec import Batch, DataSpec
 
 LARGEST_WEIGHT = 100.0
-LARGEST_EXPONENT = 80.0  # far beyond that weight; infinity times a priority of zero would not be a number
 
 
 class IQL(OfflineAlgorithm):
@@ -119,8 +118,7 @@ class IQL(OfflineAlgorithm):
         """
         with torch.no_grad():
             advantage = target - self.value.first(batch["observation"])
-            exponential = (self.temperature * advantage).clamp(max=LARGEST_EXPONENT).exp()
-            weight = (batch["weight"] * exponential).clamp(max=LARGEST_WEIGHT)
+            weight = advantage_weight(advantage, self.temperature, batch["weight"], LARGEST_WEIGHT)
         prediction = self.policy(batch["observation"], self.dropout)
         if isinstance(prediction, Normal):
             return -weight * prediction.log_prob(batch["action"]).sum(-1), advantage

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+LARGEST_EXPONENT = 80.0  # infinity times a priority of zero would not be a number
+
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Element-wise squared difference.
@@ -36,6 +38,16 @@ def expectile_error(prediction: Tensor, target: Tensor, expectile: float) -> Ten
     """Asymmetric squared error: ``expectile`` where the target is above the prediction, 1 - ``expectile`` below."""
     error = squared_error(prediction, target)
     return torch.where(target < prediction, 1 - expectile, expectile) * error
+
+
+def advantage_weight(advantage: Tensor, temperature: float, priority: Tensor, largest: float) -> Tensor:
+    """What recorded actions weigh in advantage-weighted regression, ``[B]``: exp(temperature * advantage) times the
+    weight of a priority, ``largest`` at most (Kostrikov et al. 2021, arXiv 2110.06169, equation 7).
+
+    The clip bounds the product. All arguments but the numbers are ``[B]``.
+    """
+    exponential = (temperature * advantage).clamp(max=LARGEST_EXPONENT).exp()
+    return (priority * exponential).clamp(max=largest)
 
 
 def quantile_error(quantiles: Tensor, target: Tensor) -> Tensor:
