@@ -137,7 +137,12 @@ class D3rlpy(Source):
 def dumped_by_d3rlpy(path: str) -> bool:
     """Whether an HDF5 file has the layout of d3rlpy 2."""
     with hdf5.opened(path) as file:
-        return file.has("num_episodes") and file.has("observations_0")
+        return is_dump(file)
+
+
+def is_dump(file: Hdf5) -> bool:
+    """Whether an open file has that layout."""
+    return file.has("num_episodes") and file.has("observations_0")
 
 
 def _array(file: Hdf5, name: str, number: int) -> Any:

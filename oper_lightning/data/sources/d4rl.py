@@ -16,10 +16,12 @@ from tensordict import TensorDict
 
 from oper_lightning.data.sources import hdf5
 from oper_lightning.data.sources.columns import FLAGS, OPTIONAL, mapping
+from oper_lightning.data.sources.d3rlpy import is_dump
 from oper_lightning.data.sources.download import download
 from oper_lightning.data.sources.flat import FlatEpisodes
 from oper_lightning.data.sources.recorded import environment_named_by_data, reference_named_by_data
 from oper_lightning.data.sources.source import GIVEN, Bound, Origin, Source, action_box, given_reference
+from oper_lightning.data.sources.tianshou_files import DATA
 from oper_lightning.envs.scores import environment_of, family
 from oper_lightning.errors import InputError, nearest
 from oper_lightning.files import existing, place
@@ -128,9 +130,9 @@ class D4RL(Source):
     def _columns(self) -> Iterator[dict[str, Any]]:
         """Our columns in the file, which is open for so long."""
         with hdf5.opened(self._file, self.allow_external) as opened:
-            if self.names is None and opened.has("num_episodes") and opened.has("observations_0"):
+            if self.names is None and is_dump(opened):
                 raise InputError(f"{self.path}: arrays of single episodes, as d3rlpy 2 dumps; read it with D3rlpy")
-            if self.names is None and not opened.has("observations") and opened.has("_meta"):
+            if self.names is None and not opened.has("observations") and opened.has(DATA):
                 raise InputError(f"{self.path}: a replay buffer of Tianshou; read it with the source Tianshou")
             columns = {}
             for ours, theirs in mapping(opened.arrays(), self.names, self.path, opened.described).items():
