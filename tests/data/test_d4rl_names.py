@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import columns, write_hdf5
+from helpers import columns, served, write_hdf5
 
 from oper_lightning.data.sources import d4rl
 from oper_lightning.data.sources.d4rl import D4RL
@@ -18,24 +15,14 @@ from oper_lightning.errors import InputError
 NAME = "hopper-medium-v2"
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder served over HTTP as the place of the published files."""
     folder = tmp_path / "served"
     folder.mkdir()
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
-        thread.start()
-        address = f"http://127.0.0.1:{running.server_address[1]}/hopper_medium-v2.hdf5"
-        monkeypatch.setattr(d4rl, "_addresses", lambda: {NAME: address})
+    with served(folder) as address:
+        monkeypatch.setattr(d4rl, "_addresses", lambda: {NAME: f"{address}/hopper_medium-v2.hdf5"})
         yield folder
-        running.shutdown()
 
 
 def test_a_name_is_downloaded_once(server: Path, tmp_path: Path) -> None:

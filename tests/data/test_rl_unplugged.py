@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
-import http.server
 import io
 import json
 import os
@@ -13,7 +12,6 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import oper
+from helpers import oper, served
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -713,23 +711,15 @@ def converted(shard: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list
 # By name -------------------------------------------------------------------------------------------------------------
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder served over HTTP as the place of the published files."""
     folder = tmp_path / "served"
     for family, game in (("atari_episodes_ordered", "Pong"), ("atari", "Breakout")):
         (folder / family / game).mkdir(parents=True)
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        monkeypatch.setattr(rl_unplugged, "ADDRESS", f"http://127.0.0.1:{running.server_address[1]}")
+    with served(folder) as address:
+        monkeypatch.setattr(rl_unplugged, "ADDRESS", address)
         yield folder
-        running.shutdown()
 
 
 def test_shards_are_downloaded_once(server: Path, tmp_path: Path) -> None:
