@@ -53,6 +53,7 @@ KINDS = {
     "words": WORDS,
     "events": EVENTS,
 }
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # of a case, on a machine that does nothing else
 MEMORY = 2 << 30
 UNFORESEEN = "OPER_TRACEBACK=1 shows where"  # what the last guard says of an error that nothing named
@@ -198,7 +199,7 @@ class Server:
                 verdict = "unnamed"
             else:
                 verdict = "refused"
-        line = line.replace(str(work), ".").removeprefix("oper: error: ")
+        line = line.replace(str(work), ".").replace(f"{ROOT}/", "").removeprefix("oper: error: ")
         if not self.keep:
             shutil.rmtree(place, ignore_errors=True)
         return Result(number, kind, mutation, verdict, round(seconds, 1), max(0, peak >> 20), line[:CUT])
