@@ -38,7 +38,7 @@ class Episode(NamedTuple):
 
 
 class D3rlpy(Source):
-    """An HDF5 file of d3rlpy 2, as ``ReplayBuffer.dump`` writes it.
+    """An HDF5 file of d3rlpy 2, as its ReplayBuffer.dump writes it.
 
     The last row of an episode that was cut has no next observation there; it is left out, with a note.
 
