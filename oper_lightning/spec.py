@@ -76,7 +76,7 @@ class DataSpec:
     observation_std: Tensor
     """their population standard deviation; 1 for images"""
     rows: int
-    """number of transitions N"""
+    """number of recorded transitions N; 0 where all were gathered in training"""
     fingerprint: str
     """see :func:`oper_lightning.data.transitions.fingerprint`"""
     dataset: str = "unnamed"
@@ -188,7 +188,7 @@ def _fits(name: str, value: Any, values: dict[str, Any]) -> bool:
             shape = ()
         return plain and tuple(value.shape) == shape and bool(value.isfinite().all())
     if name == "rows":
-        return type(value) is int and value > 0
+        return type(value) is int and value >= 0
     if name == "environment_options":
         return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     if name == "observation_keys":

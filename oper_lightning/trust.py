@@ -14,13 +14,14 @@ from typing import Any
 
 from oper_lightning import algorithms, priorities, renamed
 from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
-from oper_lightning.data import sources
+from oper_lightning.data import online, sources
+from oper_lightning.data.bonus import Bonus
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources.source import Source
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.priority import Priority
 
-KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority}
+KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority, "bonus": Bonus}
 """what can stand at a key of a configuration"""
 ALL: dict[str, type] = {**KINDS, "data": OfflineDataModule}
 
@@ -32,6 +33,7 @@ def kind_at(key: str) -> type | None:
 
 def load_all() -> None:
     """Imports all files of the package that hold classes of these kinds, so that their short names are known."""
+    assert issubclass(online.OnlineDataModule, OfflineDataModule)
     for package in (algorithms, sources, priorities):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")

@@ -108,6 +108,16 @@ class OfflineAlgorithm(LightningModule, ABC):
         observations ``[..., *O]``.
         """
 
+    def explore(self, observation: Tensor) -> Tensor:
+        """Actions ``[E, A]`` or ``[E]``, as from :meth:`act`, of a policy that gathers transitions to learn from.
+
+        Noise comes from torch's global generator. Gradients are off.
+
+        Raises:
+            InputError: if the algorithm has no such policy.
+        """
+        raise InputError(f"{type(self).__name__} only learns from recorded data: it has no policy that explores")
+
     @classmethod
     def check_data(cls, kind: Kind, pixels: bool, dataset: object) -> None:
         """Refuses actions of a kind that the algorithm is not for, and images if it takes none.

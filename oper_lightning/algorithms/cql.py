@@ -242,3 +242,7 @@ class CQL(OfflineAlgorithm):
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         return self.to_environment(torch.tanh(self.policy(self.observe(observation)).mean))
+
+    def explore(self, observation: Tensor) -> Tensor:
+        """A sample of the policy."""
+        return self.to_environment(self.policy.sample(self.observe(observation), 1)[0].squeeze(1))

@@ -18,7 +18,7 @@ from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.transitions import n_step
 from oper_lightning.errors import InputError
 from oper_lightning.nn.losses import advantage_weight, expectile_error, squared_error
-from oper_lightning.nn.networks import DeterministicPolicy, EnsembleMLP, FixedStdPolicy, orthogonal
+from oper_lightning.nn.networks import DeterministicPolicy, EnsembleMLP, FixedStdPolicy, orthogonal, sample
 from oper_lightning.nn.optim import Schedule, adam, frozen_copy, polyak, schedule, set_learning_rate
 from oper_lightning.spec import Batch, DataSpec
 
@@ -159,3 +159,10 @@ class IQL(OfflineAlgorithm):
         prediction = self.policy(self.observe(observation))
         action = prediction.mean if isinstance(prediction, Normal) else prediction
         return self.to_environment(action)
+
+    def explore(self, observation: Tensor) -> Tensor:
+        """A sample of the policy, which must be Gaussian."""
+        prediction = self.policy(self.observe(observation))
+        if not isinstance(prediction, Normal):
+            raise InputError("IQL: a deterministic policy does not explore: leave model.policy at gaussian")
+        return self.to_environment(sample(prediction, 1).squeeze(1).clamp(-1, 1))

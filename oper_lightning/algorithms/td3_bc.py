@@ -37,6 +37,8 @@ class TD3BC(OfflineAlgorithm):
         tau: share of the online networks that moves into the targets with each actor update.
         policy_noise: standard deviation of the target action's noise, relative to half the action range.
         noise_clip: largest size of that noise.
+        exploration_noise: standard deviation of the noise on actions that gather data, relative to half the action
+            range (TD3: 0.1).
         policy_freq: the actor is updated after so many updates of the critics.
         n_step: number of rewards that are summed before the target bootstraps. Paper: 1.
         hidden_sizes: widths of the hidden layers of actor and critics.
@@ -55,6 +57,7 @@ class TD3BC(OfflineAlgorithm):
         tau: float = 0.005,
         policy_noise: float = 0.2,
         noise_clip: float = 0.5,
+        exploration_noise: float = 0.1,
         policy_freq: int = 2,
         n_step: int = 1,
         hidden_sizes: Sequence[int] = (256, 256),
@@ -74,6 +77,7 @@ class TD3BC(OfflineAlgorithm):
         self.tau = tau
         self.policy_noise = policy_noise
         self.noise_clip = noise_clip
+        self.exploration_noise = exploration_noise
         self.policy_freq = policy_freq
         self.n_step = n_step
         self.hidden_sizes = hidden_sizes
@@ -165,3 +169,8 @@ class TD3BC(OfflineAlgorithm):
     def act(self, observation: Tensor) -> Tensor:
         prediction = self.actor(self.observe(observation))
         return self.to_environment(prediction.mean if isinstance(prediction, Normal) else prediction)
+
+    def explore(self, observation: Tensor) -> Tensor:
+        """The policy's action, or a sample of it, with Gaussian noise."""
+        action = self.action_of(self.actor, self.observe(observation))
+        return self.to_environment((action + self.exploration_noise * ranks.randn_like(action)).clamp(-1, 1))

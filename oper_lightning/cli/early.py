@@ -48,7 +48,10 @@ def check(verb: str, words: list[str]) -> None:
         known = {"": TOP, "trainer": _trainer()}
         kinds = {"model": "model", "data.source": "source", "data.priority": "priority"}
         if value_of(words, "--data") is None:
-            known["data"] = [*ENTRIES, *class_of(PACKAGE / "data" / "datamodule.py", "OfflineDataModule").arguments]
+            # Which of the two it will be, a yaml may say.
+            modules = ("datamodule.py", "OfflineDataModule"), ("online.py", "OnlineDataModule")
+            own = [class_of(PACKAGE / "data" / file, name).arguments for file, name in modules]
+            known["data"] = [*ENTRIES, *own[0], *own[1]]
             known["data.rollouts"] = [*ENTRIES, *class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts").arguments]
         for file in values_of(words, *FLAGS["config"]):
             existing(file, "configuration")

@@ -18,6 +18,7 @@ FOLDERS = {
     "model": ("algorithms", "OfflineAlgorithm"),
     "source": ("data/sources", "Source"),
     "priority": ("priorities", "Priority"),
+    "bonus": ("data", "Bonus"),
 }
 REQUIRED = None  # the default of an argument that has none
 

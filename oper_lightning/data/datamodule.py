@@ -13,11 +13,13 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data import matching, storage
+from oper_lightning.data.bonus import Bonus
 from oper_lightning.data.buffer import replay_buffer
 from oper_lightning.data.frames import moved
 from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, own_episodes, shared_out
-from oper_lightning.data.mixture import Mixture, Mode, weigh
+from oper_lightning.data.mixture import Mixture, Mode, Stretches, Upsample, weigh
 from oper_lightning.data.rl import TensorDictReplayBuffer, TensorStorage
+from oper_lightning.data.sources.joined import Joined
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.table import Table
 from oper_lightning.data.transitions import are_images, is_discrete
@@ -56,6 +58,9 @@ class OfflineDataModule(LightningDataModule):
         reward_shift: number that is added to the scaled reward (antmaze: -1).
         clip_actions: whether to move recorded actions that lie outside the action bounds to the nearest bound instead
             of refusing the data.
+        offline_share: the part of every batch that comes from the first of joined sources (null: all rows are alike).
+        upsample: a part of every batch for what was good; none by default.
+        bonus: what novelty is worth: added to the rewards that critics see, and never stored.
         location: where transitions are kept: on the training device, in main memory, or memory-mapped on disk.
         memmap_folder: folder of memory-mapped transitions; by default memmap in the trainer's folder or, without a
             trainer, a temporary folder that is removed with the datamodule.
@@ -76,6 +81,9 @@ class OfflineDataModule(LightningDataModule):
         reward_scale: float | Literal["return_range", "sign"] = 1.0,
         reward_shift: float = 0.0,
         clip_actions: bool = False,
+        offline_share: float | None = None,
+        upsample: Upsample | None = None,
+        bonus: Bonus | None = None,
         location: Literal["device", "memory", "memmap"] = "device",
         memmap_folder: str | None = None,
         seed: int | None = None,
@@ -92,6 +100,9 @@ class OfflineDataModule(LightningDataModule):
         self.reward_scale = reward_scale
         self.reward_shift = reward_shift
         self.clip_actions = clip_actions
+        self.offline_share = offline_share
+        self.upsample = upsample
+        self.bonus = bonus
         self.location = location
         self.memmap_folder = memmap_folder
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())) if seed is None else seed
@@ -113,6 +124,10 @@ class OfflineDataModule(LightningDataModule):
             value = getattr(self, name)
             if not isinstance(value, str) and not torch.tensor(value, dtype=torch.float32).isfinite():
                 raise InputError(f"data.{name} is {value}; a number that float32 holds is needed")
+        if offline_share is not None and not 0 <= offline_share <= 1:
+            raise InputError(f"data.offline_share is {offline_share}; a share from 0 to 1 is needed")
+        if upsample is not None and upsample.rows > batch_size:
+            raise InputError(f"data.upsample.rows {upsample.rows} is more than data.batch_size {batch_size}")
         for role in self.roles:
             if role not in ROLES:
                 raise InputError(f"data.prioritise has {role!r}; {nearest(role, ROLES)}")
@@ -133,7 +148,7 @@ class OfflineDataModule(LightningDataModule):
         """Downloads, makes or maps what is missing on disk; one process per machine."""
         self.source.prepare()
         if self.location == "memmap":
-            storage.map_new(self.source, self._map_folder(), self._look_at)
+            storage.map_new(self.source, self._map_folder(), self._look_at, self._room())
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and checks the data, weighs them and, under a trainer, makes the environment.
@@ -165,8 +180,11 @@ class OfflineDataModule(LightningDataModule):
             self._match(loaded)
         scaled = loaded.arrange(self.reward_scale, self.reward_shift)
         if self.trainer is not None and stage in ("fit", "predict"):
-            columns = getattr(self.trainer.lightning_module, "columns", None)
-            loaded.entries.update(columns(scaled) if columns else {})
+            if columns := getattr(self.trainer.lightning_module, "columns", None):
+                loaded.add(columns, scaled)
+        if self.bonus is not None and fresh and (self.trainer is None or stage == "fit"):
+            self.bonus.build(self._spec, self._device(), self.seed)
+            self.bonus.seen(loaded.transitions)
         self._loaded = loaded
 
     def _read(self) -> Table:
@@ -175,12 +193,10 @@ class OfflineDataModule(LightningDataModule):
         if self.location == "memmap":
             kept = storage.load_mapped(self._map_folder())
         else:
-            device = torch.device("cpu")
-            if self.location == "device" and self.trainer is not None:
-                device = self.trainer.strategy.root_device
-            kept = storage.fill(self.source, device, look_at=self._look_at)
-        loaded = Table(self.source, kept)
-        if len(loaded) < self.batch_size:
+            device = self._device() if self.location == "device" else torch.device("cpu")
+            kept = storage.fill(self.source, device, look_at=self._look_at, room=self._room())
+        loaded = Table(self.source, kept, len(self.source))
+        if len(loaded) < self.batch_size and not self._room():
             raise InputError(
                 f"{self.source}: data.batch_size {self.batch_size} is larger than the dataset "
                 f"({len(loaded):,} transitions)"
@@ -188,6 +204,14 @@ class OfflineDataModule(LightningDataModule):
         if self.world is not None:
             matching.check_shapes(self.source, loaded.observation_shape, loaded.transitions["action"], self.world)
         return loaded
+
+    def _device(self) -> torch.device:
+        """Where training is done."""
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+
+    def _room(self) -> int:
+        """Number of rows for transitions that are yet to be gathered."""
+        return 0
 
     def _look_at(self, episodes: TensorDict) -> None:
         """Asks the trained module, as soon as some episodes are there, whether it is for such data."""
@@ -314,7 +338,20 @@ class OfflineDataModule(LightningDataModule):
     def _hold(self, loaded: Table, weights: Tensor | None, name: str) -> None:
         self._weights_of = name
         self._weights = None if weights is None else weights.to(loaded.device)
-        self._mixture = Mixture(len(loaded), self._weights, loaded.device)
+        self._mixture = self._mixed(loaded)
+
+    def _mixed(self, loaded: Table) -> Mixture:
+        """What batches are made of."""
+        rows, later = len(loaded), None
+        if self.offline_share is not None:
+            if not isinstance(self.source, Joined):
+                raise InputError("data.offline_share is a part of every batch for the first of several sources: join "
+                                 "them with data.source Joined, or leave it out")
+            rows = self.source.lengths()[0]
+            later = Stretches(torch.tensor([rows], device=loaded.device))
+            later.reach(torch.tensor([len(loaded) - rows]))
+        good = self.upsample.good(loaded.transitions, rows) if self.upsample is not None else None
+        return Mixture(rows, self._weights, loaded.device, later, self.offline_share, good, self.upsample)
 
     def replay_buffer(self, batch_size: int | None = None) -> TensorDictReplayBuffer:
         """A torchrl replay buffer over the raw transitions, drawing or weighing by the priority.
@@ -331,8 +368,25 @@ class OfflineDataModule(LightningDataModule):
         """
         rows = self._at_hand("batches").rows
         block = self._mixture.draw(rows, self.mode, self.roles, self.seed, self.drawn, updates, self.batch_size)
+        if self.bonus is not None:
+            block = self._paid(block, self.bonus)
         self.drawn += updates
         return block
+
+    def _paid(self, block: Batch, bonus: Bonus) -> Batch:
+        """The block with a bonus on the rewards that critics see."""
+        device = self._device()
+        block = self.transfer_batch_to_device(block, device, 0)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(ranks.stream_seed(self.seed, "bonus", self.drawn))
+            extra = bonus.scale * bonus(block.evaluation)
+        paid = block.evaluation.clone(recurse=False)
+        paid["next"] = paid["next"].clone(recurse=False)
+        reward = paid["next", "reward"]
+        if extra.shape != reward.shape:
+            raise InputError(f"{type(bonus).__name__}: a bonus of shape {list(extra.shape)} for {list(reward.shape)}")
+        paid["next", "reward"] = reward + extra
+        return Batch(*(paid if part is block.evaluation else part for part in block))
 
     # What Lightning asks for -------------------------------------------------------------------------------------
 
@@ -370,10 +424,11 @@ class OfflineDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Seed and number of updates drawn, which decide what is drawn next; the number of rows of an update; scale and
-        shift of the rewards.
+        shift of the rewards; what the bonus has learnt.
         """
         rows = self.batch_size * ranks.world_size()
-        return {"seed": self.seed, "drawn": self.drawn, "rows": rows, "rewards": self._scaling()}
+        state = {"seed": self.seed, "drawn": self.drawn, "rows": rows, "rewards": self._scaling()}
+        return state if self.bonus is None else {**state, "bonus": self.bonus.state_dict()}
 
     def _scaling(self) -> str:
         return f"data.reward_scale {self.reward_scale} and data.reward_shift {self.reward_shift}"
@@ -389,3 +444,5 @@ class OfflineDataModule(LightningDataModule):
             )
         if (was := state_dict.get("rewards", self._scaling())) != self._scaling():
             note(f"{self._scaling()} now, {was:.100} before: what critics have learnt is in the old units")
+        if self.bonus is not None and "bonus" in state_dict:
+            self.bonus.load_state_dict(state_dict["bonus"])

@@ -182,6 +182,8 @@ def check_actions(source: Source, actions: Tensor, low: Tensor, high: Tensor, cl
     Raises:
         InputError: if there are any and they are not to be clipped; if discrete ones are to be clipped.
     """
+    if not len(actions):
+        return
     discrete = is_discrete(actions)
     if clip and discrete:
         raise InputError(f"{source}: discrete actions cannot be clipped; set data.clip_actions to false")
@@ -201,25 +203,32 @@ def check_actions(source: Source, actions: Tensor, low: Tensor, high: Tensor, cl
         torch.clamp(actions, low, high, out=actions)
 
 
-def scaled_rewards(source: Source, transitions: TensorDict, scale: Scale, shift: float) -> TensorDict:
-    """The transitions with scaled and shifted rewards; everything else shared.
+def factor_of(source: Source, transitions: TensorDict, scale: Scale) -> float | Literal["sign"]:
+    """The factor that a scale of rewards means for these transitions; signs stay signs.
 
     Raises:
         InputError: if rewards are to be scaled by the range of returns and there is none.
     """
-    if scale == 1 and shift == 0:
+    if scale != "return_range":
+        return scale
+    if not len(transitions):
+        raise InputError(f"{source}: nothing is recorded: no data.reward_scale=return_range")
+    totals = returns_of(transitions)
+    spread = float(totals.max() - totals.min())
+    if not spread:
+        raise InputError(f"{source}: all episodes return {float(totals[0]):g}: no data.reward_scale=return_range")
+    return 1000 / spread
+
+
+def scaled(transitions: TensorDict, factor: float | Literal["sign"], shift: float) -> TensorDict:
+    """The transitions with scaled and shifted rewards; everything else shared."""
+    if factor == 1 and shift == 0:
         return transitions
-    following = transitions["next"]
-    if scale == "return_range":
-        totals = returns_of(transitions)
-        spread = float(totals.max() - totals.min())
-        if not spread:
-            raise InputError(f"{source}: all episodes return {float(totals[0]):g}: no data.reward_scale=return_range")
-        scale = 1000 / spread
-    scaled = transitions.clone(recurse=False)
-    scaled["next"] = following.clone(recurse=False)
-    scaled["next", "reward"] = (following["reward"].sign() if scale == "sign" else following["reward"] * scale) + shift
-    return scaled
+    reward = transitions["next", "reward"]
+    changed = transitions.clone(recurse=False)
+    changed["next"] = transitions["next"].clone(recurse=False)
+    changed["next", "reward"] = (reward.sign() if factor == "sign" else reward * factor) + shift
+    return changed
 
 
 def reference_of(origin: Origin, environment: str | None) -> tuple[tuple[float, float] | None, str]:
@@ -248,7 +257,10 @@ def spec(
     environment = world.environment if world else origin.environment
     reference, reference_from = reference_of(origin, environment)
     pixels = seen_as(transitions) == "first"
-    mean, std = (torch.zeros(()), torch.ones(())) if pixels else observation_statistics(transitions["observation"])
+    shape = () if pixels else observation_shape
+    mean, std = torch.zeros(shape), torch.ones(shape)
+    if len(transitions) and not pixels:
+        mean, std = observation_statistics(transitions["observation"])
     return DataSpec(
         observation_shape=observation_shape,
         action_shape=tuple(transitions["action"].shape[1:]),

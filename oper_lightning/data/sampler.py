@@ -34,7 +34,10 @@ class WeightedSampler(Sampler):  # type: ignore[misc]
     def draw(self, count: int) -> Tensor:
         """Row numbers, int64 ``[count]``; ``[S, count]`` for S sets of weights."""
         shape = (*self.cumulative.shape[:-1], count)
-        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=self.cumulative.device)
+        return self.at(torch.rand(shape, generator=self.generator, dtype=torch.float64, device=self.cumulative.device))
+
+    def at(self, uniform: Tensor) -> Tensor:
+        """The rows at float64 places ``[..., count]`` in [0, 1) of all weights laid side by side."""
         # The first row whose cumulative share exceeds the draw; shares do not rise at rows of weight 0.
         return torch.searchsorted(self.cumulative, uniform, right=True)
 

@@ -41,6 +41,7 @@ def fill(
     device: torch.device,
     folder: Path | None = None,
     look_at: Callable[[TensorDict], None] = lambda episodes: None,
+    room: int = 0,
 ) -> TensorStorage:
     """Copies all transitions of a source into a storage of exactly its size, in TED layout; images as frames.
 
@@ -49,6 +50,7 @@ def fill(
         device: where the storage is to be.
         folder: keeps it memory-mapped in this folder instead.
         look_at: called with the first episodes, before memory is taken; may refuse them.
+        room: number of rows, zeros, that are to follow, for transitions that will be gathered.
 
     Raises:
         InputError: if a value is not finite, episodes do not fit each other, the last one has no end, or the storage
@@ -70,19 +72,19 @@ def fill(
                 keys = tuple(OBSERVED.get(key, key) for key in recorded)
         if stop > rows:
             raise InputError(f"{source}: more than the {rows:,} transitions that the source announced")
-        if not episodes["next", "done"][-1]:
+        if len(episodes) and not episodes["next", "done"][-1]:
             raise InputError(f"{source}: the episode that ends at row {stop - 1:,} is neither terminated nor truncated")
         for key in recorded:
             _check(episodes[key], example[key], key, source, start)
         columns = images.put(episodes) if images is not None else episodes
         if table is None:
-            table = _allocate(source, columns.select(*keys), rows, device, folder)
+            table = _allocate(source, columns.select(*keys), rows + room, device, folder)
         for key in keys:
             table[key][start:stop] = columns[key]
         start = stop
     if table is None or start != rows:
         raise InputError(f"{source}: {start:,} transitions came, but the source announced {rows:,}")
-    if len(missed := missed_ends(squeezed(table))):
+    if rows and len(missed := missed_ends(squeezed(table)[:rows])):
         first = ", ".join(f"{row:,}" for row in missed[:5].tolist()) + (", …" if len(missed) > 5 else "")
         note(
             f"{source}: ends of {len(missed):,} episodes seem to be unmarked: after rows {first} an observation is far "
@@ -97,14 +99,14 @@ def transitions_in(storage: TensorStorage) -> TensorDict:
 
 
 def _allocate(source: Source, example: TensorDict, rows: int, device: torch.device, folder: Path | None) -> TensorDict:
-    empty = example[:1].expand(rows)
+    empty = example.new_zeros(1).expand(rows)
     if folder is not None:
         return _reserved(empty, folder)
     size = sum(column.nbytes for column in empty.values(True, True))
     if device.type == "cpu":
         fits_memory(size, source, f"its {rows:,} transitions")
     keys = empty.keys(True, True)
-    tensors = {key: torch.empty(empty[key].shape, dtype=empty[key].dtype, device=device) for key in keys}
+    tensors = {key: torch.zeros(empty[key].shape, dtype=empty[key].dtype, device=device) for key in keys}
     return TensorDict(tensors, batch_size=[rows], device=device)
 
 
@@ -139,7 +141,7 @@ def _check(values: Tensor, column: Tensor, key: Key, source: Source, start: int)
         )
 
 
-def map_new(source: Source, folder: Path, look_at: Callable[[TensorDict], None]) -> None:
+def map_new(source: Source, folder: Path, look_at: Callable[[TensorDict], None], room: int = 0) -> None:
     """Writes a source memory-mapped into a folder, in place of what was there; see :func:`fill`.
 
     A process that has mapped the old rows keeps them.
@@ -147,7 +149,7 @@ def map_new(source: Source, folder: Path, look_at: Callable[[TensorDict], None])
     new = beside(folder)
     try:
         new.mkdir(parents=True, exist_ok=True)
-        fill(source, torch.device("cpu"), new, look_at)
+        fill(source, torch.device("cpu"), new, look_at, room)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(new, folder)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -26,16 +26,23 @@ class Table:
     Args:
         source: where they came from.
         storage: all of them in TED layout; images apart from the rest, as frames.
+        recorded: number N of transitions, if rows for others follow in the storage.
     """
 
-    def __init__(self, source: Source, storage: TensorStorage) -> None:
+    def __init__(self, source: Source, storage: TensorStorage, recorded: int | None = None) -> None:
         self.source = source
-        self.storage = storage
         table, self.frames = held(storage)
-        self.transitions = squeezed(table)
-        """the storage's memory as a TensorDict ``[N]`` in which reward and flags are ``[N]``"""
-        self.recorded = fingerprint(self.transitions, self.frames.digest if self.frames is not None else "")
+        self._hold(table, len(table) if recorded is None else recorded)
+        digest = self.frames.digest if self.frames is not None else ""
+        self.recorded = fingerprint(self.transitions, digest) if len(self) else ""
         self.arrange(1.0, 0.0)
+
+    def _hold(self, table: TensorDict, recorded: int) -> None:
+        self.storage = storage_of(table[:recorded], self.frames)
+        self.all = squeezed(table)
+        """the storage's memory as a TensorDict ``[M]`` in which reward and flags are ``[M]``"""
+        self.transitions = self.all[:recorded]
+        """the N recorded rows of :attr:`all`"""
 
     def __len__(self) -> int:
         return len(self.transitions)
@@ -51,12 +58,13 @@ class Table:
         return observation_shape(self.transitions, self.frames)
 
     def arrange(self, scale: matching.Scale, shift: float) -> TensorDict:
-        """Makes ``entries``, TensorDict ``[N]``: what algorithms get, with rewards scaled and shifted.
+        """Makes ``entries``, TensorDict ``[M]``: what algorithms get, with rewards scaled and shifted.
 
-        Returns the whole transitions with those rewards, from which an algorithm may make columns of its own.
+        Returns the whole transitions ``[M]`` with those rewards, from which an algorithm may make columns of its own.
         """
         self.scaling = scale, shift
-        scaled = matching.scaled_rewards(self.source, self.transitions, scale, shift)
+        self.factor = matching.factor_of(self.source, self.transitions, scale)
+        scaled = matching.scaled(self.all, self.factor, shift)
         seen = seen_as(scaled)
         following = {key: scaled["next", key] for key in (seen, "reward", "terminated")}
         self.entries = TensorDict(
@@ -65,6 +73,20 @@ class Table:
             device=scaled.device,
         )
         return scaled
+
+    def add(self, columns: Callable[[TensorDict], TensorDict], scaled: TensorDict) -> None:
+        """Puts an algorithm's columns of the N recorded transitions into ``entries``; zeros for the rows behind.
+
+        Args:
+            columns: makes them.
+            scaled: what :meth:`arrange` returned.
+        """
+        behind = len(self.all) - len(self)
+        if not behind:
+            self.entries.update(columns(scaled))
+            return
+        made = columns(scaled[: len(self)]) if len(self) else columns(one_cut_off(scaled))[:0]
+        self.entries.update(torch.cat([made, made.new_zeros(behind)]))
 
     def summary(self, spec: DataSpec) -> str:
         """Name, size and shapes in a few words."""
@@ -79,7 +101,7 @@ class Table:
         part["next"] = part["next"].clone(recurse=False)
         if ("next", "row") in part.keys(include_nested=True):  # n-step targets end at other rows
             seen = seen_as(self.transitions)
-            part["next", seen] = self.transitions["next", seen][part["next"].pop("row")]
+            part["next", seen] = self.all["next", seen][part["next"].pop("row")]
         if self.frames is not None:
             first, following = part.pop("first"), part["next"].pop("first")
             part["observation"], part["next", "observation"] = self.frames.pair(first, following)
@@ -102,12 +124,18 @@ class Table:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: the rows, from whose memory all else is made again."""
-        made = ("storage", "transitions", "entries")
+        made = ("storage", "all", "transitions", "entries")
         return {"rows": held(self.storage)[0], **{key: v for key, v in self.__dict__.items() if key not in made}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         rows = state.pop("rows")
         self.__dict__.update(state)
-        self.storage = storage_of(rows, self.frames)
-        self.transitions = squeezed(held(self.storage)[0])
+        self._hold(rows, len(rows))
         self.arrange(*self.scaling)
+
+
+def one_cut_off(transitions: TensorDict) -> TensorDict:
+    """The first of transitions ``[M]`` as an episode of its own that was cut off."""
+    one: TensorDict = transitions[:1].clone()
+    one["next", "truncated"], one["next", "done"] = torch.ones(2, 1, dtype=torch.bool, device=one.device).unbind(0)
+    return one

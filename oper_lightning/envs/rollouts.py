@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import math
@@ -87,12 +88,12 @@ class World:
             self.close()
             raise InputError(f"environment {environment!r} cannot be made: {first_line(error)}") from None
 
-    @property
+    @functools.cached_property
     def observation_shape(self) -> tuple[int, ...]:
         """Shape of one observation after joining."""
         return self.join(self.copies[0].observation_space.sample()).shape
 
-    @property
+    @functools.cached_property
     def images(self) -> bool:
         """Whether observations are images of bytes."""
         space = self.copies[0].observation_space
@@ -111,6 +112,36 @@ class World:
         """
         return join(observation, self.copies[0].observation_space, self.keys, f"environment {self.environment!r}")
 
+    @property
+    def blank(self) -> np.ndarray:
+        """An observation of zeros for each copy, ``[E, ...]``: float32, or uint8 for images."""
+        return np.zeros((len(self.copies), *self.observation_shape), np.uint8 if self.images else np.float32)
+
+    def reset(self, copy: int, seed: int) -> np.ndarray:
+        """The first observation of an episode, which is a function of the seed.
+
+        Raises:
+            ValueError: if the observation is not finite or has another shape; and what the environment raises.
+        """
+        first, _ = self.copies[copy].reset(seed=seed)
+        return self._observation(first)
+
+    def step(self, copy: int, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        """What one step of a copy leads to: next observation, reward, whether it terminated, whether it was cut off.
+
+        Raises:
+            ValueError: if a number is not finite or has another shape; and what the environment raises.
+        """
+        following, reward, terminated, truncated, _ = self.copies[copy].step(action)
+        if not math.isfinite(reward):
+            raise ValueError(f"its reward is {reward}")
+        return self._observation(following), float(reward), bool(terminated), bool(truncated)
+
+    def clipped(self, actions: np.ndarray) -> np.ndarray:
+        """Actions ``[E, A]`` moved into the environment's bounds; numbers ``[E]`` of discrete ones as they are."""
+        low, high = getattr(self.action_space, "low", None), getattr(self.action_space, "high", None)
+        return actions if low is None else np.clip(actions, low, high)
+
     @torch.no_grad()
     def rollouts(self, act: Act, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Undiscounted returns and lengths, float64 ``[len(seeds)]``, of one episode for each seed.
@@ -125,10 +156,9 @@ class World:
                 episode's seed and its step.
         """
         returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds))
-        shape = self.observation_shape
         # The policy acts for all copies at once, also for copies without an episode: the width of a matrix can change
         # the last bit of its product.
-        observations = np.zeros((len(self.copies), *shape), np.uint8 if self.images else np.float32)
+        observations = self.blank
         waiting = iter(range(len(seeds)))
         playing: dict[int, int] = {}
 
@@ -138,23 +168,16 @@ class World:
                 return
             playing[copy] = episode
             with self._explained(seeds[episode], 0):
-                first, _ = self.copies[copy].reset(seed=seeds[episode])
-                observations[copy] = self._observation(first, shape)
+                observations[copy] = self.reset(copy, seeds[episode])
 
         for copy in range(len(self.copies)):
             begin(copy)
-        low, high = getattr(self.action_space, "low", None), getattr(self.action_space, "high", None)
         while playing:
-            actions = act(torch.from_numpy(observations.copy())).cpu().numpy()
-            if low is not None:
-                actions = np.clip(actions, low, high)
+            actions = self.clipped(act(torch.from_numpy(observations.copy())).cpu().numpy())
             for copy, episode in list(playing.items()):
                 step = int(lengths[episode]) + 1
                 with self._explained(seeds[episode], step):
-                    following, reward, terminated, truncated, _ = self.copies[copy].step(actions[copy])
-                    if not math.isfinite(reward):
-                        raise ValueError(f"its reward is {reward}")
-                    observations[copy] = self._observation(following, shape)
+                    observations[copy], reward, terminated, truncated = self.step(copy, actions[copy])
                     if step == LONGEST and not (terminated or truncated):
                         raise ValueError("the episode does not end; set a limit in data.rollouts.steps")
                 returns[episode] += reward
@@ -163,10 +186,10 @@ class World:
                     begin(copy)
         return torch.from_numpy(returns), torch.from_numpy(lengths)
 
-    def _observation(self, observation: Any, shape: tuple[int, ...]) -> np.ndarray:
+    def _observation(self, observation: Any) -> np.ndarray:
         joined = self.join(observation)
-        if joined.shape != shape:
-            raise ValueError(f"its observation has shape {joined.shape} instead of {shape}")
+        if joined.shape != self.observation_shape:
+            raise ValueError(f"its observation has shape {joined.shape} instead of {self.observation_shape}")
         if joined.dtype != np.uint8 and not np.isfinite(joined).all():
             raise ValueError("its observation is not finite")
         return joined

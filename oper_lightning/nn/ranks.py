@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed
 
+_alike = False
+
+
+@contextmanager
+def alike() -> Iterator[None]:
+    """Inside, each rank does by itself what one process would do: noise is not shared out, nothing is exchanged."""
+    global _alike
+    _alike = True
+    try:
+        yield
+    finally:
+        _alike = False
+
 
 def world_size() -> int:
     """Number of processes that train together."""
+    if _alike:
+        return 1
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 

@@ -1,0 +1,356 @@
+"""The LightningDataModule of runs that interact: recorded transitions, and those that the policy gathers on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+from oper_lightning.data import log, matching
+from oper_lightning.data.datamodule import OfflineDataModule
+from oper_lightning.data.gathered import Gathered, Visible
+from oper_lightning.data.loaders import LARGEST_BLOCK, shared_out
+from oper_lightning.data.mixture import Mixture
+from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.table import Table
+from oper_lightning.data.transitions import transitions_from
+from oper_lightning.envs.players import Players, own
+from oper_lightning.envs.rollouts import World, ends_of
+from oper_lightning.errors import InputError, note
+from oper_lightning.nn import ranks
+from oper_lightning.spec import Batch
+
+MOST_STEPS = 10  # of a copy of the environment between two blocks, where the block is chosen here
+
+
+class OnlineDataModule(OfflineDataModule):
+    """Transitions that the policy in training gathers in an environment, beside recorded ones or alone.
+
+    Before each block of updates the policy takes the steps that pay for them. All that is gathered is kept, drawn from,
+    and written into the folder replay of the run, which :class:`oper_lightning.data.sources.online_log.OnlineLog`
+    reads. A run that goes on from a checkpoint is, bit for bit, the run that was never interrupted, if the environment
+    repeats its episodes; one that does not is noted, and the run goes on with new episodes.
+
+    Args:
+        environment: Gymnasium id of the environment to gather in; by default the dataset's.
+        source: recorded transitions; none by default.
+        parallel: number of copies of the environment that step side by side, over all ranks together.
+        updates_per_step: gradient updates for each step of an environment, also called update-to-data ratio.
+        warmup: steps of environments before the first update.
+        warmup_policy: who acts in them: random takes actions that are uniform between the bounds, policy the policy.
+        offline_share: the part of every batch that is recorded; null draws recorded and gathered rows alike.
+        visible: when a row may be drawn: at once (step), or when its episode has ended (episode), as returns-to-go need.
+        patience: seconds that a step or a reset of the environments may take.
+        options: see :class:`oper_lightning.data.datamodule.OfflineDataModule`.
+    """
+
+    def __init__(
+        self,
+        environment: str | None = None,
+        source: Source | None = None,
+        parallel: int = 1,
+        updates_per_step: float = 1.0,
+        warmup: int = 1000,
+        warmup_policy: Literal["random", "policy"] = "random",
+        offline_share: float | None = None,
+        visible: Visible = "step",
+        patience: float = 600.0,
+        **options: Any,
+    ) -> None:
+        if source is None and environment is None:
+            raise InputError("data.environment must be given where there is no data.source")
+        super().__init__(source if source is not None else Unrecorded(str(environment)), **options)
+        self.offline_share = offline_share
+        self.environment = environment
+        self.parallel = parallel
+        self.updates_per_step = updates_per_step
+        self.warmup = warmup
+        self.warmup_policy = warmup_policy
+        self.visible: Visible = visible
+        self.patience = patience
+        self.players: Players | None = None
+        self.gathered: Gathered
+        self._written = 0  # steps of each copy that are on disk
+        for name, least in (("parallel", 1), ("warmup", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"data.{name} is {getattr(self, name)}; at least {least} is needed")
+        for name in ("updates_per_step", "patience"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"data.{name} is {getattr(self, name)}; a number above 0 is needed")
+        if offline_share is not None and not 0 <= offline_share <= 1:
+            raise InputError(f"data.offline_share is {offline_share}; a share from 0 to 1 is needed")
+        for name in ("offline_share", "priority", "upsample"):
+            if source is None and getattr(self, name) is not None:
+                raise InputError(f"data.{name} is for recorded transitions, and there is no data.source")
+        if environment is not None and self.rollouts is not None and self.rollouts.environment is None:
+            self.rollouts = dataclasses.replace(self.rollouts, environment=environment)
+
+    # Lengths -----------------------------------------------------------------------------------------------------
+
+    def _epoch(self) -> tuple[int, int]:
+        """Blocks per epoch and updates per block, each paid for by a whole number of steps of every copy."""
+        assert self.trainer is not None
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return int(self.trainer.fast_dev_run), max(round(self.updates_per_step * self.parallel), 1)  # type: ignore[attr-defined]
+        if self.trainer.max_steps < 1:
+            raise InputError("an online run needs its length, for the room of what it gathers: give trainer.max_steps")
+        block = self.updates_per_block
+        if block is None:
+            length = min(self.updates_per_epoch, self.trainer.max_steps)
+            fit = [k for k in range(1, length + 1) if length % k == 0 and self._whole(self._steps(k))]
+            small = [k for k in fit if k <= LARGEST_BLOCK and self._steps(k) <= MOST_STEPS]
+            block = max(small) if small else min(fit, default=1)
+        if not self._whole(self._steps(block)):
+            raise InputError(
+                f"data.updates_per_block: {block} updates at data.updates_per_step {self.updates_per_step:g} are paid "
+                f"for by {self._steps(block):g} steps of each of {self.parallel} environments; it must be a whole number"
+            )
+        return shared_out(self.updates_per_epoch, self.trainer.max_steps, block)
+
+    def _steps(self, updates: int) -> float:
+        """Steps of each copy that pay for so many updates."""
+        return updates / self.updates_per_step / self.parallel
+
+    @staticmethod
+    def _whole(steps: float) -> bool:
+        return round(steps) >= 1 and math.isclose(steps, round(steps), rel_tol=1e-9)
+
+    @property
+    def _block_steps(self) -> int:
+        """Steps of each copy before each block."""
+        return round(self._steps(self._epoch()[1]))
+
+    @property
+    def _first_steps(self) -> int:
+        """Steps of each copy before the first block's own."""
+        return max(-(-self.warmup // self.parallel) - self._block_steps, 0)
+
+    def steps_at(self, updates: int) -> int:
+        """Environment steps, of all copies together, that have been taken when so many updates are done."""
+        return self.parallel * (self._first_steps + round(self._steps(updates)))
+
+    def _room(self) -> int:
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return 0
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            blocks, updates = self._epoch()
+            return self.steps_at(blocks * updates)
+        return self.steps_at(self.trainer.max_steps)
+
+    # Loading -----------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads what is recorded, and under ``fit`` makes the copies of the environment.
+
+        Raises:
+            InputError: if something about data, environments or lengths does not fit.
+        """
+        if self.trainer is None:
+            raise InputError("an OnlineDataModule gathers by the policy in training: hand it to a trainer")
+        if stage != "fit":
+            return super().setup(stage)
+        if self.players is not None:
+            return None
+        module = self.trainer.lightning_module
+        if isinstance(self.source, Unrecorded) and getattr(module, "normalises", False):
+            raise InputError("normalise_observations goes by recorded transitions, and there is no data.source")
+        world = self._world()
+        try:
+            super().setup(stage)
+            table = self._at_hand("transitions")
+            actions = table.all["action"]
+            matching.check_shapes(self.source, table.observation_shape, actions, world)
+        except BaseException:
+            world.close()
+            raise
+        self.gathered = Gathered(table, self.parallel, module.columns, self.visible)
+        self._mixture = self._mixed(table)
+        self.players = Players(world, self.seed, self.parallel, self.patience, self._device())
+        return None
+
+    def _world(self) -> World:
+        """This rank's copies of the environment."""
+        origin = self.source.origin()
+        name = self.environment or origin.environment
+        if name is None:
+            raise InputError(f"{self.source}: no environment known; name the one to gather in as data.environment")
+        options = origin.environment_options if self.environment is None else {}
+        return World(name, options, origin.observation_keys, max(len(own(self.parallel)), 1))
+
+    def _mixed(self, loaded: Table) -> Mixture:
+        good = self.upsample.good(loaded.transitions, 0) if self.upsample is not None else None
+        later = self.gathered.rows if hasattr(self, "gathered") else None
+        return Mixture(
+            len(loaded), self._weights, loaded.device, later, self.offline_share, good, self.upsample
+        )
+
+    # Interaction -------------------------------------------------------------------------------------------------
+
+    def draw(self, updates: int) -> Batch:
+        """Lets the policy take the steps that pay for the next updates, then draws their transitions, ``[K, B]``."""
+        assert self.players is not None
+        if self.gathered.steps == 0:
+            self.players.begin()
+            self._gather(self._first_steps)
+        self._gather(round(self._steps(updates)))
+        return super().draw(updates)
+
+    @torch.no_grad()
+    def _gather(self, steps: int) -> None:
+        """Takes some steps with every copy, and keeps what came of it."""
+        players, model = self.players, self.trainer.lightning_module  # type: ignore[union-attr]
+        assert players is not None
+        torch.manual_seed(ranks.stream_seed(self.seed, "explore", players.steps))
+        rows = []
+        for _ in range(steps):
+            random = self.warmup_policy == "random" and players.steps * self.parallel < self.warmup
+            with ranks.alike():
+                action = self._random() if random else model.explore(torch.from_numpy(players.observation.copy()))
+            rows.append(players.step(action))
+        if rows:
+            columns = {key: torch.from_numpy(np.stack([row[key] for row in rows], 1)) for key in log.COLUMNS}
+            self._keep(columns)
+
+    def _random(self) -> torch.Tensor:
+        """Actions of all copies, uniform between the bounds."""
+        low, high = self._spec.action_low, self._spec.action_high
+        if self._spec.discrete:
+            return torch.randint(int(low), int(high) + 1, (self.parallel,))
+        return low + (high - low) * torch.rand(self.parallel, *low.shape)
+
+    def _keep(self, columns: dict[str, torch.Tensor]) -> None:
+        first = self.gathered.steps
+        self.ended = self.gathered.put(columns)
+        if self.bonus is not None:
+            parts = [self.gathered.part(copy, first, self.gathered.steps) for copy in range(self.parallel)]
+            self.bonus.seen(torch.stack(parts, 1).reshape(-1))
+
+    # Checkpoints -------------------------------------------------------------------------------------------------
+
+    def _folder(self) -> Path:
+        return Path(self.trainer.default_root_dir) / log.FOLDER  # type: ignore[union-attr]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Beside what decides the draws, the number of steps; what was gathered is written to the log first."""
+        state = super().state_dict()
+        if self.players is None:
+            return state
+        self._write()
+        return {**state, "steps": self.gathered.steps, "copies": self.parallel}
+
+    def _write(self) -> None:
+        """Puts on disk what has been gathered since the last time."""
+        now = self.gathered.steps
+        if now > self._written and ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
+            log.write(self._folder(), self._written, self.gathered.log(self._written), self._about())
+        self._written = now
+
+    def _about(self) -> dict[str, Any]:
+        """What the log says about where it comes from."""
+        assert self.players is not None
+        world = self.players.world
+        return {
+            "environment": world.environment,
+            "action_low": self._spec.action_low.tolist(),
+            "action_high": self._spec.action_high.tolist(),
+            "observation_keys": list(self._spec.observation_keys),
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Brings what was gathered, and the environments in the middle of their episodes, back to where they were."""
+        if self.players is None or not state_dict.get("steps"):
+            return super().load_state_dict(state_dict)
+        if state_dict["copies"] != self.parallel:
+            raise InputError(
+                f"data.parallel is {self.parallel}, but the run has gathered with {state_dict['copies']} copies of the "
+                f"environment: a run that goes on must keep it"
+            )
+        folder, steps, path = self._folder(), state_dict["steps"], self.trainer.ckpt_path  # type: ignore[union-attr]
+        if steps > self.gathered.room:
+            raise InputError(
+                f"the run has taken {steps * self.parallel:,} steps, for which this command, whose trainer.max_steps "
+                f"allows {self.gathered.room * self.parallel:,}, has no room"
+            )
+        if path and ranks.rank() == 0:
+            log.bring(Path(path).parent / log.FOLDER, folder)
+        self.trainer.strategy.barrier()  # type: ignore[union-attr]
+        for columns in log.up_to(folder, steps):
+            self._keep(columns)
+        self.trainer.strategy.barrier()  # type: ignore[union-attr]
+        if ranks.rank() == 0:
+            log.forget(folder, steps)
+        self._written = steps
+        self.seed = self.players.seed = state_dict["seed"]
+        copies, gathered = range(self.parallel), self.gathered
+        actions = [gathered.running(copy) for copy in copies]
+        if not self.players.repeat(steps, gathered.episode, actions, gathered.last()):
+            note(
+                f"environment {self.players.world.environment} does not repeat itself: the episodes that were running "
+                f"end here, new ones begin; the run goes on, but is not the one that was interrupted"
+            )
+            gathered.cut([copy for copy in copies if len(actions[copy])])
+            self._rewrite()
+            self.players.repeat(steps, gathered.episode, [action[:0] for action in actions], gathered.last())
+        return super().load_state_dict(state_dict)
+
+    def _rewrite(self) -> None:
+        """Writes the last file of the log anew, in which episodes have been cut."""
+        if ranks.rank() == 0:
+            first, _, _ = log.files(self._folder())[-1]
+            log.write(self._folder(), first, self.gathered.log(first), self._about())
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Keeps what was gathered."""
+        if self.players is not None:
+            self._write()
+
+    def teardown(self, stage: str) -> None:
+        """Closes the environments."""
+        super().teardown(stage)
+        if self.players is not None and stage == "fit":
+            self.players.close()
+            self.players = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: no environments."""
+        return {**super().__getstate__(), "players": None}
+
+
+class Unrecorded(Source):
+    """No transitions; shapes, bounds and name of an environment in which some will be gathered."""
+
+    def __init__(self, environment: str) -> None:
+        self.environment = environment
+
+    def __str__(self) -> str:
+        return self.environment
+
+    def origin(self) -> Origin:
+        (low, high), _ = self._facts
+        return Origin(dataset=self.environment, environment=self.environment, action_low=low, action_high=high)
+
+    def __len__(self) -> int:
+        return 0
+
+    def episodes(self) -> Iterator[TensorDict]:
+        yield self._facts[1]
+
+    @cached_property
+    def _facts(self) -> tuple[tuple[Any, Any], TensorDict]:
+        """Bounds of the actions, and no transitions of the right shapes."""
+        world = World(self.environment, {})
+        try:
+            blank, space = world.blank, world.action_space
+            action = np.asarray(space.sample())[None]
+            flag = np.zeros(1, dtype=bool)
+            return ends_of(space), transitions_from(blank, action, np.zeros(1), blank, flag, ~flag)[:0]
+        finally:
+            world.close()
