@@ -179,12 +179,14 @@ class OnlineDataModule(OfflineDataModule):
 
     def _world(self) -> World:
         """This rank's copies of the environment."""
-        origin = self.source.origin()
-        name = self.environment or origin.environment
+        name = self.environment or self.source.origin().environment
         if name is None:
             raise InputError(f"{self.source}: no environment known; name the one to gather in as data.environment")
-        options = origin.environment_options if self.environment is None else {}
-        return World(name, options, origin.observation_keys, max(len(own(self.parallel)), 1))
+        return World(name, self._options(), self.source.origin().observation_keys, max(len(own(self.parallel)), 1))
+
+    def _options(self) -> dict[str, Any]:
+        """What the environment is made with."""
+        return self.source.origin().environment_options if self.environment is None else {}
 
     def _mixed(self, loaded: Table) -> Mixture:
         good = self.upsample.good(loaded.transitions, 0) if self.upsample is not None else None
@@ -260,6 +262,7 @@ class OnlineDataModule(OfflineDataModule):
         world = self.players.world
         return {
             "environment": world.environment,
+            "environment_options": self._options(),
             "action_low": self._spec.action_low.tolist(),
             "action_high": self._spec.action_high.tolist(),
             "observation_keys": list(self._spec.observation_keys),
