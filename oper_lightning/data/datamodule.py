@@ -183,6 +183,10 @@ class OfflineDataModule(LightningDataModule):
         if columns is not None and stage in ("fit", "predict"):
             loaded.add(columns, scaled)
         if self.bonus is not None and fresh and (self.trainer is None or stage == "fit"):
+            if loaded.frames is not None:
+                raise InputError(
+                    f"{self.source}: images, which {type(self.bonus).__name__} is not for; leave out data.bonus"
+                )
             self.bonus.build(self._spec, self._device(), self.seed)
             self.bonus.seen(loaded.transitions)
         self._loaded = loaded
@@ -356,8 +360,10 @@ class OfflineDataModule(LightningDataModule):
         if self.upsample is not None:
             first = self.source.lengths()[0] if isinstance(self.source, Joined) else 0
             if self.upsample.among == "gathered" and not first:
-                raise InputError("data.upsample.among: gathered rows are those behind the first of several sources: "
-                                 "join them with data.source Joined, or leave it out")
+                raise InputError(
+                    "data.upsample.among: gathered rows are those behind the first of several sources: "
+                    "join them with data.source Joined, or leave it out"
+                )
             good = self.upsample.good(loaded.transitions, first)
         return Mixture(rows, self._weights, loaded.device, later, self.offline_share, good, self.upsample)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from oper_lightning.data.frame_writer import laid_out, moved_up
 from oper_lightning.data.frames import Frames
@@ -29,7 +30,9 @@ class FrameBlocks:
         self.left = [0] * copies
         """frames that there is still room for in its block"""
 
-    def put(self, copy: int, observation: np.ndarray, following: np.ndarray, begins: np.ndarray) -> torch.Tensor:
+    def put(
+        self, copy: int, observation: np.ndarray, following: np.ndarray, begins: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
         """Keeps the frames of the next steps of a copy.
 
         Args:
@@ -39,7 +42,7 @@ class FrameBlocks:
             begins: whether a step is the first one of an episode, bool ``[n]``.
 
         Returns:
-            numbers of the first frames of observations and next ones, int64 ``[2, n]``.
+            numbers of the first frames of observations and next ones, int64 ``[n]`` each.
         """
         (channels, *sides), stack = self.frames.data.shape[1:], self.frames.stack
         moves = moved_up(observation, following, channels)
@@ -56,4 +59,5 @@ class FrameBlocks:
         self.frames.data[place : place + needed] = torch.from_numpy(made)
         self.place[copy] += needed
         self.left[copy] -= needed
-        return torch.from_numpy(numbers + place)
+        first, after = torch.from_numpy(numbers + place).unbind()
+        return first, after

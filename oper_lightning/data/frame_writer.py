@@ -62,7 +62,9 @@ class FrameWriter:
         else:
             self._fits_device(rows + self.stack + self.later)
             self._fits_memory(rows + self.stack + self.later)
-            self.array = np.empty((rows + self.stack + self.later, *self.shape), dtype=np.uint8)  # memory, yet untouched
+            self.array = np.empty(
+                (rows + self.stack + self.later, *self.shape), dtype=np.uint8
+            )  # memory, yet untouched
 
     def put(self, episodes: TensorDict) -> TensorDict:
         """Keeps the frames of episodes; returns the transitions with ``first`` in place of observations."""

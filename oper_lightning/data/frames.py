@@ -81,8 +81,9 @@ class Frames:
         shape = tuple(about["shape"])
         return cls(_mapped(path, shape), about["stack"], about["digest"], path, about["count"])
 
-    def part(self, first: Tensor, following: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The frames ``[F', c, ...]`` that some observations and next ones need, and the numbers of these among them.
+    def part(self, first: Tensor, following: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The frames ``[F', c, ...]`` that some observations and next ones need, the numbers of these among them, and
+        the number S.
 
         Args:
             first: numbers of the first frames of observations, int64 ``[...]``.
@@ -90,7 +91,8 @@ class Frames:
         """
         steps = torch.arange(self.stack, device=first.device)
         used = (torch.stack([first, following]).reshape(-1, 1) + steps).unique()
-        return self.data.index_select(0, used), torch.searchsorted(used, first), torch.searchsorted(used, following)
+        numbers = torch.searchsorted(used, first), torch.searchsorted(used, following)
+        return self.data.index_select(0, used), *numbers, torch.tensor(self.stack)
 
     def take_room(self, count: int) -> int:
         """Number of the first of ``count`` frames, behind those that there are, which the caller then writes.
@@ -111,8 +113,10 @@ class Frames:
             try:
                 lengthened(self.path, math.prod(shape))
             except OSError as error:
-                raise InputError(f"{self.path}: no room for more images ({error.strerror}); free some space, then go "
-                                 f"on with --ckpt_path=last") from None
+                raise InputError(
+                    f"{self.path}: no room for more images ({error.strerror}); free some space, then go "
+                    f"on with --ckpt_path=last"
+                ) from None
             self.data = _mapped(self.path, shape)
             return
         if self.data.device.type == "cpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -11,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data.frame_blocks import FrameBlocks
-from oper_lightning.data.log import COLUMNS, FRAMES
+from oper_lightning.data.log import COLUMNS, FRAMES, LARGEST
 from oper_lightning.data.matching import scaled
 from oper_lightning.data.mixture import Stretches
 from oper_lightning.data.table import Table
@@ -48,6 +49,9 @@ class Gathered:
         """steps that the copy had taken when that episode began"""
         self.starts = [len(table) + copy * self.room for copy in range(copies)]
         self.rows = Stretches(torch.tensor(self.starts, device=table.device))
+        size = math.prod(table.observation_shape if table.frames is None else table.frames.data.shape[1:])
+        self.together = max(1, LARGEST // (copies * size))
+        """steps that are written into a file"""
         self.blocks = FrameBlocks(table.frames, copies, self.room) if table.frames is not None else None
 
     def part(self, copy: int, first: int, last: int) -> TensorDict:
@@ -75,12 +79,12 @@ class Gathered:
             for key in ("reward", "terminated", "truncated"):
                 following[key].copy_(own[key])
             following["done"].copy_(done)
-            seen = own["observation"], own["next_observation"]
+            observed, led_to = own["observation"], own["next_observation"]
             if self.blocks is not None:
                 begins = torch.cat([torch.tensor([self.began[copy] == first]), done[:-1]])
-                seen = self.blocks.put(copy, *(images.numpy() for images in (*seen, begins)))
-            part[self.seen].copy_(seen[0])
-            following[self.seen].copy_(seen[1])
+                observed, led_to = self.blocks.put(copy, observed.numpy(), led_to.numpy(), begins.numpy())
+            part[self.seen].copy_(observed)
+            following[self.seen].copy_(led_to)
             ended += self._arrange(copy, first + torch.nonzero(done).squeeze(1) + 1)
         self._show()
         return [(earned, length) for _, earned, length in sorted(ended)]
@@ -126,7 +130,7 @@ class Gathered:
 
     def log(self, first: int, last: int) -> dict[str, Tensor]:
         """The steps from ``first`` to ``last`` as :func:`oper_lightning.data.log.write` takes them."""
-        parts = torch.stack([self.part(copy, first, last) for copy in range(len(self.starts))])
+        parts: TensorDict = torch.stack([self.part(copy, first, last) for copy in range(len(self.starts))])
         following = parts["next"]
         columns = {"action": parts["action"], **{key: following[key] for key in ("reward", "terminated", "truncated")}}
         if self.table.frames is None:
