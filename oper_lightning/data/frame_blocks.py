@@ -9,7 +9,7 @@ from torch import Tensor
 from oper_lightning.data.frame_writer import laid_out, moved_up
 from oper_lightning.data.frames import Frames
 
-BLOCK = 1024  # frames that are taken at a time
+BLOCK = 1024  # frames that are taken at a time, in long runs
 
 
 class FrameBlocks:
@@ -24,7 +24,7 @@ class FrameBlocks:
 
     def __init__(self, frames: Frames, copies: int, room: int) -> None:
         self.frames = frames
-        self.block = max(min(BLOCK, room // 16), 1)
+        self.block = min(BLOCK, max(room // 4, 16 * frames.stack))
         self.place = [0] * copies
         """number of the next frame of each copy"""
         self.left = [0] * copies
