@@ -19,6 +19,7 @@ import argparse
 import gzip
 import io
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -135,15 +136,17 @@ def measure() -> dict[str, Any]:
             file = Path(folder) / name
             file.write_bytes(gzip.compress(data, 6))
             results[name].update(unpacked=len(data), packed=file.stat().st_size, records=len(messages))
-        for turn in range(TIMES):
+        store = Path(folder) / "store"
+        os.environ["RLU_DATASET_DIR"] = str(store)
+        for _ in range(TIMES):
             for name in shards:
                 for decoder, quick in decoders.items():
                     pictures.quick = quick
-                    os.environ["RLU_DATASET_DIR"] = str(Path(folder) / f"store {turn} {decoder}")
                     source = RLUnplugged(str(Path(folder) / name))
                     results[name]["cpu_seconds"][decoder].append(round(seconds_of(source.prepare), 3))
                     results[name]["rows"] = len(source)
                     results[name]["frames"] = len(source._converted[0].frames)
+                    shutil.rmtree(store)  # else the system becomes busy with writing out gigabytes
     return results
 
 
