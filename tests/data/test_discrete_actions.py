@@ -118,7 +118,8 @@ def test_continuous_actions_are_refused_by_an_algorithm_for_discrete_ones(tmp_pa
     data = OfflineDataModule(Arrays(columns(LENGTHS)), batch_size=32, updates_per_epoch=50, rollouts=None)
     trainer = Trainer(max_steps=50, logger=False, default_root_dir=tmp_path, accelerator="cpu")
     with pytest.raises(
-        InputError, match="continuous actions, which DiscreteBC is not for; take one of BC, BCQ, CQL"
+        InputError,
+        match="continuous actions .*integer type, one to a row.*, which DiscreteBC is not for; take one of BC, BCQ",
     ) as caught:
         trainer.fit(DiscreteBC(), data)
     assert "AdvantageWeights" not in str(caught.value)
