@@ -124,4 +124,4 @@ def test_a_checkpoint_for_other_actions_is_refused(refused: Callable[..., str]) 
     line = refused(*predict, "--data.source.path=three.hdf5")
     assert line == "run/last.ckpt was made for other data (cart): 2 actions against 3"
     line = refused(*predict, "--data.source.path=amounts.hdf5")
-    assert line.startswith("amounts.hdf5: continuous actions, which DiscreteBC is not for")
+    assert line.startswith("amounts.hdf5: continuous actions (discrete ones must be saved as whole numbers")
