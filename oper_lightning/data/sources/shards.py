@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from oper_lightning.data.sources.download import progress
+from oper_lightning.data.progress import progress
 from oper_lightning.data.sources.families import FRAMES, ROW, ROWS, SIZE, Writer, family_of
 from oper_lightning.data.sources.tfrecord import Broken, Malformed, broken, example, opened, records
 from oper_lightning.errors import InputError, note
