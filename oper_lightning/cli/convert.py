@@ -110,6 +110,8 @@ def _dataset(source: Source, to: str, target: Path, fraction: float, seed: int, 
         if expected not in (None, found) and not losses:
             raise InputError(f"{target}: read back, it holds other data than {source}; nothing is left of it")
         os.rename(new, target)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{target}: cannot write it, as {target.parent} is no folder; name another --output") from None
     except OSError as error:
         raise InputError(f"{target}: cannot write it ({error.strerror or first_line(error)})") from None
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -61,8 +62,8 @@ def test_kills_leave_nothing_or_all(form: str, tmp_path: Path) -> None:
         return any(temporary.glob(f"*.{process.pid}"))
 
     def writes(size: int = 0) -> bool:
-        new = [*place.glob(f".{name}.*.{process.pid}"), *place.glob(f".{name}.*.{process.pid}/**/*")]
-        return bool(new) and sum(file.stat().st_size for file in new) >= size
+        new = [file for start in (name, f".{name}.*.{process.pid}") for file in place.glob(start)]
+        return bool(new) and sum(file.stat().st_size for one in new for file in (one, *one.rglob("*"))) >= size
 
     # While it reads, as soon as it writes, later on, between writing and reading back, and at any time.
     amid = [reads, writes, lambda: writes(20_000), lambda: writes() and not reads()]
@@ -78,13 +79,27 @@ def test_kills_leave_nothing_or_all(form: str, tmp_path: Path) -> None:
             break
         left.append([*temporary.iterdir(), *(place.iterdir() if place.is_dir() else ())])
         assert all(file.name.endswith(f".{process.pid}") for file in left[-1]), "what an earlier one left is there"
-    assert sum(map(bool, left)) >= 2, "hardly ever killed amid its work"
     if not target.exists():
         process = start(form, target)
         assert finished(process)
         assert not any(temporary.iterdir())
     assert [path.name for path in place.iterdir()] == [name]
     assert recorded(made(str(target))) == expected
+    assert sum(map(bool, left)) >= 2, "hardly ever killed amid its work"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "log.hdf5", columns([20] * 200))
+    Path("temporary").mkdir()
+    process = start("minari", tmp_path / "log-v0")
+    wait_for(process, lambda: len([*tmp_path.glob(f".log-v0.*.{process.pid}/data/*")]) > 3)
+    os.kill(process.pid or 0, number)
+    process.join(60)
+    assert process.exitcode == 128 + number
+    assert Path("terminal.txt").read_text().splitlines()[-1] == "oper: stopped"
+    assert sorted(os.listdir()) == ["log.hdf5", "temporary", "terminal.txt"]
+    assert not os.listdir("temporary")
 
 
 def start(form: str, target: Path) -> BaseProcess:

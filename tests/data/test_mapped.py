@@ -64,6 +64,6 @@ def test_what_killed_processes_left_goes_and_what_others_need_stays(temporary: P
 
 def test_no_room_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
-    with pytest.raises(InputError, match=r"^Arrays: no place .* in /proc/nowhere \(.*\); set TMPDIR"):
-        with mapped(Arrays(columns([7, 3]))):
-            pass
+    said = r"^Arrays: no place .* in /proc/nowhere \(.*\); set TMPDIR"
+    with pytest.raises(InputError, match=said), mapped(Arrays(columns([7, 3]))):
+        pass
