@@ -46,7 +46,7 @@ def highest(count):
     ctypes.CDLL(None).malloc_trim(0)
     kept, over = [own()], threading.Event()
     def watch():
-        while not over.wait(0.002):
+        while not over.wait(0.01):
             kept.append(own())
     thread = threading.Thread(target=watch)
     thread.start()
