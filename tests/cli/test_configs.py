@@ -28,10 +28,19 @@ def given(path: Path) -> list[str]:
     return [f"--config={file}" for file in [*below, path]]
 
 
+def top(path: Path) -> Path:
+    """The first of the files."""
+    return path if path.parent == CONFIGS else path.parent.with_suffix(".yaml")
+
+
+def gathers(path: Path) -> bool:
+    """Whether a configuration's data are gathered in an environment."""
+    return yaml.safe_load(top(path).read_text())["data"].get("class_path") == "OnlineDataModule"
+
+
 def kind(path: Path) -> Kind:
     """Of the actions that a configuration's algorithm is for."""
-    top = path if path.parent == CONFIGS else path.parent.with_suffix(".yaml")
-    model = yaml.safe_load(top.read_text())["model"]
+    model = yaml.safe_load(top(path).read_text())["model"]
     return known_types("model")[model if isinstance(model, str) else model["class_path"]].kinds[0]
 
 
@@ -51,6 +60,8 @@ def test_every_configuration_trains(path: Path, small_file: Path, small_discrete
         "--trainer.max_steps=30",
         "--output=run",
     ]
+    if gathers(path):
+        words.append(f"--data.environment={'CartPole-v1' if kind(path) == 'discrete' else 'Reacher-v5'}")
     assert oper("fit", *words) == 0
     checkpoint = torch.load("run/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 30
