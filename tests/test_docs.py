@@ -146,7 +146,8 @@ def run_oper(words: list[str]) -> None:
 def cut_further(words: list[str]) -> list[str]:
     if any("configs/oper_a" in word for word in words):
         return STAGE_1
-    return [] if "--data.rollouts=null" in words else STAGE_2
+    whole = ["--data.updates_per_block=10"] if any("configs/qrdqn" in word for word in words) else []
+    return whole if "--data.rollouts=null" in words else [*whole, *STAGE_2]
 
 
 def run_chain(words: list[str]) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import Arrays, columns
+from helpers import Arrays, columns, image_columns
 from tensordict import TensorDict
 
 from oper_lightning.data import log
+from oper_lightning.data.frames import held
 from oper_lightning.data.gathered import Gathered
 from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.storage import fill, load_mapped, map_new
@@ -143,6 +145,22 @@ def test_where_episodes_are_short_more_room_is_made(mapped: bool, tmp_path: Path
     assert len(frames.data) > room
     assert_all_there(online, copies)
     assert pickle.loads(pickle.dumps(frames)).data[: frames.count].equal(frames.data[: frames.count])
+
+
+def memory() -> int:
+    """Bytes of anonymous memory that this process holds."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="asks Linux how much memory it holds")
+def test_room_is_not_taken_before_frames_come() -> None:
+    room, before = 500_000, memory()
+    frames = held(fill(Example(image_columns([30], side=84)), CPU, room=room))[1]
+    assert frames is not None
+    assert frames.data.nbytes > room * 84 * 84
+    assert memory() - before < 200_000_000, "of four gigabytes"
 
 
 def test_a_copy_takes_no_room_along() -> None:
