@@ -71,7 +71,7 @@ def fill(
             if are_images(episodes["observation"]):
                 images = FrameWriter(episodes, rows, room, source, device, folder)
                 keys = tuple(OBSERVED.get(key, key) for key in recorded)
-        if room and not rows:
+        if not rows:
             episodes, stop = episodes[:0], 0
         if stop > rows:
             raise InputError(f"{source}: more than the {rows:,} transitions that the source announced")
