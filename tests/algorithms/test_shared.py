@@ -53,6 +53,7 @@ ACTORS_LOSSES = {
     "IQL": {"policy_loss"},
     "CQL": {"policy_loss"},
     "OnestepRL": {"policy_loss"},
+    "RLPD": {"policy_loss"},
     "CRR": {"policy_loss"},
     "DiscreteIQL": {"policy_loss"},
 }
