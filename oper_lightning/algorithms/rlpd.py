@@ -22,7 +22,7 @@ from oper_lightning.errors import InputError
 from oper_lightning.nn.losses import squared_error
 from oper_lightning.nn.networks import EnsembleMLP, SquashedPolicy, xavier
 from oper_lightning.nn.optim import adam, frozen_copy, polyak
-from oper_lightning.spec import Batch, DataSpec
+from oper_lightning.spec import Batch, DataSpec, ValueBounds, bounds_of_values
 
 NORM_EPSILON = 1e-6  # what Flax's LayerNorm adds to variances
 
@@ -37,6 +37,8 @@ class RLPD(OfflineAlgorithm):
             each step of the environment, so that it equals ``data.updates_per_step``.
         backup_entropy: whether the target counts the policy's entropy. Paper: not on antmaze and adroit.
         target_entropy: entropy that the policy is tuned to; null is minus half the number of action dimensions.
+        value_bounds: lowest and highest value that targets bootstrap from, the policy's entropy aside; data takes what
+            the recorded rewards allow; null for no bounds.
         discount: factor of future rewards, per step.
         tau: share of the online critics that moves into the targets with each update of the critics.
         hidden_sizes: widths of the hidden layers of policy and critics.
@@ -54,6 +56,7 @@ class RLPD(OfflineAlgorithm):
         policy_freq: int = 20,
         backup_entropy: bool = True,
         target_entropy: float | None = None,
+        value_bounds: ValueBounds = None,
         discount: float = 0.99,
         tau: float = 0.005,
         hidden_sizes: Sequence[int] = (256, 256),
@@ -74,6 +77,7 @@ class RLPD(OfflineAlgorithm):
         self.policy_freq = policy_freq
         self.backup_entropy = backup_entropy
         self.target_entropy = target_entropy
+        self.value_bounds = value_bounds
         self.discount = discount
         self.tau = tau
         self.hidden_sizes = hidden_sizes
@@ -84,10 +88,11 @@ class RLPD(OfflineAlgorithm):
         observations, actions = spec.observation_size, spec.action_size
         sizes = [observations + actions, *self.hidden_sizes]
         self.policy = SquashedPolicy(observations, actions, self.hidden_sizes, scaled=False)
-        self.critics = EnsembleMLP((self.ensemble,), sizes, self.layer_norm, NORM_EPSILON)
+        self.critics = EnsembleMLP((self.ensemble,), sizes, self.layer_norm, epsilon=NORM_EPSILON)
         xavier(self.policy)
         xavier(self.critics)
         self.target_critics = frozen_copy(self.critics)
+        self.lowest, self.highest = bounds_of_values(self.value_bounds, spec, self.discount)
         self.wanted_entropy = -actions / 2 if self.target_entropy is None else self.target_entropy
         self.log_temperature = nn.Parameter(torch.zeros(()))
 
@@ -117,7 +122,7 @@ class RLPD(OfflineAlgorithm):
         following = batch["next", "observation"]
         with torch.no_grad():
             action, log_density = self.sampled(following)
-            value = self.lowest_target(torch.cat([following, action], -1))
+            value = self.lowest_target(torch.cat([following, action], -1)).clamp(self.lowest, self.highest)
             if self.backup_entropy:
                 value = value - self.log_temperature.exp() * log_density
             target = batch["next", "reward"] + batch["discount"] * value
