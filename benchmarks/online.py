@@ -132,8 +132,14 @@ def execute(run: Run, seed: int, data: str) -> None:
 
 # What interaction costs ------------------------------------------------------------------------------------------
 
-CHEETAH = ("--config=configs/sac.yaml", "--data.rollouts=null", "--data.updates_per_block=10")
-UPDATES = 5_000
+CHEETAH = (
+    "--config=configs/sac.yaml",
+    "--data.environment=HalfCheetah-v5",
+    "--data.warmup=1000",
+    "--data.rollouts=null",
+    "--data.updates_per_block=10",
+)
+UPDATES = 3_000
 
 
 class Clock:

@@ -110,19 +110,22 @@ class RLPD(OfflineAlgorithm):
         action, log_density = self.policy.sample(observation, 1)
         return action.squeeze(1), log_density.squeeze(1)
 
-    def lowest_target(self, pairs: Tensor) -> Tensor:
-        """Lowest of the drawn target critics' values ``[B]`` of observations and actions side by side, ``[B, O + A]``."""
+    def target_value(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Lowest value ``[B]`` of actions ``[B, A]`` by the target critics that are drawn for this update, in bounds."""
+        pairs = torch.cat([observation, action], -1)
         if self.subset is None:
-            return self.target_critics(pairs).amin(0)
-        drawn = torch.rand(self.ensemble, device=pairs.device).topk(self.subset).indices
-        return self.target_critics.some(pairs, drawn).amin(0)
+            values = self.target_critics(pairs)
+        else:
+            drawn = torch.rand(self.ensemble, device=pairs.device).topk(self.subset).indices
+            values = self.target_critics.some(pairs, drawn)
+        return values.amin(0).clamp(self.lowest, self.highest)
 
     def critic_loss(self, batch: TensorDict) -> Tensor:
         """Squared Bellman errors, averaged over the critics, ``[B]``."""
         following = batch["next", "observation"]
         with torch.no_grad():
             action, log_density = self.sampled(following)
-            value = self.lowest_target(torch.cat([following, action], -1)).clamp(self.lowest, self.highest)
+            value = self.target_value(following, action)
             if self.backup_entropy:
                 value = value - self.log_temperature.exp() * log_density
             target = batch["next", "reward"] + batch["discount"] * value

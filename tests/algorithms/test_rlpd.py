@@ -187,6 +187,23 @@ def test_the_target_is_the_lowest_of_the_drawn_critics_alone(monkeypatch: pytest
         torch.testing.assert_close(model.critic_loss(rows), torch.full((ROWS,), (0.5 * lowest) ** 2))
 
 
+def test_bounds_hold_for_the_value_and_not_for_reward_and_entropy() -> None:
+    """The lowest of critics that are constant, brought into the bounds."""
+    for bounds, value, bounded in (((-2.0, 1.0), -3.0, -2.0), ((-2.0, 1.0), 4.0, 1.0), (None, 4.0, 4.0)):
+        model, rows = built(**SMALL, value_bounds=bounds), batch()
+        for critics in (model.critics, model.target_critics):
+            for parameter in critics.parameters():
+                parameter.data.zero_()
+        model.target_critics.biases[-1].data += value
+        rows["next", "reward"] += 10
+        torch.manual_seed(1)
+        found = model.critic_loss(rows)
+        torch.manual_seed(1)
+        density = model.sampled(rows["next", "observation"])[1].detach()
+        target = rows["next", "reward"] + rows["discount"] * (bounded - density)
+        torch.testing.assert_close(found, target.square())
+
+
 def test_the_policy_moves_with_every_so_manieth_update_of_the_critics() -> None:
     model, moves = built(**SMALL), []
     for number, rows in enumerate(batches(7, apart=False)):
