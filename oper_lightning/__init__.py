@@ -10,8 +10,8 @@ Whatever else the modules hold may change. They are:
   write another;
 - algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``, ``RLPD``; for discrete actions
   ``DiscreteBC``, ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``; OPER-A's stage 1 ``OperA``; to write
-  another: ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``, ``squared_error``,
-  ``expectile_error``, ``quantile_error``;
+  another: ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``,
+  ``squared_error``, ``expectile_error``, ``quantile_error``;
 - ``InputError``, which says in one line what was wrong with something that a person gave.
 """
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
     from oper_lightning.algorithms.bc import BC
     from oper_lightning.algorithms.bcq import BCQ
-    from oper_lightning.algorithms.cql import CQL
     from oper_lightning.algorithms.cal_ql import CalQL
+    from oper_lightning.algorithms.cql import CQL
     from oper_lightning.algorithms.crr import CRR
     from oper_lightning.algorithms.discrete_bc import DiscreteBC
     from oper_lightning.algorithms.discrete_bcq import DiscreteBCQ

@@ -111,7 +111,7 @@ class RLPD(OfflineAlgorithm):
         return action.squeeze(1), log_density.squeeze(1)
 
     def target_value(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Lowest value ``[B]`` of actions ``[B, A]`` by the target critics that are drawn for this update, in bounds."""
+        """Lowest value ``[B]`` of actions ``[B, A]`` by the target critics drawn for this update, within the bounds."""
         pairs = torch.cat([observation, action], -1)
         if self.subset is None:
             values = self.target_critics(pairs)
