@@ -31,7 +31,7 @@ RUNS = {
     "lagrange": ("CQL", ["--model.lagrange_gap=2", *PRIORITISED]),
     "images": ("CRR", ["--model.target_update=7", "--data.priority=OperR", "--data.rollouts=null"]),
     "online": ("TD3BC", ["--data=OnlineDataModule", "--data.parallel=4", "--data.warmup=40", *PRIORITISED]),
-    "prior data": (
+    "prior_data": (
         "RLPD",
         [
             "--model.policy_freq=2",
