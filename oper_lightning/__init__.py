@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
     from oper_lightning.algorithms.bc import BC
     from oper_lightning.algorithms.bcq import BCQ
-    from oper_lightning.algorithms.cql import CQL
     from oper_lightning.algorithms.cal_ql import CalQL
+    from oper_lightning.algorithms.cql import CQL
     from oper_lightning.algorithms.crr import CRR
     from oper_lightning.algorithms.discrete_bc import DiscreteBC
     from oper_lightning.algorithms.discrete_bcq import DiscreteBCQ
