@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
+from tensordict import TensorDict
 
 from oper_lightning.cli.outline import classes
+from oper_lightning.data.mapped import mapped
+from oper_lightning.data.progress import progress
 from oper_lightning.data.sources.d4rl import D4RL
 from oper_lightning.data.sources.minari import Minari
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.sources.tianshou import Tianshou
 from oper_lightning.data.storage import fill, transitions_in
 from oper_lightning.data.table import Table
-from oper_lightning.data.transitions import fingerprint, has_returns
+from oper_lightning.data.transitions import are_images, fingerprint, has_returns
 from oper_lightning.data.writers import d4rl, minari, tianshou
 from oper_lightning.data.writers.recording import Recording
-from oper_lightning.errors import InputError, first_line
-from oper_lightning.files import beside, place
+from oper_lightning.errors import InputError, first_line, log
+from oper_lightning.files import beside, place, remove
 from oper_lightning.priorities.file import FORMAT, save_tensors
 from oper_lightning.priorities.priority import statistics
 from oper_lightning.priorities.published import published_weights
@@ -58,54 +61,88 @@ def convert(
         data_format: of a Minari dataset, arrow or hdf5.
     """
     if to is None:
-        return _weights(list(files), source, output or "weights.safetensors")
-    if output is None:
-        raise InputError("output must be given: the file to write, or the folder of a Minari dataset")
+        if fraction != 1:
+            raise InputError("fraction: of a dataset, whose new format --to names; weights are for all transitions")
+        return _weights(list(files), source, place(output or "weights.safetensors"))
+    if not output:
+        meant = f"; --output={files[1]}?" if len(files) == 2 else ""
+        raise InputError(f"output must be given: the file to write, or the folder of a Minari dataset{meant}")
     if not 0 < fraction <= 1:
         raise InputError(f"fraction is {fraction:g}; a share of the episodes above 0 and up to 1 is needed")
+    if data_format != "arrow" and to != "minari":
+        raise InputError(f"data_format is {data_format}; only a Minari dataset has one, and --to is {to}")
+    target = place(output)
+    if to != "minari" and (output.endswith("/") or target.is_dir()):
+        raise InputError(f"{output}: a folder; name the file to write, such as {target / 'replay.hdf5'}")
+    if os.path.lexists(target):
+        raise InputError(f"{target}: exists already; name another --output")
     if source is None:
         if len(files) != 1:
             raise InputError(f"{len(files)} datasets named; with --to name one, or --source")
         source = open_source(files[0])
     elif files:
         raise InputError(f"{files[0]}: the dataset is named by --source already")
-    _dataset(source, to, place(output), fraction, seed, data_format)
+    _dataset(source, to, target, fraction, seed, data_format)
 
 
 def _dataset(source: Source, to: str, target: Path, fraction: float, seed: int, data_format: str) -> None:
-    if os.path.lexists(target):
-        raise InputError(f"{target}: exists already; name another --output")
     name = _dataset_id(target) if to == "minari" else ""
     source.prepare()
-    recording = Recording(Table(source, fill(source, torch.device("cpu"))), fraction, seed)
-    rows, episodes = len(recording), f"{len(recording.spans):,} of {recording.total:,} episodes"
     new = beside(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _bar(target.name, rows) as recording.moved:
-            if to == "minari":
-                losses = minari.write(recording, new, data_format, name)
-            else:
-                losses = {"tianshou": tianshou, "d4rl": d4rl}[to].write(recording, new)
-        knew_returns = has_returns(recording.table.transitions)
-        expected = recording.table.recorded if rows == len(recording.table) else None
-        del recording  # what is read back needs the room of its table
+        with mapped(source) as storage:
+            recording = Recording(Table(source, storage), fraction, seed)
+            rows, episodes = len(recording), f"{len(recording.spans):,} of {recording.total:,} episodes"
+            knew_returns = has_returns(recording.table.transitions)
+            expected = recording.table.recorded if rows == len(recording.table) else None
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remove(new)  # an earlier process of the same number may have left it
+            with progress(target.name, rows, "transitions") as recording.moved:
+                if to == "minari":
+                    losses = minari.write(recording, new, data_format, name)
+                else:
+                    losses = {"tianshou": tianshou, "d4rl": d4rl}[to].write(recording, new)
+        del recording, storage  # what is read back needs the room on the disk
         written = {"minari": Minari, "tianshou": Tianshou, "d4rl": D4RL}[to](str(new.absolute()))
-        result = Table(written, fill(written, torch.device("cpu")))
-        if expected != result.recorded and expected is not None and not losses:
+        with _called(target, new.absolute()), mapped(written) as storage:
+            result = Table(written, storage)
+            count, found = len(result), result.recorded
+        if expected not in (None, found) and not losses:
             raise InputError(f"{target}: read back, it holds other data than {source}; nothing is left of it")
         os.rename(new, target)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{target}: cannot write it, as {target.parent} is no folder; name another --output") from None
     except OSError as error:
         raise InputError(f"{target}: cannot write it ({error.strerror or first_line(error)})") from None
     finally:
-        shutil.rmtree(new) if new.is_dir() else new.unlink(missing_ok=True)
-    print(f"{target}: {episodes}, {len(result):,} transitions, fingerprint {result.recorded}")
+        remove(new)
+    print(f"{target}: {episodes}, {count:,} transitions, fingerprint {found}")
     if knew_returns:
         losses.append("what whole episodes returned: to priorities, single transitions will return their own rewards")
     for loss in losses:
         print(f"not kept: {loss}")
-    if dropped := rows - len(result):
+    if dropped := rows - count:
         print(f"{dropped:,} of {rows:,} transitions are not kept")
+
+
+@contextmanager
+def _called(target: Path, new: Path) -> Iterator[None]:
+    """Notes and errors on a file that lies under a temporary name call it as a person asked for it."""
+
+    def named(text: object) -> str:
+        return str(text).replace(str(new), str(target))
+
+    def rename(record: logging.LogRecord) -> bool:
+        record.msg = named(record.msg)
+        return True
+
+    log.addFilter(rename)
+    try:
+        yield
+    except InputError as error:
+        raise InputError(named(error)) from None
+    finally:
+        log.removeFilter(rename)
 
 
 def _dataset_id(folder: Path) -> str:
@@ -120,35 +157,30 @@ def _dataset_id(folder: Path) -> str:
     return name
 
 
-@contextmanager
-def _bar(name: str, rows: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar over transitions, where the output is a terminal; gives what moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("transitions,")]
-    columns += [TimeRemainingColumn(compact=True), TextColumn("left")]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=rows)
-        yield lambda count: bar.advance(task, count)
-
-
-def _weights(files: list[str], source: Source | None, output: str) -> None:
+def _weights(files: list[str], source: Source | None, output: Path) -> None:
     """Published weights into a weights file."""
-    if source is None:
-        what = "" if all(file.endswith(".npy") for file in files) else "; for another format than weights give --to"
-        raise InputError(f"source must be given, one of {', '.join(classes('source'))}: what the weights are for{what}")
     if not files:
-        raise InputError("name published .npy files; or with --to the format that the dataset is to have")
+        raise InputError("name a dataset, and with --to the format that it is to have; or published .npy weights")
+    if others := [file for file in files if not file.endswith(".npy")]:
+        raise InputError(
+            f"{others[0]}: no published weights (.npy); to turn a dataset into another format give --to=minari, "
+            f"tianshou or d4rl, and --output"
+        )
+    if source is None:
+        raise InputError(f"source must be given, one of {', '.join(classes('source'))}: what the weights are for")
     if isinstance(source, D4RL) and not source.qlearning_rows:
         raise InputError(
             "source: published weights belong to the rows of D4RL's qlearning_dataset: --source.qlearning_rows=true"
         )
-    if Path(output).exists():
+    if os.path.lexists(output):
         raise InputError(f"{output}: exists already; name another --output")
     source.prepare()
-    transitions = transitions_in(fill(source, torch.device("cpu")))
+
+    def vectors_only(episodes: TensorDict) -> None:
+        if are_images(episodes["observation"]):
+            raise InputError(f"{source}: images; OPER-A's weights are for vectors, and WeightsFile takes no others")
+
+    transitions = transitions_in(fill(source, torch.device("cpu"), look_at=vectors_only))
     tensors = published_weights(files, len(transitions))
     name = source.origin().dataset
     metadata = {
@@ -159,6 +191,6 @@ def _weights(files: list[str], source: Source | None, output: str) -> None:
         "hyper_parameters": {"published": [Path(file).name for file in files]},
         "statistics": [[statistics(row) for row in iteration] for iteration in tensors["weights"]],
     }
-    save_tensors(Path(output), tensors, metadata)
+    save_tensors(output, tensors, metadata)
     iterations, count, rows = tensors["weights"].shape
     print(f"{output}: {iterations} iterations, {count} seeds, {rows:,} transitions of {name}")
