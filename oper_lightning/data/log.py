@@ -115,16 +115,26 @@ def read(path: Path) -> dict[str, Tensor]:
     return load_tensors(path)[0]
 
 
-def up_to(folder: Path, steps: int) -> Iterator[dict[str, Tensor]]:
+def up_to(folder: Path, steps: int, like: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """The columns of the first ``steps`` steps of a log, file by file.
 
+    Args:
+        folder: of the log.
+        steps: number of steps of each copy.
+        like: columns of the same types and shapes.
+
     Raises:
-        InputError: if there are fewer.
+        InputError: if there are fewer, or they are of another kind.
     """
     reached = 0
     for first, last, path in files(folder):
         if first < steps:
-            yield {key: value[:, : steps - first] for key, value in read(path).items()}
+            columns = read(path)
+            for key, value in columns.items():
+                kinds = [(part.dtype, part.shape[:1] + part.shape[2:]) for part in (value, like[key])]
+                if kinds[0] != kinds[1] or (value.is_floating_point() and not value.isfinite().all()):
+                    raise InputError(f"{path}: {key} is not finite, or of another type or shape than in this run")
+            yield {key: value[:, : steps - first] for key, value in columns.items()}
             reached = min(last, steps)
     if reached < steps:
         raise InputError(

@@ -287,7 +287,7 @@ class OnlineDataModule(OfflineDataModule):
         if path and ranks.rank() == 0:
             log.bring(Path(path).parent / log.FOLDER, folder)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
-        for columns in log.up_to(folder, steps):
+        for columns in log.up_to(folder, steps, self.gathered.log(0)):
             self._keep(columns)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
         if ranks.rank() == 0:
