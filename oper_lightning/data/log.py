@@ -105,14 +105,14 @@ def head(path: Path) -> Head:
         return Head(copies, kinds, about)
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """Columns ``[E, n, ...]`` of a file of a log.
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Columns ``[E, n, ...]`` of a file of a log, and what it says about the environment.
 
     Raises:
         InputError: if it is something else.
     """
     head(path)
-    return load_tensors(path)[0]
+    return load_tensors(path)
 
 
 def up_to(folder: Path, steps: int, like: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -129,7 +129,7 @@ def up_to(folder: Path, steps: int, like: dict[str, Tensor]) -> Iterator[dict[st
     reached = 0
     for first, last, path in files(folder):
         if first < steps:
-            columns = read(path)
+            columns, _ = read(path)
             for key, value in columns.items():
                 kinds = [(part.dtype, part.shape[:1] + part.shape[2:]) for part in (value, like[key])]
                 if kinds[0] != kinds[1] or (value.is_floating_point() and not value.isfinite().all()):

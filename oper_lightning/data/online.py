@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +30,7 @@ from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
 MOST_STEPS = 10  # of a copy of the environment between two blocks, where the block is chosen here
+EPISODES = 10  # the last ones, over which returns and lengths in training are averaged
 
 
 class OnlineDataModule(OfflineDataModule):
@@ -78,6 +81,9 @@ class OnlineDataModule(OfflineDataModule):
         self.patience = patience
         self.players: Players | None = None
         self.gathered: Gathered
+        self.last: deque[tuple[float, int]]
+        """return and length of the episodes that ended last"""
+        self._logged: tuple[int, float] | None = None  # updates drawn and time, when numbers were last logged
         self._written = 0  # steps of each copy that are on disk
         for name, least in (("parallel", 1), ("warmup", 0)):
             if getattr(self, name) < least:
@@ -173,6 +179,7 @@ class OnlineDataModule(OfflineDataModule):
             world.close()
             raise
         self.gathered = Gathered(table, self.parallel, module.columns, self.visible)
+        self.last, self._logged = deque(maxlen=EPISODES), None
         self._mixture = self._mixed(table)
         self.players = Players(world, self.seed, self.parallel, self.patience, self._device())
         return None
@@ -202,7 +209,26 @@ class OnlineDataModule(OfflineDataModule):
             self.players.begin()
             self._gather(self._first_steps)
         self._gather(round(self._steps(updates)))
-        return super().draw(updates)
+        block = super().draw(updates)
+        every = self.trainer.log_every_n_steps  # type: ignore[union-attr]
+        if every and (self.drawn // every > (self.drawn - updates) // every or self.drawn == self.trainer.max_steps):  # type: ignore[union-attr]
+            self._log()
+        return block
+
+    def progress(self) -> dict[str, float]:
+        """Steps and finished episodes so far, and mean return and length of the last ones."""
+        found = {"steps": self.gathered.steps * self.parallel, "episodes": sum(self.gathered.episode)}
+        means = (sum(column) / len(self.last) for column in zip(*self.last, strict=True))
+        return {**found, **dict(zip(("return", "length"), means, strict=False))}
+
+    def _log(self) -> None:
+        """Hands the progress to the loggers, at the update for which the steps have been taken."""
+        now, numbers = time.monotonic(), self.progress()
+        if self._logged is not None:
+            numbers["updates_per_second"] = (self.drawn - self._logged[0]) / (now - self._logged[1])
+        self._logged = self.drawn, now
+        for logger in self.trainer.loggers:  # type: ignore[union-attr]
+            logger.log_metrics({f"online/{name}": value for name, value in numbers.items()}, step=self.drawn)
 
     @torch.no_grad()
     def _gather(self, steps: int) -> None:
@@ -231,7 +257,7 @@ class OnlineDataModule(OfflineDataModule):
 
     def _keep(self, columns: dict[str, torch.Tensor]) -> None:
         first = self.gathered.steps
-        self.ended = self.gathered.put(columns)
+        self.last.extend(self.gathered.put(columns))
         if self.bonus is not None:
             parts = [self.gathered.part(copy, first, self.gathered.steps) for copy in range(self.parallel)]
             self.bonus.seen(torch.stack(parts, 1).reshape(-1))

@@ -114,7 +114,7 @@ def _transitions(path: Path, steps: list[int]) -> list[TensorDict]:
     """The first steps of each copy in a file."""
     if not path.is_file():
         raise InputError(f"{path}: gone since the folder was read: its run went on from before; start again")
-    columns = log.read(path)
+    columns, _ = log.read(path)
     with reading(path, "a file of an online run's log"):
         own = [{key: columns[key][copy, :count].numpy() for key in log.COLUMNS} for copy, count in enumerate(steps)]
         return [transitions_from(**part) for part in own]
