@@ -49,6 +49,7 @@ NOT_COMPARED = (
     "data.location",
     "data.memmap_folder",
     "data.patience",
+    "data.dataset",
     "data.updates_per_",
     "model.compile",
 )
