@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from oper_lightning.data.datamodule import OfflineDataModule
-from oper_lightning.data.online import OnlineDataModule, Unrecorded
+from oper_lightning.data.online import OnlineDataModule
 from oper_lightning.errors import log
 from oper_lightning.nn import ranks
 from oper_lightning.priorities.priority import statistics
@@ -29,7 +29,7 @@ class Announcement(Callback):
 
 def was_read(data: OfflineDataModule) -> str:
     """The data and the priority."""
-    if isinstance(data.source, Unrecorded):
+    if not len(data.transitions):
         return f"nothing is recorded: all transitions are gathered in {data.source}, and drawn uniformly"
     episodes = int(data.transitions["next", "done"].sum())
     line = f"read {data.source}: {len(data.transitions):,} transitions in {episodes:,} episodes"

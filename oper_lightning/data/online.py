@@ -76,7 +76,7 @@ class OnlineDataModule(OfflineDataModule):
     ) -> None:
         if source is None and environment is None:
             raise InputError("data.environment must be given where there is no data.source")
-        super().__init__(source if source is not None else Unrecorded(str(environment)), **options)
+        super().__init__(source if source is not None else _Unrecorded(str(environment)), **options)
         self.offline_share = offline_share
         self.environment = environment
         self.parallel = parallel
@@ -178,7 +178,7 @@ class OnlineDataModule(OfflineDataModule):
         module: Any = self.trainer.lightning_module
         if self.dataset is not None and (store() / self.dataset).exists():
             raise InputError(f"data.dataset {self.dataset} exists already ({store() / self.dataset}); name another")
-        if isinstance(self.source, Unrecorded) and getattr(module, "normalises", False):
+        if isinstance(self.source, _Unrecorded) and getattr(module, "normalises", False):
             raise InputError("normalise_observations goes by recorded transitions, and there is no data.source")
         world = self._world()
         try:
@@ -379,7 +379,7 @@ class OnlineDataModule(OfflineDataModule):
         return {**super().__getstate__(), "players": None}
 
 
-class Unrecorded(Source):
+class _Unrecorded(Source):
     """No transitions; shapes, bounds and name of an environment in which some will be gathered."""
 
     def __init__(self, environment: str) -> None:
