@@ -15,8 +15,9 @@ KINDS = {
     "bonus": "what novelty is worth, added to the rewards that critics see; --{}.help=CLASS shows its arguments",
 }
 LIGHTNING = {
-    "fit": "Train an algorithm on recorded data, or let it gather its own. Leaves last.ckpt, best.ckpt, config.yaml and "
-    "TensorBoard events in the run's folder; from OPER-A's stage 1 weights.safetensors, and what was gathered in replay.",
+    "fit": "Train an algorithm on recorded data, or let it gather its own. Leaves last.ckpt, best.ckpt, config.yaml "
+    "and TensorBoard events in the run's folder (from OPER-A's stage 1 also weights.safetensors, from an online run "
+    "replay, with what it gathered).",
     "validate": "Score a checkpoint in the environment.",
     "test": "Score a checkpoint in the environment, on other episode seeds than validate.",
     "predict": "Write what a checkpoint predicts for every transition of a dataset: actions, or values and advantages.",

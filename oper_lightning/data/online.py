@@ -147,7 +147,12 @@ class OnlineDataModule(OfflineDataModule):
     @property
     def _first_steps(self) -> int:
         """Steps of each copy before the first block's own."""
-        return max(-(-self.warmup // self.parallel) - self._block_steps, 0)
+        return max(self._most_first - self._block_steps, 0)
+
+    @property
+    def _most_first(self) -> int:
+        """The same, however short a block is."""
+        return -(-self.warmup // self.parallel)
 
     def steps_at(self, updates: int) -> int:
         """Environment steps, of all copies together, that have been taken when so many updates are done."""
@@ -155,11 +160,12 @@ class OnlineDataModule(OfflineDataModule):
 
     def _room(self) -> int:
         if self.trainer is None or self.trainer.state.fn != "fit":
-            return 0
+            return int(isinstance(self.source, _Unrecorded))  # judging needs no rows, and a table has at least one
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             blocks, updates = self._epoch()
             return self.steps_at(blocks * updates)
-        return self.steps_at(self.trainer.max_steps)
+        # A run that goes on may have begun with shorter blocks.
+        return self.parallel * (self._most_first + round(self._steps(self.trainer.max_steps)))
 
     # Loading -----------------------------------------------------------------------------------------------------
 
@@ -171,6 +177,11 @@ class OnlineDataModule(OfflineDataModule):
         """
         if self.trainer is None:
             raise InputError("an OnlineDataModule gathers by the policy in training: hand it to a trainer")
+        if stage == "predict" and isinstance(self.source, _Unrecorded):
+            raise InputError(
+                "an online run without data.source has no transitions to predict for; name some: "
+                "--data.source=OnlineLog --data.source.path=<folder of the run>"
+            )
         if stage != "fit":
             return super().setup(stage)
         if self.players is not None:
@@ -312,17 +323,8 @@ class OnlineDataModule(OfflineDataModule):
         """Brings what was gathered, and the environments in the middle of their episodes, back to where they were."""
         if self.players is None or not state_dict.get("steps"):
             return super().load_state_dict(state_dict)
-        if state_dict["copies"] != self.parallel:
-            raise InputError(
-                f"data.parallel is {self.parallel}, but the run has gathered with {state_dict['copies']} copies of the "
-                f"environment: a run that goes on must keep it"
-            )
+        self._same_steps(state_dict)
         folder, steps, path = self._folder(), state_dict["steps"], self.trainer.ckpt_path  # type: ignore[union-attr]
-        if steps > self.gathered.room:
-            raise InputError(
-                f"the run has taken {steps * self.parallel:,} steps, for which this command, whose trainer.max_steps "
-                f"allows {self.gathered.room * self.parallel:,}, has no room"
-            )
         if path and ranks.rank() == 0:
             log.bring(Path(path).parent / log.FOLDER, folder)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
@@ -344,6 +346,27 @@ class OnlineDataModule(OfflineDataModule):
             self._rewrite()
             self.players.repeat(steps, gathered.episode, [action[:0] for action in actions], gathered.last())
         return super().load_state_dict(state_dict)
+
+    def _same_steps(self, state: dict[str, Any]) -> None:
+        """Makes sure that the run goes on with as many steps for its updates as it began with.
+
+        Raises:
+            InputError: if it does not.
+        """
+        steps, copies, drawn = state["steps"], state["copies"], state["drawn"]
+        if copies != self.parallel:
+            raise InputError(
+                f"data.parallel is {self.parallel}, but the run has gathered with {copies} copies of the environment: "
+                f"a run that goes on must keep it"
+            )
+        if not 0 <= steps - round(self._steps(drawn)) <= self._most_first:
+            raise InputError(
+                f"{steps * copies:,} steps for {drawn:,} updates, which the run has behind it, do not fit data.warmup "
+                f"{self.warmup:,} and data.updates_per_step {self.updates_per_step:g}: a run that goes on must keep them"
+            )
+        if steps > self.gathered.room:
+            limit = self.trainer.max_steps  # type: ignore[union-attr]
+            raise InputError(f"trainer.max_steps is {limit:,}, but the run has {drawn:,} updates behind it already")
 
     def _rewrite(self) -> None:
         """Writes the last file of the log anew, in which episodes have been cut."""

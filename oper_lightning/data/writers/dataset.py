@@ -107,7 +107,5 @@ def dataset_id(folder: Path) -> str:
     inside = folder.absolute().is_relative_to(store())
     name = str(folder.absolute().relative_to(store())) if inside else folder.name
     if not re.fullmatch(r"([\w./-]*/)?[\w.-]*[\w.]-v\d+", name):
-        raise InputError(
-            f"{folder}: a Minari dataset is named like name-v0, by letters, digits and -_.; rename --output"
-        )
+        raise InputError(f"{folder}: a Minari dataset is named like name-v0, by letters, digits and -_.; rename it")
     return name
