@@ -361,8 +361,8 @@ class OnlineDataModule(OfflineDataModule):
             )
         if not 0 <= steps - round(self._steps(drawn)) <= self._most_first:
             raise InputError(
-                f"{steps * copies:,} steps for {drawn:,} updates, which the run has behind it, do not fit data.warmup "
-                f"{self.warmup:,} and data.updates_per_step {self.updates_per_step:g}: a run that goes on must keep them"
+                f"the run has taken {steps * copies:,} steps for {drawn:,} updates, which do not fit data.warmup "
+                f"{self.warmup:,} and data.updates_per_step {self.updates_per_step:g}: they must stay"
             )
         if steps > self.gathered.room:
             limit = self.trainer.max_steps  # type: ignore[union-attr]
