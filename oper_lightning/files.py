@@ -154,9 +154,14 @@ def beside(path: Path) -> Path:
     for left in path.parent.glob(f"{glob.escape(start)}*"):
         process = left.name.removeprefix(start)
         if process.isdecimal() and int(process) != os.getpid() and not _runs(int(process)):
-            with suppress(OSError):
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            remove(left)
     return path.with_name(f"{start}{os.getpid()}")
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it, as far as that is possible."""
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _runs(process: int) -> bool:

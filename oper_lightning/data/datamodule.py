@@ -78,7 +78,7 @@ class OfflineDataModule(LightningDataModule):
         updates_per_epoch: int = 5000,
         updates_per_block: int | None = None,
         rollouts: Rollouts | None = Rollouts(),  # noqa: B008 (frozen)
-        reward_scale: float | Literal["return_range", "sign"] = 1.0,
+        reward_scale: matching.Scale = 1.0,
         reward_shift: float = 0.0,
         clip_actions: bool = False,
         offline_share: float | None = None,

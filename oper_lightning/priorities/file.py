@@ -15,7 +15,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.transitions import fingerprint, seen_as
+from oper_lightning.data.transitions import fingerprint, has_frames
 from oper_lightning.errors import InputError, note, reading
 from oper_lightning.files import existing, fits_memory, whole
 from oper_lightning.priorities.priority import Priority, mean_one, rescale_std
@@ -42,10 +42,17 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: if the file is missing, or not such a file.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     place = existing(path)
-    with reading(path, "a whole safetensors file"), safe_open(place, framework="pt") as file:
+    try:
+        opened = safe_open(place, framework="pt")
+    except SafetensorError:
+        raise InputError(
+            f"{path}: cannot read it as a whole safetensors file: cut off, or of another kind (stage 1 writes "
+            f"weights.safetensors)"
+        ) from None
+    with reading(path, "a whole safetensors file"), opened as file:
         fits_memory(place.stat().st_size, path, "reading it")
         metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
         return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (not a dict)
@@ -183,7 +190,7 @@ class WeightsFile(Priority):
         return sorted(found)
 
     def __call__(self, transitions: TensorDict) -> Tensor:
-        if seen_as(transitions) == "first":
+        if has_frames(transitions):
             raise InputError(f"{self.path}: weights of stage 1, which takes no images; OperR, TopFraction and RW do")
         data = fingerprint(transitions)
         seeds = torch.cat([self._read(path, len(transitions), data) for path in self.paths()])
