@@ -115,6 +115,7 @@ def _data(tree: Any, origin: Path, words: list[str]) -> dict[str, Any]:
     for key in ("source", "rollouts"):
         if key in arguments:
             arguments[key] = _without_replaced(arguments[key], f"--data.{key}", words)
+    arguments = _without_replaced(arguments, "--data", words)
     return dict(trusted({**data, "init_args": arguments}, origin, "data"))
 
 

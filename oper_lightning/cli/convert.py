@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,19 +11,13 @@ import torch
 from tensordict import TensorDict
 
 from oper_lightning.cli.outline import classes
-from oper_lightning.data.mapped import mapped
-from oper_lightning.data.progress import progress
 from oper_lightning.data.sources.d4rl import D4RL
-from oper_lightning.data.sources.minari import Minari
 from oper_lightning.data.sources.source import Source
-from oper_lightning.data.sources.tianshou import Tianshou
 from oper_lightning.data.storage import fill, transitions_in
-from oper_lightning.data.table import Table
-from oper_lightning.data.transitions import are_images, fingerprint, has_returns
-from oper_lightning.data.writers import d4rl, minari, tianshou
-from oper_lightning.data.writers.recording import Recording
-from oper_lightning.errors import InputError, first_line, log
-from oper_lightning.files import beside, place, remove
+from oper_lightning.data.transitions import are_images, fingerprint
+from oper_lightning.data.writers.dataset import To, write_dataset
+from oper_lightning.errors import InputError
+from oper_lightning.files import place
 from oper_lightning.priorities.file import FORMAT, save_tensors
 from oper_lightning.priorities.priority import statistics
 from oper_lightning.priorities.published import published_weights
@@ -36,7 +27,7 @@ from oper_lightning.report.inspect import open_source
 def convert(
     files: Sequence[str] = (),
     source: Source | None = None,
-    to: Literal["minari", "tianshou", "d4rl"] | None = None,
+    to: To | None = None,
     output: str | None = None,
     fraction: float = 1.0,
     seed: int = 0,
@@ -85,76 +76,13 @@ def convert(
     _dataset(source, to, target, fraction, seed, data_format)
 
 
-def _dataset(source: Source, to: str, target: Path, fraction: float, seed: int, data_format: str) -> None:
-    name = _dataset_id(target) if to == "minari" else ""
-    source.prepare()
-    new = beside(target)
-    try:
-        with mapped(source) as storage:
-            recording = Recording(Table(source, storage), fraction, seed)
-            rows, episodes = len(recording), f"{len(recording.spans):,} of {recording.total:,} episodes"
-            knew_returns = has_returns(recording.table.transitions)
-            expected = recording.table.recorded if rows == len(recording.table) else None
-            target.parent.mkdir(parents=True, exist_ok=True)
-            remove(new)  # an earlier process of the same number may have left it
-            with progress(target.name, rows, "transitions") as recording.moved:
-                if to == "minari":
-                    losses = minari.write(recording, new, data_format, name)
-                else:
-                    losses = {"tianshou": tianshou, "d4rl": d4rl}[to].write(recording, new)
-        del recording, storage  # what is read back needs the room on the disk
-        written = {"minari": Minari, "tianshou": Tianshou, "d4rl": D4RL}[to](str(new.absolute()))
-        with _called(target, new.absolute()), mapped(written) as storage:
-            result = Table(written, storage)
-            count, found = len(result), result.recorded
-        if expected not in (None, found) and not losses:
-            raise InputError(f"{target}: read back, it holds other data than {source}; nothing is left of it")
-        os.rename(new, target)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{target}: cannot write it, as {target.parent} is no folder; name another --output") from None
-    except OSError as error:
-        raise InputError(f"{target}: cannot write it ({error.strerror or first_line(error)})") from None
-    finally:
-        remove(new)
-    print(f"{target}: {episodes}, {count:,} transitions, fingerprint {found}")
-    if knew_returns:
-        losses.append("what whole episodes returned: to priorities, single transitions will return their own rewards")
+def _dataset(source: Source, to: To, target: Path, fraction: float, seed: int, data_format: str) -> None:
+    (episodes, total), (count, rows), found, losses = write_dataset(source, to, target, fraction, seed, data_format)
+    print(f"{target}: {episodes:,} of {total:,} episodes, {count:,} transitions, fingerprint {found}")
     for loss in losses:
         print(f"not kept: {loss}")
     if dropped := rows - count:
         print(f"{dropped:,} of {rows:,} transitions are not kept")
-
-
-@contextmanager
-def _called(target: Path, new: Path) -> Iterator[None]:
-    """Notes and errors on a file that lies under a temporary name call it as a person asked for it."""
-
-    def named(text: object) -> str:
-        return str(text).replace(str(new), str(target))
-
-    def rename(record: logging.LogRecord) -> bool:
-        record.msg = named(record.msg)
-        return True
-
-    log.addFilter(rename)
-    try:
-        yield
-    except InputError as error:
-        raise InputError(named(error)) from None
-    finally:
-        log.removeFilter(rename)
-
-
-def _dataset_id(folder: Path) -> str:
-    """The id of a Minari dataset that is to lie in a folder: its place in the store, or else the folder's name."""
-    store = place(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).absolute()
-    inside = folder.absolute().is_relative_to(store)
-    name = str(folder.absolute().relative_to(store)) if inside else folder.name
-    if not re.fullmatch(r"([\w./-]*/)?[\w.-]*[\w.]-v\d+", name):
-        raise InputError(
-            f"{folder}: a Minari dataset is named like name-v0, by letters, digits and -_.; rename --output"
-        )
-    return name
 
 
 def _weights(files: list[str], source: Source | None, output: Path) -> None:

@@ -19,6 +19,7 @@ FOLDERS = {
     "source": ("data/sources", "Source"),
     "priority": ("priorities", "Priority"),
     "bonus": ("data", "Bonus"),
+    "data": ("data", "LightningDataModule"),
 }
 REQUIRED = None  # the default of an argument that has none
 

@@ -29,7 +29,7 @@ FRAMES = ("frames", "first", "next_first", "stack")
 """what files of images have in place of observations and next ones: every frame once, ``[F, c, ...]``; the numbers of
 the first ones of each, ``[E, n]``; and how many make an observation"""
 PART = 1 << 26  # bytes of observations that are put together at a time
-LARGEST = 1 << 28  # bytes of a file's frames, as they are written here
+LARGEST = 1 << 26  # bytes of a file's frames, as they are written here
 
 
 def folder_of(run: str | Path) -> Path:
@@ -131,18 +131,19 @@ def _images(path: Path, shapes: dict[str, tuple[int, ...]], types: dict[str, str
         types[key], shapes[key] = "U8", (*shapes["reward"], stack * frame[0], *frame[1:])
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """Columns ``[E, n, ...]`` of a file of a log, see :data:`COLUMNS` and :data:`FRAMES`.
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Columns ``[E, n, ...]`` of a file of a log, see :data:`COLUMNS` and :data:`FRAMES`; and what it says about the
+    environment.
 
     Raises:
         InputError: if it is something else.
     """
     head(path)
-    columns = load_tensors(path)[0]
+    columns, about = load_tensors(path)
     for key in FRAMES[1:3] if "frames" in columns else ():
         if columns[key].min() < 0 or columns[key].max() > len(columns["frames"]) - int(columns["stack"]):
             raise InputError(f"{path}: {key} has numbers of frames that are not there")
-    return columns
+    return columns, about
 
 
 def steps(columns: dict[str, Tensor], where: Any) -> dict[str, Tensor]:
@@ -165,26 +166,40 @@ def part(columns: dict[str, Tensor], copy: int, where: slice) -> dict[str, Tenso
     return own
 
 
-def up_to(folder: Path, count: int) -> Iterator[dict[str, Tensor]]:
+def up_to(folder: Path, count: int, like: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """The columns of the first ``count`` steps of a log, some at a time.
 
+    Args:
+        folder: of the log.
+        count: number of steps of each copy.
+        like: columns of the same types and shapes, in the form of :func:`read`.
+
     Raises:
-        InputError: if there are fewer.
+        InputError: if there are fewer, or they are of another kind.
     """
-    reached = 0
+    like, reached = steps(like, slice(None)), 0
     for first, last, path in files(folder):
         if first >= count:
             break
-        columns, (copies, kinds, _) = read(path), head(path)
+        (columns, _), (copies, kinds, _) = read(path), head(path)
         together = max(1, PART // (2 * copies * math.prod(kinds["observation"][1])))
         reached = min(last, count)
         for begin in range(0, reached - first, together):
-            yield steps(columns, (slice(None), slice(begin, min(begin + together, reached - first))))
+            some = steps(columns, (slice(None), slice(begin, min(begin + together, reached - first))))
+            _check(some, like, path)
+            yield some
     if reached < count:
         raise InputError(
             f"{folder}: it holds {reached:,} steps of each copy of the environment, and the checkpoint has seen "
             f"{count:,}: the checkpoint cannot go on without them"
         )
+
+
+def _check(columns: dict[str, Tensor], like: dict[str, Tensor], path: Path) -> None:
+    for key, value in columns.items():
+        kinds = [(part.dtype, part.shape[:1] + part.shape[2:]) for part in (value, like[key])]
+        if kinds[0] != kinds[1] or (value.is_floating_point() and not value.isfinite().all()):
+            raise InputError(f"{path}: {key} is not finite, or of another type or shape than in this run")
 
 
 def forget(folder: Path, steps: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +20,21 @@ from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.gathered import Gathered, Visible
 from oper_lightning.data.loaders import LARGEST_BLOCK, shared_out
 from oper_lightning.data.mixture import Mixture
+from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.table import Table
 from oper_lightning.data.transitions import transitions_from
+from oper_lightning.data.writers.dataset import dataset_id, store, write_dataset
 from oper_lightning.envs.players import Players, own
 from oper_lightning.envs.rollouts import World, ends_of
 from oper_lightning.errors import InputError, note
+from oper_lightning.errors import log as written
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
 EXAMPLE = 100  # transitions by which the frames of images are recognised
 MOST_STEPS = 10  # of a copy of the environment between two blocks, where the block is chosen here
+EPISODES = 10  # the last ones, over which returns and lengths in training are averaged
 
 
 class OnlineDataModule(OfflineDataModule):
@@ -50,6 +56,8 @@ class OnlineDataModule(OfflineDataModule):
         visible: when a row may be drawn: at once (step), or when its episode has ended (episode), which returns-to-go
             need.
         patience: seconds that a step or a reset of the environments may take.
+        dataset: id of a Minari dataset, such as mine/explored-v0, which holds what was gathered once the run has come
+            to its end; none by default.
         options: see :class:`oper_lightning.data.datamodule.OfflineDataModule`.
     """
 
@@ -64,11 +72,12 @@ class OnlineDataModule(OfflineDataModule):
         offline_share: float | None = None,
         visible: Visible = "step",
         patience: float = 600.0,
+        dataset: str | None = None,
         **options: Any,
     ) -> None:
         if source is None and environment is None:
             raise InputError("data.environment must be given where there is no data.source")
-        super().__init__(source if source is not None else Unrecorded(str(environment), patience), **options)
+        super().__init__(source if source is not None else _Unrecorded(str(environment), patience), **options)
         self.offline_share = offline_share
         self.environment = environment
         self.parallel = parallel
@@ -77,10 +86,12 @@ class OnlineDataModule(OfflineDataModule):
         self.warmup_policy = warmup_policy
         self.visible: Visible = visible
         self.patience = patience
+        self.dataset = dataset
         self.players: Players | None = None
         self.gathered: Gathered
-        self.ended: list[tuple[float, int]] = []
-        """return and length of each episode that ended in the steps before the block"""
+        self.last: deque[tuple[float, int]]
+        """return and length of the episodes that ended last"""
+        self._logged: tuple[int, float] | None = None  # updates drawn and time, when numbers were last logged
         self._written = 0  # steps of each copy that are on disk
         for name, least in (("parallel", 1), ("warmup", 0)):
             if getattr(self, name) < least:
@@ -93,6 +104,8 @@ class OnlineDataModule(OfflineDataModule):
         for name in ("offline_share", "priority", "upsample"):
             if source is None and getattr(self, name) is not None:
                 raise InputError(f"data.{name} is for recorded transitions, and there is no data.source")
+        if dataset is not None:
+            dataset_id(store() / dataset)
         if environment is not None and self.rollouts is not None and self.rollouts.environment is None:
             self.rollouts = dataclasses.replace(self.rollouts, environment=environment)
 
@@ -135,7 +148,12 @@ class OnlineDataModule(OfflineDataModule):
     @property
     def _first_steps(self) -> int:
         """Steps of each copy before the first block's own."""
-        return max(-(-self.warmup // self.parallel) - self._block_steps, 0)
+        return max(self._most_first - self._block_steps, 0)
+
+    @property
+    def _most_first(self) -> int:
+        """The same, however short a block is."""
+        return -(-self.warmup // self.parallel)
 
     def steps_at(self, updates: int) -> int:
         """Environment steps, of all copies together, that have been taken when so many updates are done."""
@@ -143,11 +161,12 @@ class OnlineDataModule(OfflineDataModule):
 
     def _room(self) -> int:
         if self.trainer is None or self.trainer.state.fn != "fit":
-            return 0
+            return int(isinstance(self.source, _Unrecorded))  # judging needs no rows, and a table has at least one
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             blocks, updates = self._epoch()
             return self.steps_at(blocks * updates)
-        return self.steps_at(self.trainer.max_steps)
+        # A run that goes on may have begun with shorter blocks.
+        return self.parallel * (self._most_first + round(self._steps(self.trainer.max_steps)))
 
     # Loading -----------------------------------------------------------------------------------------------------
 
@@ -159,12 +178,19 @@ class OnlineDataModule(OfflineDataModule):
         """
         if self.trainer is None:
             raise InputError("an OnlineDataModule gathers by the policy in training: hand it to a trainer")
+        if stage == "predict" and isinstance(self.source, _Unrecorded):
+            raise InputError(
+                "an online run without data.source has no transitions to predict for; name some: "
+                "--data.source=OnlineLog --data.source.path=<folder of the run>"
+            )
         if stage != "fit":
             return super().setup(stage)
         if self.players is not None:
             return None
         module: Any = self.trainer.lightning_module
-        if isinstance(self.source, Unrecorded) and getattr(module, "normalises", False):
+        if self.dataset is not None and (store() / self.dataset).exists():
+            raise InputError(f"data.dataset {self.dataset} exists already ({store() / self.dataset}); name another")
+        if isinstance(self.source, _Unrecorded) and getattr(module, "normalises", False):
             raise InputError("normalise_observations goes by recorded transitions, and there is no data.source")
         world = self._world()
         try:
@@ -176,6 +202,7 @@ class OnlineDataModule(OfflineDataModule):
             world.close()
             raise
         self.gathered = Gathered(table, self.parallel, module.columns, self.visible)
+        self.last, self._logged = deque(maxlen=EPISODES), None
         self._mixture = self._mixed(table)
         self.players = Players(world, self.seed, self.parallel, self.patience, self._device())
         return None
@@ -201,12 +228,32 @@ class OnlineDataModule(OfflineDataModule):
     def draw(self, updates: int) -> Batch:
         """Lets the policy take the steps that pay for the next updates, then draws their transitions, ``[K, B]``."""
         assert self.players is not None
-        self.ended = []
         if self.gathered.steps == 0:
+            if log.is_there(self._folder()) and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
+                raise InputError(f"{self._folder()}: what another run gathered; name another folder, or remove it")
             self.players.begin()
             self._gather(self._first_steps)
         self._gather(round(self._steps(updates)))
-        return super().draw(updates)
+        block = super().draw(updates)
+        every = self.trainer.log_every_n_steps  # type: ignore[union-attr]
+        if every and (self.drawn // every > (self.drawn - updates) // every or self.drawn == self.trainer.max_steps):  # type: ignore[union-attr]
+            self._log()
+        return block
+
+    def progress(self) -> dict[str, float]:
+        """Steps and finished episodes so far, and mean return and length of the last ones."""
+        found = {"steps": self.gathered.steps * self.parallel, "episodes": sum(self.gathered.episode)}
+        means = (sum(column) / len(self.last) for column in zip(*self.last, strict=True))
+        return {**found, **dict(zip(("return", "length"), means, strict=False))}
+
+    def _log(self) -> None:
+        """Hands the progress to the loggers, at the update for which the steps have been taken."""
+        now, numbers = time.monotonic(), self.progress()
+        if self._logged is not None:
+            numbers["updates_per_second"] = (self.drawn - self._logged[0]) / (now - self._logged[1])
+        self._logged = self.drawn, now
+        for logger in self.trainer.loggers:  # type: ignore[union-attr]
+            logger.log_metrics({f"online/{name}": value for name, value in numbers.items()}, step=self.drawn)
 
     @torch.no_grad()
     def _gather(self, steps: int) -> None:
@@ -235,7 +282,7 @@ class OnlineDataModule(OfflineDataModule):
 
     def _keep(self, columns: dict[str, torch.Tensor]) -> None:
         first = self.gathered.steps
-        self.ended += self.gathered.put(columns)
+        self.last.extend(self.gathered.put(columns))
         if self.bonus is not None:
             parts = [self.gathered.part(copy, first, self.gathered.steps) for copy in range(self.parallel)]
             self.bonus.seen(torch.stack(parts, 1).reshape(-1))
@@ -279,21 +326,12 @@ class OnlineDataModule(OfflineDataModule):
         """Brings what was gathered, and the environments in the middle of their episodes, back to where they were."""
         if self.players is None or not state_dict.get("steps"):
             return super().load_state_dict(state_dict)
-        if state_dict["copies"] != self.parallel:
-            raise InputError(
-                f"data.parallel is {self.parallel}, but the run has gathered with {state_dict['copies']} copies of the "
-                f"environment: a run that goes on must keep it"
-            )
+        self._same_steps(state_dict)
         folder, steps, path = self._folder(), state_dict["steps"], self.trainer.ckpt_path  # type: ignore[union-attr]
-        if steps > self.gathered.room:
-            raise InputError(
-                f"the run has taken {steps * self.parallel:,} steps, for which this command, whose trainer.max_steps "
-                f"allows {self.gathered.room * self.parallel:,}, has no room"
-            )
         if path and ranks.rank() == 0:
             log.bring(Path(path).parent / log.FOLDER, folder)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
-        for columns in log.up_to(folder, steps):
+        for columns in log.up_to(folder, steps, self.gathered.log(0, 0)):
             self._keep(columns)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
         if ranks.rank() == 0:
@@ -312,6 +350,27 @@ class OnlineDataModule(OfflineDataModule):
             self.players.repeat(steps, gathered.episode, [action[:0] for action in actions], gathered.last())
         return super().load_state_dict(state_dict)
 
+    def _same_steps(self, state: dict[str, Any]) -> None:
+        """Makes sure that the run goes on with as many steps for its updates as it began with.
+
+        Raises:
+            InputError: if it does not.
+        """
+        steps, copies, drawn = state["steps"], state["copies"], state["drawn"]
+        if copies != self.parallel:
+            raise InputError(
+                f"data.parallel is {self.parallel}, but the run has gathered with {copies} copies of the environment: "
+                f"a run that goes on must keep it"
+            )
+        if not 0 <= steps - round(self._steps(drawn)) <= self._most_first:
+            raise InputError(
+                f"the run has taken {steps * copies:,} steps for {drawn:,} updates, which do not fit data.warmup "
+                f"{self.warmup:,} and data.updates_per_step {self.updates_per_step:g}: they must stay"
+            )
+        if steps > self.gathered.room:
+            limit = self.trainer.max_steps  # type: ignore[union-attr]
+            raise InputError(f"trainer.max_steps is {limit:,}, but the run has {drawn:,} updates behind it already")
+
     def _rewrite(self) -> None:
         """Writes the last file of the log anew, in which episodes have been cut."""
         if ranks.rank() == 0:
@@ -324,18 +383,29 @@ class OnlineDataModule(OfflineDataModule):
             self._write()
 
     def teardown(self, stage: str) -> None:
-        """Closes the environments."""
+        """Closes the environments; at the end of a run, puts on disk what was gathered."""
         super().teardown(stage)
         if self.players is not None and stage == "fit":
             self.players.close()
+            self._write()
             self.players = None
+            if self.dataset is not None and ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
+                self._publish(self.dataset)
+
+    def _publish(self, name: str) -> None:
+        """Writes what was gathered as a Minari dataset."""
+        if self.drawn < self.trainer.max_steps:  # type: ignore[union-attr]
+            return note(f"data.dataset {name}: written when the run has reached trainer.max_steps, which it has not")
+        made = write_dataset(OnlineLog(str(self._folder()), None, self.environment), "minari", store() / name)
+        written.info(f"data.dataset {name}: {made.episodes[0]:,} episodes, {made.rows[0]:,} transitions")
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: no environments."""
         return {**super().__getstate__(), "players": None}
 
 
-class Unrecorded(Source):
+class _Unrecorded(Source):
     """No transitions; shapes, bounds and name of an environment in which some will be gathered."""
 
     def __init__(self, environment: str, patience: float) -> None:

@@ -72,7 +72,7 @@ def readable(folder: Path) -> int:
 
 def gathered(folder: Path) -> dict[str, torch.Tensor]:
     """All columns of an online run's log."""
-    parts = [log.read(path) for _, _, path in log.files(folder / "replay")]
+    parts = [log.read(path)[0] for _, _, path in log.files(folder / "replay")]
     return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
 

@@ -72,11 +72,11 @@ def test_it_learns_what_the_picture_says_and_writes_every_frame_once() -> None:
     assert fit("run", 200, "--model.discount=0", "--model.n_step=1") == 0
     best = torch.load("run/best.ckpt", weights_only=True)
     assert best["metrics"]["eval/return"] > 0.8 * LENGTH
-    warmup = log.read(log.files(Path("run/replay"))[0][2])["action"][:, :50]
+    warmup = log.read(log.files(Path("run/replay"))[0][2])[0]["action"][:, :50]
     assert (torch.bincount(warmup.flatten())[5:] > 20).all(), "100 random actions out of 5, 6 and 7"
     networks = sum(value.nbytes for value in best["state_dict"].values())
     assert Path("run/last.ckpt").stat().st_size < 2.5 * networks
-    frames = [log.read(path)["frames"] for _, _, path in log.files(Path("run/replay"))]
+    frames = [log.read(path)[0]["frames"] for _, _, path in log.files(Path("run/replay"))]
     assert frames[0].shape[1:] == (1, SIDE, SIDE)
     # The warm-up covers the first block's steps.
     steps = (100 - 20) + 2 * 200

@@ -118,7 +118,7 @@ def test_pong_is_gathered_learnt_and_judged() -> None:
     assert checkpoint["global_step"] == 20
     assert checkpoint["metrics"]["eval/length"] == STEPS
     steps = 60 - 20 + 80
-    frames = [log.read(path)["frames"] for _, _, path in log.files(Path("run/replay"))]
+    frames = [log.read(path)[0]["frames"] for _, _, path in log.files(Path("run/replay"))]
     assert frames[0].shape[1:] == (1, 84, 84)
     assert steps < sum(map(len, frames)) <= steps + 4 * 2 * (len(frames) + 1 + steps // 64)
     source = OnlineLog("run")

@@ -179,7 +179,7 @@ def test_the_log_gives_back_what_was_put(kind: str, tmp_path: Path, monkeypatch:
         put(online, steps, [last - first])
         log.write(tmp_path / "replay", first, online.log(first, last), {})
     monkeypatch.setattr(log, "PART", 10 * 2 * copies[0]["observations"][0].size)
-    parts = list(log.up_to(tmp_path / "replay", 30))
+    parts = list(log.up_to(tmp_path / "replay", 30, online.log(0, 0)))
     assert [part["reward"].shape[1] for part in parts] == [5, 5, 5, 5, 5, 1, 4]
     for key, column in steps.items():
         got = torch.cat([part[key] for part in parts], 1)
@@ -228,4 +228,4 @@ def test_files_with_wrong_frames_are_refused_in_a_line(broken: dict[str, torch.T
     with pytest.raises(InputError, match=r"000000000-000000037.safetensors: "):
         list(OnlineLog(str(tmp_path)).episodes())
     with pytest.raises(InputError, match=r"000000000-000000037.safetensors: "):
-        list(log.up_to(tmp_path / "replay", STEPS))
+        list(log.up_to(tmp_path / "replay", STEPS, online.log(0, 0)))

@@ -119,7 +119,7 @@ def _listed(folder: Path) -> list[tuple[int, int, Path]]:
 def _columns(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: gone since the folder was read: its run went on from before; start again")
-    return log.read(path)
+    return log.read(path)[0]
 
 
 def _joined(pieces: list[dict[str, Tensor]], path: object) -> TensorDict:
