@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
     from oper_lightning.algorithms.bc import BC
     from oper_lightning.algorithms.bcq import BCQ
+    from oper_lightning.algorithms.cal_ql import CalQL
     from oper_lightning.algorithms.cql import CQL
     from oper_lightning.algorithms.crr import CRR
     from oper_lightning.algorithms.discrete_bc import DiscreteBC
@@ -87,6 +88,7 @@ _PUBLIC = {
     "BCQ": "algorithms.bcq",
     "IQL": "algorithms.iql",
     "CQL": "algorithms.cql",
+    "CalQL": "algorithms.cal_ql",
     "OnestepRL": "algorithms.onestep",
     "DiscreteBC": "algorithms.discrete_bc",
     "DiscreteBCQ": "algorithms.discrete_bcq",

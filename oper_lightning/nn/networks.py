@@ -53,6 +53,9 @@ def with_dropout(network: nn.Sequential, inputs: Tensor, chance: float) -> Tenso
     return hidden
 
 
+SHORTEST = 1e-8  # features that are shorter are divided by this: all units may be off
+
+
 class EnsembleMLP(nn.Module):
     """Independent MLPs of equal shape with one output each, evaluated together.
 
@@ -60,11 +63,20 @@ class EnsembleMLP(nn.Module):
         members: shape M of the ensemble: ``(2,)`` for twin critics, ``(S, 2)`` for twin values of S seeds.
         sizes: layer sizes from the input to the last hidden layer; every member ends in one number.
         layer_norm: whether each hidden layer is normalised before its ReLU.
+        normalise_features: whether what goes into the last layer is brought to Euclidean length 1 (as in OOO,
+            arXiv 2310.08558).
     """
 
-    def __init__(self, members: tuple[int, ...], sizes: Sequence[int], layer_norm: bool = False) -> None:
+    def __init__(
+        self,
+        members: tuple[int, ...],
+        sizes: Sequence[int],
+        layer_norm: bool = False,
+        normalise_features: bool = False,
+    ) -> None:
         super().__init__()
         self.members = members
+        self.normalise_features = normalise_features
         count = math.prod(members)
         possible([*sizes, 1], count)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
@@ -109,7 +121,10 @@ class EnsembleMLP(nn.Module):
         if len(self.scales):
             hidden = functional.layer_norm(hidden, hidden.shape[-1:])
             hidden = hidden * self.scales[layer - 1][member] + self.shifts[layer - 1][member]
-        return functional.relu_(hidden)
+        hidden = functional.relu_(hidden)
+        if self.normalise_features and layer == len(self.weights) - 1:
+            return functional.normalize(hidden, dim=-1, eps=SHORTEST)
+        return hidden
 
 
 class TwoHeads(nn.Module):
