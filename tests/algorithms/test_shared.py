@@ -54,6 +54,7 @@ ACTORS_LOSSES = {
     "CQL": {"policy_loss"},
     "CalQL": {"policy_loss"},
     "OnestepRL": {"policy_loss"},
+    "RLPD": {"policy_loss"},
     "CRR": {"policy_loss"},
     "DiscreteIQL": {"policy_loss"},
 }

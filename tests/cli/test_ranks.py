@@ -31,6 +31,17 @@ RUNS = {
     "lagrange": ("CQL", ["--model.lagrange_gap=2", *PRIORITISED]),
     "images": ("CRR", ["--model.target_update=7", "--data.priority=OperR", "--data.rollouts=null"]),
     "online": ("TD3BC", ["--data=OnlineDataModule", "--data.parallel=4", "--data.warmup=40", *PRIORITISED]),
+    "prior_data": (
+        "RLPD",
+        [
+            "--model.policy_freq=2",
+            "--data=OnlineDataModule",
+            "--data.parallel=4",
+            "--data.warmup=40",
+            "--data.offline_share=0.5",
+            *PRIORITISED,
+        ],
+    ),
     "reverse_kl": ("OnestepRL", ["--model.operator=reverse_kl", "--model.phases=[1,1,1]", *PRIORITISED]),
 }
 
