@@ -46,7 +46,7 @@ def check(verb: str, words: list[str]) -> None:
         kinds = {"source": "source"} if "source" in called else {}
     elif verb in LIGHTNING:
         known = {"": TOP, "trainer": _trainer()}
-        kinds = {"model": "model", "data.source": "source", "data.priority": "priority"}
+        kinds = {"model": "model", **{f"data.{kind}": kind for kind in ("source", "priority", "bonus")}}
         if value_of(words, "--data") is None:
             # Which of the two it will be, a yaml may say.
             modules = ("datamodule.py", "OfflineDataModule"), ("online.py", "OnlineDataModule")

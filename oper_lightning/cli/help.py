@@ -12,6 +12,7 @@ KINDS = {
     "model": "the algorithm, one of these; --model.help=CLASS shows its arguments",
     "source": "where transitions come from; --{}.help=CLASS shows its arguments",
     "priority": "how much each transition matters; --{}.help=CLASS shows its arguments",
+    "bonus": "what novelty is worth; --{}.help=CLASS shows its arguments",
 }
 LIGHTNING = {
     "fit": "Train an algorithm on recorded data. Leaves last.ckpt, best.ckpt, config.yaml and TensorBoard events (and, "
@@ -140,8 +141,8 @@ def _lightning_help(verb: str) -> str:
         *(_kind("model", "model") if fit else []),
     ]
     if fit:
-        lines += [*_kind("source", "data.source"), *_kind("priority", "data.priority"), "  --data.…"]
-        lines += _arguments(data, "data.", skip=("source", "priority", "rollouts"))
+        lines += [line for kind in ("source", "priority", "bonus") for line in _kind(kind, f"data.{kind}")]
+        lines += ["  --data.…", *_arguments(data, "data.", skip=("source", "priority", "bonus", "rollouts"))]
         lines += [_entry("--data.rollouts null", "train without evaluation")]
     else:
         other = "another dataset than the run's, with observations and actions of the same shapes"

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data import matching, storage
-from oper_lightning.data.bonus import Bonus
+from oper_lightning.data.bonuses.bonus import Bonus
 from oper_lightning.data.buffer import replay_buffer
 from oper_lightning.data.frames import moved
 from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, own_episodes, shared_out
@@ -385,8 +385,20 @@ class OfflineDataModule(LightningDataModule):
         reward = paid["next", "reward"]
         if extra.shape != reward.shape:
             raise InputError(f"{type(bonus).__name__}: a bonus of shape {list(extra.shape)} for {list(reward.shape)}")
+        self._log_bonus({"mean": extra.mean(), "reward": reward.abs().mean(), **bonus.numbers}, len(reward))
         paid["next", "reward"] = reward + extra
         return Batch(*(paid if part is block.evaluation else part for part in block))
+
+    def _log_bonus(self, numbers: dict[str, Tensor], updates: int) -> None:
+        """Logs means over all ranks as bonus/…, as often as the trainer logs: the scaled bonus, the size of rewards
+        without it, and what the bonus has to tell.
+        """
+        every, done = getattr(self.trainer, "log_every_n_steps", 0), self.drawn + updates
+        if every and (done // every > self.drawn // every or done == self.trainer.max_steps):  # type: ignore[union-attr]
+            means = ranks.sum_over_ranks(torch.stack([*numbers.values()])) / ranks.world_size()
+            logged = dict(zip([f"bonus/{name}" for name in numbers], means.tolist(), strict=True))
+            for logger in self.trainer.loggers:  # type: ignore[union-attr]
+                logger.log_metrics(logged, step=done)
 
     # What Lightning asks for -------------------------------------------------------------------------------------
 

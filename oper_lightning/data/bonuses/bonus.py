@@ -1,7 +1,8 @@
-"""What novelty is worth: a bonus on rewards, computed when transitions are drawn and never stored."""
+"""The idea of a bonus: what novelty is worth, computed when transitions are drawn and never stored."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.errors import InputError
 from oper_lightning.spec import DataSpec
 
 
@@ -20,7 +22,11 @@ class Bonus(ABC):
     """
 
     def __init__(self, scale: float = 1.0) -> None:
+        if not math.isfinite(scale):
+            raise InputError(f"data.bonus.scale is {scale}; a finite number is needed")
         self.scale = scale
+        self.numbers: dict[str, Tensor] = {}
+        """what it has to tell of the last block, 0-d, to be logged as bonus/…"""
 
     @abstractmethod
     def build(self, spec: DataSpec, device: torch.device, seed: int) -> None:
