@@ -179,9 +179,9 @@ class OfflineDataModule(LightningDataModule):
         if reads:
             self._match(loaded)
         scaled = loaded.arrange(self.reward_scale, self.reward_shift)
-        if self.trainer is not None and stage in ("fit", "predict"):
-            if columns := getattr(self.trainer.lightning_module, "columns", None):
-                loaded.add(columns, scaled)
+        columns = getattr(self.trainer.lightning_module, "columns", None) if self.trainer is not None else None
+        if columns is not None and stage in ("fit", "predict"):
+            loaded.add(columns, scaled)
         if self.bonus is not None and fresh and (self.trainer is None or stage == "fit"):
             self.bonus.build(self._spec, self._device(), self.seed)
             self.bonus.seen(loaded.transitions)
@@ -345,8 +345,10 @@ class OfflineDataModule(LightningDataModule):
         rows, later = len(loaded), None
         if self.offline_share is not None:
             if not isinstance(self.source, Joined):
-                raise InputError("data.offline_share is a part of every batch for the first of several sources: join "
-                                 "them with data.source Joined, or leave it out")
+                raise InputError(
+                    "data.offline_share is a part of every batch for the first of several sources: join "
+                    "them with data.source Joined, or leave it out"
+                )
             rows = self.source.lengths()[0]
             later = Stretches(torch.tensor([rows], device=loaded.device))
             later.reach(torch.tensor([len(loaded) - rows]))

@@ -73,7 +73,7 @@ class Gathered:
                 following[key].copy_(own[key])
             following["observation"].copy_(own["next_observation"])
             following["done"].copy_(done)
-            ended += [(end, *episode) for end, *episode in self._arrange(copy, first + torch.nonzero(done).squeeze(1) + 1)]
+            ended += self._arrange(copy, first + torch.nonzero(done).squeeze(1) + 1)
         self._show()
         return [(earned, length) for _, earned, length in sorted(ended)]
 
@@ -129,5 +129,5 @@ class Gathered:
 
     def last(self) -> np.ndarray:
         """What each copy was led to by its last step, ``[E, *O]``."""
-        rows = [self.part(copy, self.steps - 1, self.steps)["next", "observation"][0] for copy in range(len(self.starts))]
-        return torch.stack(rows).cpu().numpy()
+        rows = [self.part(copy, self.steps - 1, self.steps) for copy in range(len(self.starts))]
+        return torch.cat([row["next", "observation"] for row in rows]).cpu().numpy()

@@ -214,8 +214,10 @@ class Mixture:
         self.offline_share = offline_share
         self.upsample = upsample if good is not None and len(good) else None
         if self.seeds and (gathered is not None or self.upsample is not None):
-            raise InputError("seeds that train together draw from recorded rows alone: leave out data.offline_share "
-                             "and data.upsample")
+            raise InputError(
+                "seeds that train together draw from recorded rows alone: leave out data.offline_share "
+                "and data.upsample"
+            )
         self.good = Chosen(good) if good is not None else None
         self.draws: dict[bool, tuple[Draws, Draws | None]] = {False: (EveryRow(rows), gathered)}
         """by whether weights count: what draws recorded and gathered rows"""

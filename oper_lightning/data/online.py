@@ -46,7 +46,8 @@ class OnlineDataModule(OfflineDataModule):
         warmup: steps of environments before the first update.
         warmup_policy: who acts in them: random takes actions that are uniform between the bounds, policy the policy.
         offline_share: the part of every batch that is recorded; null draws recorded and gathered rows alike.
-        visible: when a row may be drawn: at once (step), or when its episode has ended (episode), as returns-to-go need.
+        visible: when a row may be drawn: at once (step), or when its episode has ended (episode), which returns-to-go
+            need.
         patience: seconds that a step or a reset of the environments may take.
         options: see :class:`oper_lightning.data.datamodule.OfflineDataModule`.
     """
@@ -110,7 +111,8 @@ class OnlineDataModule(OfflineDataModule):
         if not self._whole(self._steps(block)):
             raise InputError(
                 f"data.updates_per_block: {block} updates at data.updates_per_step {self.updates_per_step:g} are paid "
-                f"for by {self._steps(block):g} steps of each of {self.parallel} environments; it must be a whole number"
+                f"for by {self._steps(block):g} steps of each of {self.parallel} copies of the environment; it must be "
+                f"a whole number"
             )
         return shared_out(self.updates_per_epoch, self.trainer.max_steps, block)
 
@@ -158,7 +160,7 @@ class OnlineDataModule(OfflineDataModule):
             return super().setup(stage)
         if self.players is not None:
             return None
-        module = self.trainer.lightning_module
+        module: Any = self.trainer.lightning_module
         if isinstance(self.source, Unrecorded) and getattr(module, "normalises", False):
             raise InputError("normalise_observations goes by recorded transitions, and there is no data.source")
         world = self._world()
@@ -187,9 +189,7 @@ class OnlineDataModule(OfflineDataModule):
     def _mixed(self, loaded: Table) -> Mixture:
         good = self.upsample.good(loaded.transitions, 0) if self.upsample is not None else None
         later = self.gathered.rows if hasattr(self, "gathered") else None
-        return Mixture(
-            len(loaded), self._weights, loaded.device, later, self.offline_share, good, self.upsample
-        )
+        return Mixture(len(loaded), self._weights, loaded.device, later, self.offline_share, good, self.upsample)
 
     # Interaction -------------------------------------------------------------------------------------------------
 
@@ -205,8 +205,10 @@ class OnlineDataModule(OfflineDataModule):
     @torch.no_grad()
     def _gather(self, steps: int) -> None:
         """Takes some steps with every copy, and keeps what came of it."""
-        players, model = self.players, self.trainer.lightning_module  # type: ignore[union-attr]
+        players, trainer = self.players, self.trainer
         assert players is not None
+        assert trainer is not None
+        model: Any = trainer.lightning_module
         torch.manual_seed(ranks.stream_seed(self.seed, "explore", players.steps))
         rows = []
         for _ in range(steps):

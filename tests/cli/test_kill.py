@@ -16,6 +16,8 @@ import torch
 from helpers import oper
 from safetensors.torch import load_file
 
+from oper_lightning.data import log
+
 # Processes that start with everything imported, so that a second is a second of training.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["oper_lightning.cli.verbs", "helpers"])
@@ -24,7 +26,11 @@ STAGES = {
     "stage 1": ["--model=OperA", "--model.iterations=3", "--data.rollouts=null"],
     "stage 2": ["--model=TD3BC", "--data.priority=OperR", "--data.rollouts={episodes: 2, parallel: 2}"],
     "discrete": ["--model=CRR", "--model.target_update=7", "--data.priority=OperR", "--data.rollouts=null"],
-}
+    "online": [
+        "--data=OnlineDataModule", "--data.parallel=2", "--data.warmup=100", "--data.visible=episode",
+        "--model=TD3BC", "--model.n_step=3", "--data.priority=OperR", "--data.rollouts=null",
+    ],
+}  # fmt: skip
 
 
 def words(stage: str, file: Path, folder: Path) -> list[str]:
@@ -62,6 +68,12 @@ def readable(folder: Path) -> int:
     for path in folder.glob("*.safetensors"):
         load_file(path)
     return steps
+
+
+def gathered(folder: Path) -> dict[str, torch.Tensor]:
+    """All columns of an online run's log."""
+    parts = [log.read(path)[0] for _, _, path in log.files(folder / "replay")]
+    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
 
 def another_file_system(folder: Path) -> str | None:
@@ -139,5 +151,9 @@ def test_kills_lose_nothing_but_time(stage: str, small_file: Path, small_discret
     elif stage == "stage 2":
         best = [torch.load(folder / "best.ckpt", weights_only=True)["global_step"] for folder in (alone, killed)]
         assert best[0] == best[1]
+    elif stage == "online":
+        logs = [gathered(folder) for folder in (alone, killed)]
+        assert all(value.equal(logs[1][name]) for name, value in logs[0].items())
+        assert logs[0]["reward"].shape == (2, 40 + 600 // 2)
     assert not list(killed.glob("*.part*"))
     print(f"{stage}: killed after updates {reached[1:]}")

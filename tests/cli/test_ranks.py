@@ -30,6 +30,7 @@ RUNS = {
     "dropout": ("IQL", ["--model.dropout=0.3", *PRIORITISED]),
     "lagrange": ("CQL", ["--model.lagrange_gap=2", *PRIORITISED]),
     "images": ("CRR", ["--model.target_update=7", "--data.priority=OperR", "--data.rollouts=null"]),
+    "online": ("TD3BC", ["--data=OnlineDataModule", "--data.parallel=4", "--data.warmup=40", *PRIORITISED]),
     "reverse_kl": ("OnestepRL", ["--model.operator=reverse_kl", "--model.phases=[1,1,1]", *PRIORITISED]),
 }
 
