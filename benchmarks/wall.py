@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from oper_lightning.algorithms.rlpd import RLPD
 from safetensors.numpy import load_file
 
 import oper_lightning
 from oper_lightning import IQL
-from oper_lightning.algorithms.rlpd import RLPD
 from oper_lightning.envs.rollouts import World
 from oper_lightning.files import whole
 from oper_lightning.report.curves import read_curves
@@ -46,7 +46,6 @@ ARMS: dict[str, list[str] | None] = {
 }
 EXPLORE = ["--config=configs/rlpd.yaml", "--config=configs/rlpd/wall.yaml"]
 RETRAIN = ["--config=configs/iql.yaml", "--config=configs/iql/wall.yaml"]
-RECORDED = "{class_path: PointMassWall, init_args: {small: true%s}}"
 # The published size: longer episodes of shorter steps. Chosen by nothing, as an hour allows.
 LARGE_EXPLORE = ["--data.environment=oper/PointMassWall-v0", "--trainer.max_steps=60000"]
 JUDGED = 100  # starts
@@ -124,7 +123,6 @@ def run(arm: str, seed: int, phase: str, large: bool) -> None:
     file, folder = RAW / f"{name}.json", WORK / name
     if file.is_file():
         return
-    size = "" if large else ", small: true"
     recorded = "{class_path: PointMassWall" + ("}" if large else ", init_args: {small: true}}")
     environment = f"oper/PointMassWall{'' if large else 'Small'}Cost-v0"
     words = [*(EXPLORE if phase == "explore" else RETRAIN), f"--seed_everything={seed}"]
@@ -171,8 +169,8 @@ def interval(values: list[float]) -> str:
 def table(large: bool = False) -> str:
     """A row for each arm: how its explorer ends, and how the policy trained on all its data does."""
     lines = [
-        "| explorer | its return | its successes, last 3,000 steps | times under, over the wall | policy trained anew | "
-        "seeds | reached the goal | seeds under the wall |",
+        "| explorer | its return | its successes, last 3,000 steps | times under, over the wall "
+        "| policy trained anew | seeds | reached the goal | seeds under the wall |",
         "|---|---:|---|---|---:|---|---:|---:|",
     ]
     for arm in ARMS:
@@ -181,7 +179,8 @@ def table(large: bool = False) -> str:
             continue
         gone = [entry["gathered"] for entry in explored]
         late = [
-            f"{entry['successes of the last 3,000 steps']}/{entry['episodes of the last 3,000 steps']}" for entry in gone
+            f"{entry['successes of the last 3,000 steps']}/{entry['episodes of the last 3,000 steps']}"
+            for entry in gone
         ]
         ways = [f"{entry['times under the wall']}, {entry['times over the wall']}" for entry in gone]
         tests = [entry["test"] for entry in retrained]

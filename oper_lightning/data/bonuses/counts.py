@@ -57,7 +57,7 @@ class CountBonus(Bonus):
         """visits of each cell, ``[prod(cells)]``"""
 
     def build(self, spec: DataSpec, device: torch.device, seed: int) -> None:
-        if spec.pixels or spec.discrete and self.of == "observation_and_action":
+        if spec.pixels or (spec.discrete and self.of == "observation_and_action"):
             raise InputError(f"{spec.dataset}: CountBonus counts cells of vectors, and these are images or choices")
         dimensions = spec.observation_size
         if self.of == "observation_and_action":

@@ -55,7 +55,9 @@ def load(live: dict[str, Tensor], state: dict[str, Any], origin: object) -> None
         raise InputError(f"{origin}: its bonus has other parts than this one, such as {odd[0]:.60}")
     for name, tensor in live.items():
         value = state[name]
-        plain = isinstance(value, Tensor) and value.layout is torch.strided and not (value.is_meta or value.is_quantized)
+        plain = (
+            isinstance(value, Tensor) and value.layout is torch.strided and not (value.is_meta or value.is_quantized)
+        )
         if not plain or value.shape != tensor.shape or value.dtype != tensor.dtype:
             shape = [*value.shape] if isinstance(value, Tensor) else type(value).__name__
             raise InputError(

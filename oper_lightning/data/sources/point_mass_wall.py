@@ -54,7 +54,7 @@ class PointMassWall(Source):
         for episode in range(self.count):
             observation, _ = world.reset(seed=int(generator.integers(2**31)))
             places = [*(OVER + generator.uniform(-SPREAD, SPREAD, OVER.shape)), GOAL]
-            rows = []
+            rows: list[tuple[object, ...]] = []
             there = False
             while not there and len(rows) < limit:
                 if len(places) > 1 and np.linalg.norm(places[0] - world.position) < ADVANCE * world.length:
