@@ -47,8 +47,8 @@ def convert(
 
     Args:
         files: with --to, the dataset: a .hdf5 or .npz file, the name of a D4RL dataset, the id or folder of a Minari
-            dataset, or the folder of a run. Without, published weights, one file per seed; files of the older layout,
-            without iterations, are averaged into one seed.
+            dataset, or the folder of a run (what it gathered, or else what it read). Without, published weights, one
+            file per seed; files of the older layout, without iterations, are averaged into one seed.
         source: the dataset, if its source needs arguments; for weights the one that they were made for, which with
             D4RL has qlearning_rows set to true.
         to: minari, tianshou (a replay buffer as HDF5) or d4rl (a flat HDF5 file).

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +30,7 @@ from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
 MOST_STEPS = 10  # of a copy of the environment between two blocks, where the block is chosen here
+EPISODES = 10  # the last ones, over which returns and lengths in training are averaged
 
 
 class OnlineDataModule(OfflineDataModule):
@@ -78,6 +81,9 @@ class OnlineDataModule(OfflineDataModule):
         self.patience = patience
         self.players: Players | None = None
         self.gathered: Gathered
+        self.last: deque[tuple[float, int]]
+        """return and length of the episodes that ended last"""
+        self._logged: tuple[int, float] | None = None  # updates drawn and time, when numbers were last logged
         self._written = 0  # steps of each copy that are on disk
         for name, least in (("parallel", 1), ("warmup", 0)):
             if getattr(self, name) < least:
@@ -173,18 +179,21 @@ class OnlineDataModule(OfflineDataModule):
             world.close()
             raise
         self.gathered = Gathered(table, self.parallel, module.columns, self.visible)
+        self.last, self._logged = deque(maxlen=EPISODES), None
         self._mixture = self._mixed(table)
         self.players = Players(world, self.seed, self.parallel, self.patience, self._device())
         return None
 
     def _world(self) -> World:
         """This rank's copies of the environment."""
-        origin = self.source.origin()
-        name = self.environment or origin.environment
+        name = self.environment or self.source.origin().environment
         if name is None:
             raise InputError(f"{self.source}: no environment known; name the one to gather in as data.environment")
-        options = origin.environment_options if self.environment is None else {}
-        return World(name, options, origin.observation_keys, max(len(own(self.parallel)), 1))
+        return World(name, self._options(), self.source.origin().observation_keys, max(len(own(self.parallel)), 1))
+
+    def _options(self) -> dict[str, Any]:
+        """What the environment is made with."""
+        return self.source.origin().environment_options if self.environment is None else {}
 
     def _mixed(self, loaded: Table) -> Mixture:
         good = self.upsample.good(loaded.transitions, 0) if self.upsample is not None else None
@@ -200,7 +209,26 @@ class OnlineDataModule(OfflineDataModule):
             self.players.begin()
             self._gather(self._first_steps)
         self._gather(round(self._steps(updates)))
-        return super().draw(updates)
+        block = super().draw(updates)
+        every = self.trainer.log_every_n_steps  # type: ignore[union-attr]
+        if every and (self.drawn // every > (self.drawn - updates) // every or self.drawn == self.trainer.max_steps):  # type: ignore[union-attr]
+            self._log()
+        return block
+
+    def progress(self) -> dict[str, float]:
+        """Steps and finished episodes so far, and mean return and length of the last ones."""
+        found = {"steps": self.gathered.steps * self.parallel, "episodes": sum(self.gathered.episode)}
+        means = (sum(column) / len(self.last) for column in zip(*self.last, strict=True))
+        return {**found, **dict(zip(("return", "length"), means, strict=False))}
+
+    def _log(self) -> None:
+        """Hands the progress to the loggers, at the update for which the steps have been taken."""
+        now, numbers = time.monotonic(), self.progress()
+        if self._logged is not None:
+            numbers["updates_per_second"] = (self.drawn - self._logged[0]) / (now - self._logged[1])
+        self._logged = self.drawn, now
+        for logger in self.trainer.loggers:  # type: ignore[union-attr]
+            logger.log_metrics({f"online/{name}": value for name, value in numbers.items()}, step=self.drawn)
 
     @torch.no_grad()
     def _gather(self, steps: int) -> None:
@@ -229,7 +257,7 @@ class OnlineDataModule(OfflineDataModule):
 
     def _keep(self, columns: dict[str, torch.Tensor]) -> None:
         first = self.gathered.steps
-        self.ended = self.gathered.put(columns)
+        self.last.extend(self.gathered.put(columns))
         if self.bonus is not None:
             parts = [self.gathered.part(copy, first, self.gathered.steps) for copy in range(self.parallel)]
             self.bonus.seen(torch.stack(parts, 1).reshape(-1))
@@ -260,6 +288,7 @@ class OnlineDataModule(OfflineDataModule):
         world = self.players.world
         return {
             "environment": world.environment,
+            "environment_options": self._options(),
             "action_low": self._spec.action_low.tolist(),
             "action_high": self._spec.action_high.tolist(),
             "observation_keys": list(self._spec.observation_keys),
@@ -284,7 +313,7 @@ class OnlineDataModule(OfflineDataModule):
         if path and ranks.rank() == 0:
             log.bring(Path(path).parent / log.FOLDER, folder)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
-        for columns in log.up_to(folder, steps):
+        for columns in log.up_to(folder, steps, self.gathered.log(0)):
             self._keep(columns)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
         if ranks.rank() == 0:
