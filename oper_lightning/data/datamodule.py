@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,7 @@ class OfflineDataModule(LightningDataModule):
         if reads:
             self._match(loaded)
         scaled = loaded.arrange(self.reward_scale, self.reward_shift)
+        self._spec = dataclasses.replace(self._spec, reward_range=loaded.reward_range(scaled))
         columns = getattr(self.trainer.lightning_module, "columns", None) if self.trainer is not None else None
         if columns is not None and stage in ("fit", "predict"):
             loaded.add(columns, scaled)
