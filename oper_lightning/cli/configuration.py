@@ -140,12 +140,16 @@ def _mapping(value: Any, origin: object, key: str) -> dict[str, Any]:
 def checkpoint_file(named: str, verb: str) -> Path:
     """The checkpoint that a word on the command line means: a file, or the folder of a run.
 
+    Args:
+        named: the word.
+        verb: what it is for: the verb of the command, or start for a run that begins with it.
+
     Raises:
         InputError: if it is neither; the line names what is there.
     """
     path = place(named)
     if path.is_dir():
-        names = ("last.ckpt",) if verb == "fit" else ("best.ckpt", "last.ckpt")
+        names = ("last.ckpt",) if verb in ("fit", "start") else ("best.ckpt", "last.ckpt")
         for name in names:
             if (path / name).is_file():
                 note(f"{named}: {'going on from' if verb == 'fit' else 'taking'} {path / name}")
@@ -199,10 +203,18 @@ def complete(config: dict[str, Any]) -> None:
 
 
 def _no_nulls(cls: type, arguments: dict[str, Any], key: str) -> None:
-    for name, parameter in inspect.signature(cls).parameters.items():
+    for name, parameter in parameters_of(cls).items():
         optional = parameter.default is None or any(word in str(parameter.annotation) for word in ("None", "Optional"))
         if name in arguments and arguments[name] is None and not optional:
             raise InputError(f"{key}.{name} is null, but needs a value; leave it out for its default")
+
+
+def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
+    """The parameters of a class, and of the classes above it to which it hands on those that it does not name."""
+    own = dict(inspect.signature(cls).parameters)
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()) or cls.__mro__[1] is object:
+        return own
+    return {**parameters_of(cls.__mro__[1]), **own}
 
 
 def with_origin(message: str, checkpoint: Path | None, words: list[str]) -> str:
@@ -221,7 +233,8 @@ def with_origin(message: str, checkpoint: Path | None, words: list[str]) -> str:
     if not known or any(file in message for file in known) or message.startswith(tuple(said)):
         return message
     files = [*yamls, *([str(checkpoint)] if checkpoint else [])]
-    if checkpoint and not yamls and (beside := checkpoint.with_name("config.yaml")).is_file():
+    begins = checkpoint is not None and value_of(words, *FLAGS["checkpoint"]) is None  # which brings the model alone
+    if checkpoint and not yamls and not begins and (beside := checkpoint.with_name("config.yaml")).is_file():
         files.append(str(beside))
     return f"{message} (what the command does not say comes from {' and '.join(files)})"
 

@@ -45,7 +45,7 @@ def check(verb: str, words: list[str]) -> None:
         known: dict[str, Iterable[str]] = {"": ["help", "h", "config", "print_config", *called]}
         kinds = {"source": "source"} if "source" in called else {}
     elif verb in LIGHTNING:
-        known = {"": TOP, "trainer": _trainer()}
+        known = {"": (*TOP, *(["start"] if verb == "fit" else [])), "trainer": _trainer()}
         kinds = {"model": "model", **{f"data.{kind}": kind for kind in ("source", "priority", "bonus")}}
         if value_of(words, "--data") is None:
             # Which of the two it will be, a yaml may say.

@@ -38,6 +38,7 @@ NOT_COMPARED = (
     "seed_everything",
     "output",
     "ckpt_path",
+    "start",
     "trainer.",
     SOURCE,
     WEIGHTS,
@@ -191,7 +192,7 @@ def defaults(cls: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            found = {**found, **defaults(cls.__mro__[1])}
+            found = {**found, **{key: value for key, value in defaults(cls.__mro__[1]).items() if key not in found}}
         elif parameter.default is not parameter.empty:
             value = parameter.default
             found[name] = (

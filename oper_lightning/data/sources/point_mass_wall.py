@@ -51,7 +51,7 @@ class PointMassWall(Source):
 
         world, generator = PointMassWall(self.size), np.random.default_rng(self.seed)
         limit, episodes = SIZES[self.size][2], []
-        for episode in range(self.count):
+        for _ in range(self.count):
             observation, _ = world.reset(seed=int(generator.integers(2**31)))
             places = [*(OVER + generator.uniform(-SPREAD, SPREAD, OVER.shape)), GOAL]
             rows: list[tuple[object, ...]] = []
