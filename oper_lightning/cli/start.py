@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.cli.checkpoints import read_checkpoint
-from oper_lightning.data.bonus import Bonus
+from oper_lightning.data.bonuses.bonus import Bonus
 from oper_lightning.errors import InputError, note, reading
 from oper_lightning.spec import DataSpec
 from oper_lightning.training import stored
