@@ -67,7 +67,9 @@ def will_gather(trainer: Trainer, data: OnlineDataModule) -> str:
     first = data.steps_at(getattr(data.train_dataloader(), "updates", 1))
     copies = f" of {data.parallel:,} copies" if data.parallel > 1 else ""
     of_them = f"{taken:,} of them already taken" if taken else f"{first:,} of them before the first update"
-    line = f"gathers in {data.players.world.environment}: {data.steps_at(trainer.max_steps):,} environment steps{copies}"
+    line = (
+        f"gathers in {data.players.world.environment}: {data.steps_at(trainer.max_steps):,} environment steps{copies}"
+    )
     share = "" if data.offline_share is None else f"; {data.offline_share:.0%} of every batch are recorded rows"
     return f"{line}, {of_them}{share}"
 
