@@ -217,7 +217,7 @@ def known_arguments() -> set[str]:
     for flag, kind in (("model", "model"), *((f"data.{kind}", kind) for kind in ("source", "priority", "bonus"))):
         found |= {flag, f"{flag}.help"}
         found |= {f"{flag}.{name}" for cls in classes(kind).values() for name in cls.arguments}
-    found |= {f"data.{name}" for name in make_reference.DATA.arguments}
+    found |= {f"data.{name}" for data in (make_reference.DATA, make_reference.ONLINE) for name in data.arguments}
     return found | {f"data.rollouts.{name}" for name in make_reference.ROLLOUTS.arguments}
 
 

@@ -219,6 +219,17 @@ def test_the_policy_moves_with_every_so_manieth_update_of_the_critics() -> None:
     assert moves == [False, False, True, False, False, True, False]
 
 
+def test_the_temperature_follows_the_distance_to_the_wanted_entropy() -> None:
+    """By the slope of temperature * (entropy - wanted) in the logarithm of the temperature."""
+    model, rows = built(**SAC), batches(1, apart=False)[0]
+    model.log_temperature.data.fill_(-1.5)
+    model.branch = model.prepare(0)
+    results = model.update(rows)
+    assert model.log_temperature.grad is not None
+    torch.testing.assert_close(model.log_temperature.grad, math.exp(-1.5) * (results["entropy"] + 1))
+    assert results["entropy_temperature"].item() == pytest.approx(math.exp(-1.5))
+
+
 def test_each_critic_has_a_normalisation_of_its_own() -> None:
     model, rows = built(**SMALL), batch()
     before = model.critics(pairs(rows))
