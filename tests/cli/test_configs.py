@@ -79,6 +79,6 @@ def test_every_link_of_a_chain_is_understood(
         # Links that are repeated differ by their seed.
         for words in {" ".join(words[:-2]).split("--seed_everything")[0]: words for words in links.values()}.values():
             if words[0] == "fit":
-                words = [word for word in words if not word.startswith(("--ckpt_path", "--output"))]
+                words = [word for word in words if not word.startswith(("--ckpt_path", "--start", "--output"))]
                 assert oper(*words, "--print_config") == 0
                 assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_steps"] > 0
