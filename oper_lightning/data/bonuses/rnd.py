@@ -7,14 +7,13 @@ Burda et al. 2018, "Exploration by random network distillation", arXiv 1810.1289
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.bonuses import stored
+from oper_lightning.data.bonuses import learnt
 from oper_lightning.data.bonuses.bonus import Bonus
 from oper_lightning.data.bonuses.moments import Moments
 from oper_lightning.errors import InputError
@@ -99,7 +98,7 @@ class RND(Bonus):
         self.errors = Moments(1, device)
         self._state = self._all()
         if self.path is not None:
-            stored.load(self._state, stored.section(Path(self.path)), self.path)
+            learnt.load(self._state, learnt.section(self.path), self.path)
 
     def _all(self) -> dict[str, Tensor]:
         """Every tensor that decides what comes next, by name."""
@@ -174,4 +173,4 @@ class RND(Bonus):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.learn:
-            stored.load(self._state, state, "the checkpoint")
+            learnt.load(self._state, state, "the checkpoint")

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from oper_lightning.errors import InputError, first_line
-from oper_lightning.files import existing, fits_memory
+from oper_lightning.errors import InputError
+from oper_lightning.files import read_torch
 
 NEVER_NEGATIVE = ("variance", "count", "exp_avg_sq", "step")
 
 
-def section(path: Path) -> dict[str, Any]:
+def section(path: str) -> dict[str, Any]:
     """The bonus's section of a run's checkpoint.
 
     Raises:
         InputError: if there is none.
     """
-    file = existing(path, "checkpoint")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            # What PyTorch writes is not compressed: what is could be of any size once it is read.
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise InputError(f"{path}: not a checkpoint of oper-lightning: its entries are compressed")
-        fits_memory(file.stat().st_size, path, "its tensors")
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a broken file makes PyTorch raise
-        raise InputError(f"{path}: not a whole checkpoint ({first_line(error)})") from None
+    checkpoint = read_torch(path)
     sections = checkpoint.values() if isinstance(checkpoint, dict) else []
     found = [part["bonus"] for part in sections if isinstance(part, dict) and isinstance(part.get("bonus"), dict)]
     if not found or not found[0]:
