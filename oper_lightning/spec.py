@@ -170,7 +170,8 @@ class DataSpec:
 
     def _size(self, name: str, shape: tuple[int, ...]) -> int:
         if len(shape) != 1:
-            raise InputError(f"{self.dataset}: {name}s of shape {shape}; this algorithm needs vectors")
+            remedy = "" if shape else f": save {name}s as [rows, 1]"
+            raise InputError(f"{self.dataset}: {name}s of shape {shape}; this algorithm needs vectors{remedy}")
         return shape[0]
 
 

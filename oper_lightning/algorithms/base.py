@@ -130,7 +130,9 @@ class OfflineAlgorithm(LightningModule, ABC):
             fit = ", ".join(made_for(kind, images=True))
             raise InputError(f"{dataset}: images, which {cls.__name__} does not take; take one of {fit}")
         if kind not in cls.kinds:
-            hint = "" if kind == "continuous" else " (whole numbers, one to a row; amounts must be saved as floats)"
+            hint = " (whole numbers, one to a row; amounts must be saved as floats)"
+            if kind == "continuous":
+                hint = " (discrete ones must be saved as whole numbers of an integer type, one to a row)"
             fit = ", ".join(made_for(kind))
             raise InputError(f"{dataset}: {kind} actions{hint}, which {cls.__name__} is not for; take one of {fit}")
 

@@ -40,6 +40,7 @@ class CQL(OfflineAlgorithm):
             includes the recorded action.
         lagrange_gap: the weight of the penalty rises while the penalty is above this number, and falls while it is
             below; null keeps the weight fixed.
+        initial_lagrange: what that weight is multiplied by at first. JaxCQL and CORL: e; paper's code and d3rlpy: 1.
         max_target_backup: whether the target takes the best of the sampled actions instead of one of them.
         backup_entropy: whether the target counts the policy's entropy.
         difference_min: lower bound of the penalty of one transition; null for none.
@@ -67,6 +68,7 @@ class CQL(OfflineAlgorithm):
         sampled_actions: int = 10,
         importance_sampling: bool = True,
         lagrange_gap: float | None = None,
+        initial_lagrange: float = math.e,
         max_target_backup: bool = False,
         backup_entropy: bool = False,
         difference_min: float | None = None,
@@ -91,11 +93,14 @@ class CQL(OfflineAlgorithm):
             raise InputError(f"CQL: sampled_actions {sampled_actions} must be at least 1")
         if entropy_temperature is not None and entropy_temperature <= 0:
             raise InputError(f"CQL: entropy_temperature {entropy_temperature} must be positive; null tunes it")
+        if not 0 < initial_lagrange <= LARGEST_LAGRANGE:
+            raise InputError(f"CQL: initial_lagrange {initial_lagrange} must be positive, and at most 1e6")
         self.cql_weight = cql_weight
         self.cql_temperature = cql_temperature
         self.sampled_actions = sampled_actions
         self.importance_sampling = importance_sampling
         self.lagrange_gap = lagrange_gap
+        self.initial_lagrange = initial_lagrange
         self.max_target_backup = max_target_backup
         self.backup_entropy = backup_entropy
         self.difference_min = difference_min
@@ -128,7 +133,7 @@ class CQL(OfflineAlgorithm):
         self.wanted_entropy = -float(actions) if self.target_entropy is None else self.target_entropy
         fixed = self.entropy_temperature
         self.log_temperature = nn.Parameter(torch.tensor(0.0 if fixed is None else math.log(fixed)))
-        self.log_lagrange = nn.Parameter(torch.tensor(1.0))
+        self.log_lagrange = nn.Parameter(torch.tensor(math.log(self.initial_lagrange)))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         self.policy_optimiser = adam(self.policy.parameters(), self.policy_learning_rate)

@@ -169,7 +169,8 @@ class OperCLI(LightningCLI):
             super().parse_arguments(parser, [verb, *before, *own])
         except InputError as error:
             parts = {path: configuration.with_text([f"--config={path}"], yamls) for path in yamls}
-            parts |= {f"{path} and the config.yaml beside it": before} if before else {}
+            beside = "the config.yaml beside it" if self.earlier else "no config.yaml beside it"
+            parts |= {f"{path} and {beside}": before} if before else {}
             message = configuration.blamed(parser, verb, parts, unwrap(str(error)), yamls)
             raise InputError(message) from None
         for key, value in (("output", given["output"]), ("ckpt_path", path), ("start", start)):

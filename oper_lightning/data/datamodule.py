@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data import matching, storage
-from oper_lightning.data.bonuses.bonus import Bonus
+from oper_lightning.data.bonuses.bonus import Bonus, paid
 from oper_lightning.data.buffer import replay_buffer
 from oper_lightning.data.frames import moved
 from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, own_episodes, shared_out
@@ -79,7 +79,7 @@ class OfflineDataModule(LightningDataModule):
         updates_per_epoch: int = 5000,
         updates_per_block: int | None = None,
         rollouts: Rollouts | None = Rollouts(),  # noqa: B008 (frozen)
-        reward_scale: float | Literal["return_range", "sign"] = 1.0,
+        reward_scale: matching.Scale = 1.0,
         reward_shift: float = 0.0,
         clip_actions: bool = False,
         offline_share: float | None = None,
@@ -381,30 +381,14 @@ class OfflineDataModule(LightningDataModule):
         rows = self._at_hand("batches").rows
         block = self._mixture.draw(rows, self.mode, self.roles, self.seed, self.drawn, updates, self.batch_size)
         if self.bonus is not None:
-            block = self._paid(block, self.bonus)
+            block = self.transfer_batch_to_device(block, self._device(), 0)
+            block, numbers = paid(block, self.bonus, self.seed, self.drawn)
+            self._log_bonus(numbers, updates)
         self.drawn += updates
         return block
 
-    def _paid(self, block: Batch, bonus: Bonus) -> Batch:
-        """The block with a bonus on the rewards that critics see."""
-        device = self._device()
-        block = self.transfer_batch_to_device(block, device, 0)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(ranks.stream_seed(self.seed, "bonus", self.drawn))
-            extra = bonus.scale * bonus(block.evaluation)
-        paid = block.evaluation.clone(recurse=False)
-        paid["next"] = paid["next"].clone(recurse=False)
-        reward = paid["next", "reward"]
-        if extra.shape != reward.shape:
-            raise InputError(f"{type(bonus).__name__}: a bonus of shape {list(extra.shape)} for {list(reward.shape)}")
-        self._log_bonus({"mean": extra.mean(), "reward": reward.abs().mean(), **bonus.numbers}, len(reward))
-        paid["next", "reward"] = reward + extra
-        return Batch(*(paid if part is block.evaluation else part for part in block))
-
     def _log_bonus(self, numbers: dict[str, Tensor], updates: int) -> None:
-        """Logs means over all ranks as bonus/…, as often as the trainer logs: the scaled bonus, the size of rewards
-        without it, and what the bonus has to tell.
-        """
+        """Logs means over all ranks as bonus/…, as often as the trainer logs."""
         every, done = getattr(self.trainer, "log_every_n_steps", 0), self.drawn + updates
         if every and (done // every > self.drawn // every or done == self.trainer.max_steps):  # type: ignore[union-attr]
             means = ranks.sum_over_ranks(torch.stack([*numbers.values()])) / ranks.world_size()

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,13 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data.rl import TensorStorage, spawning, stored
-from oper_lightning.errors import InputError
+from oper_lightning.errors import InputError, first_line
 from oper_lightning.files import fits_memory, read_json
 
 FILE, ABOUT = "frames.u8", "frames.json"
 LARGE = 1 << 20  # bytes of a draw whose memory is used again,
 SPARE = 4  # of so many draws at most
+FEWER = "set data.updates_per_block or data.batch_size lower"
 HELD = 2  # references to a buffer that nobody else has: a variable, and the question itself
 
 
@@ -90,7 +93,8 @@ class Frames:
         shape = (*first.shape, count * self.data.shape[1], *self.data.shape[2:])
         number = (first.reshape(-1, 1) + torch.arange(count, device=first.device)).reshape(-1)
         if self.data.device.type != "cpu":
-            return self.data.index_select(0, number).reshape(shape)
+            with _fitting():
+                return self.data.index_select(0, number).reshape(shape)
         frames = self.data.flatten(1).numpy()
         drawn = self._room(len(number) * frames.shape[1]).reshape(len(number), -1)
         np.take(frames, number.numpy(), axis=0, out=drawn, mode="clip")  # "raise" would copy once more
@@ -100,6 +104,9 @@ class Frames:
         """Memory of so many bytes: an earlier draw's if nobody holds it any more.
 
         To get new memory takes longer than to fill it.
+
+        Raises:
+            InputError: if fewer are free.
         """
         if size < LARGE:
             return np.empty(size, dtype=np.uint8)
@@ -113,6 +120,7 @@ class Frames:
             self.spare.append(buffer)
             if room is not None:
                 return room
+        fits_memory(size, FEWER, "the images of a draw")
         buffer = np.empty(size, dtype=np.uint8)
         self.spare = [*self.spare[1 - SPARE :], buffer]
         return buffer[:]
@@ -185,18 +193,32 @@ def observation_shape(transitions: TensorDict, frames: Frames | None) -> tuple[i
 
 
 def moved(part: TensorDict, device: torch.device) -> TensorDict:
-    """Transitions on another device; where observations and next ones share frames, these travel once."""
+    """Transitions on another device; where observations and next ones share frames, these travel once.
+
+    Raises:
+        InputError: if they do not fit there.
+    """
     observation, following = part["observation"], part["next", "observation"]
     ahead = following.storage_offset() - observation.storage_offset()
     shares = observation.untyped_storage().data_ptr() == following.untyped_storage().data_ptr()
     dim, size = part.dim(), observation[(0,) * (part.dim() + 1)].numel()
     shares = shares and observation.stride() == following.stride() and ahead > 0 and ahead % size == 0
-    if not shares or observation.device == device:
-        return part.to(device, non_blocking=True)
-    channels = observation.shape[dim]
-    shape = (*observation.shape[:dim], channels + ahead // size, *observation.shape[dim + 1 :])
-    window = observation.as_strided(shape, observation.stride()).to(device, non_blocking=True)
-    rest = part.exclude("observation", ("next", "observation")).to(device, non_blocking=True)
+    with _fitting():
+        if not shares or observation.device == device:
+            return part.to(device, non_blocking=True)
+        channels = observation.shape[dim]
+        shape = (*observation.shape[:dim], channels + ahead // size, *observation.shape[dim + 1 :])
+        window = observation.as_strided(shape, observation.stride()).to(device, non_blocking=True)
+        rest = part.exclude("observation", ("next", "observation")).to(device, non_blocking=True)
     rest["observation"] = window.narrow(dim, 0, channels)
     rest["next", "observation"] = window.narrow(dim, ahead // size, channels)
     return rest
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Says in a line what to do if a draw does not fit into a device's memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{FEWER}: what is drawn at once does not fit ({first_line(error)})") from None

@@ -12,14 +12,18 @@ from torch import Tensor
 
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.storage import observation_statistics
-from oper_lightning.data.transitions import is_discrete, returns_of, seen_as
-from oper_lightning.envs.rollouts import Rollouts, World, action_space, ends_of, number_of_actions
+from oper_lightning.data.transitions import has_frames, is_discrete, returns_of
+from oper_lightning.envs.rollouts import Rollouts, World, action_space, atari_id, ends_of, number_of_actions
 from oper_lightning.envs.scores import family_of_environment
 from oper_lightning.errors import InputError, note
 from oper_lightning.spec import MOST_ACTIONS, DataSpec
 
 Scale = float | Literal["return_range", "sign"]
 """of rewards: a factor, or how to find one"""
+ONE_HOT = (
+    "every action is a row of zeros with a single 1, and counts as continuous: if these are numbers of discrete "
+    "actions, save actions.argmax(1), whole numbers of an integer type, one to a row"
+)
 
 
 def make_world(source: Source, rollouts: Rollouts) -> World | None:
@@ -68,6 +72,8 @@ def check_shapes(source: Source, observation_shape: tuple[int, ...], actions: Te
         ("action", tuple(actions.shape[1:]), world.action_space.shape),
     ):
         if stored != shape:
+            if key == "observation" and (ours := atari_id(world.environment)) is not None:
+                remedy = f"for stacks of small grey frames name {ours} in data.rollouts.environment"
             raise InputError(
                 f"{source}: {key}s of shape {stored}, but environment {world.environment} has {shape}; {remedy}"
             )
@@ -113,7 +119,7 @@ def action_bounds(
                 lowest, highest = (bound.expand(actions.shape[1:]).clone() for bound in bounds)
                 return lowest, highest, True
     unasked = f"without a trainer {name} is not asked" if name and not ask else "not known"
-    return *_recorded_bounds(source, actions, unasked), False
+    return *_recorded_bounds(source, actions, unasked, origin.bounded_by), False
 
 
 def _numbers(
@@ -144,12 +150,12 @@ def _few_enough(source: Source, first: int, last: int) -> None:
         )
 
 
-def _recorded_bounds(source: Source, actions: Tensor, why: str) -> tuple[Tensor, Tensor]:
+def _recorded_bounds(source: Source, actions: Tensor, why: str, bounded_by: str) -> tuple[Tensor, Tensor]:
     """For continuous actions ±1 if all are within, else what occurs; for discrete ones 0 to the highest number. Either
     is a guess, and said to be one.
     """
     low, high = actions.amin(0), actions.amax(0)
-    right = "if others are right, give the source's action_low and action_high"
+    right = f"if others are right, give the source's {bounded_by}"
     if is_discrete(actions):
         first, last = min(int(low), 0), int(high)
         _few_enough(source, first, last)
@@ -175,9 +181,17 @@ def outside(actions: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return ((actions < low - slack) | (actions > high + slack)).reshape(len(actions), -1).any(1)
 
 
+def are_one_hot(actions: Tensor) -> bool:
+    """Whether continuous actions ``[N, A]`` look like numbers of discrete ones, spelt out as zeros and a 1."""
+    if actions.dim() != 2 or actions.shape[1] < 2:
+        return False
+    parts = (actions[:1000], actions)  # nearly always the first rows say no
+    return all(bool(((part == 0) | (part == 1)).all() and (part.sum(1) == 1).all()) for part in parts)
+
+
 def check_actions(source: Source, actions: Tensor, low: Tensor, high: Tensor, clip: bool) -> None:
     """Looks for actions ``[N, A]`` or ``[N]`` that lie outside their bounds by more than float32 rounding; clips if
-    asked to.
+    asked to. Notes that continuous ones look like discrete ones.
 
     Raises:
         InputError: if there are any and they are not to be clipped; if discrete ones are to be clipped.
@@ -199,6 +213,8 @@ def check_actions(source: Source, actions: Tensor, low: Tensor, high: Tensor, cl
             f"{source}: {count:,} of {len(actions):,} actions lie outside the action space "
             f"[{low.min().item():g}, {high.max().item():g}] (first at row {row:,}: {actions[row].tolist()}); {remedy}"
         )
+    if not discrete and are_one_hot(actions):
+        note(f"{source}: {ONE_HOT}")
     if clip:
         torch.clamp(actions, low, high, out=actions)
 
@@ -256,7 +272,7 @@ def spec(
     """What an algorithm needs to know of transitions ``[N]`` with bounds ``[A]`` and the fingerprint ``recorded``."""
     environment = world.environment if world else origin.environment
     reference, reference_from = reference_of(origin, environment)
-    pixels = seen_as(transitions) == "first"
+    pixels = has_frames(transitions)
     shape = () if pixels else observation_shape
     mean, std = torch.zeros(shape), torch.ones(shape)
     if len(transitions) and not pixels:

@@ -105,9 +105,14 @@ def _float(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
+def has_frames(transitions: TensorDict) -> bool:
+    """Whether observations of transitions are images, which lie apart as frames."""
+    return "first" in transitions.keys()  # noqa: SIM118 (a TensorDict)
+
+
 def seen_as(transitions: TensorDict) -> str:
     """What stands for observations in transitions: ``first`` for images, else ``observation``."""
-    return "first" if "first" in transitions.keys() else "observation"  # noqa: SIM118 (a TensorDict)
+    return "first" if has_frames(transitions) else "observation"
 
 
 def squeezed(transitions: TensorDict) -> TensorDict:
@@ -242,7 +247,7 @@ def missed_ends(transitions: TensorDict) -> Tensor:
     row begins elsewhere than the step ended. Lengths are in standard deviations of the observations. Of images only the
     latter is asked.
     """
-    if seen_as(transitions) == "first":
+    if has_frames(transitions):
         follows = transitions["first"][1:] == transitions["next", "first"][:-1]
         return torch.nonzero(~(follows | transitions["next", "done"][:-1])).squeeze(1)
     observation, following = transitions["observation"], transitions["next", "observation"]

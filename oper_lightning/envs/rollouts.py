@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,9 @@ class World:
                 for _ in range(parallel):
                     self.copies.append(wrapped(gymnasium.make(environment, **plain), options.get("wrappers", [])))
         except gymnasium.error.UnregisteredEnv:
-            remedy = _missing(environment) or nearest(environment, gymnasium.registry)
+            ours = atari_id(environment)
+            meant = f"did you mean {ours!r}?" if ours else nearest(environment, gymnasium.registry)
+            remedy = _missing(environment) or meant
             raise InputError(f"environment {environment!r} is not registered with Gymnasium; {remedy}") from None
         except Exception as error:  # an environment's constructor may raise anything
             self.close()
@@ -249,6 +252,20 @@ def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:
 ROBOTICS = ("Adroit", "AntMaze_", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze_")
 WALL = "oper/PointMassWall"
 ATARI = ("oper/", "ALE/")  # this package's ids of Atari games, and ale-py's own
+
+
+def atari_id(environment: str) -> str | None:
+    """This package's id of the Atari game that another id means, such as BreakoutNoFrameskip-v4; None if it means none
+    or has it already.
+    """
+    import gymnasium
+
+    game = re.fullmatch(r"(?:ALE/)?([A-Za-z]+?)(?:-ram)?(?:NoFrameskip|Deterministic)?(?:-v\d+)?", environment)
+    ours = f"oper/{game[1]}-v0" if game else ""
+    if not ours or ours == environment:
+        return None
+    _register(ours)
+    return ours if ours in gymnasium.registry else None
 
 
 def _missing(environment: str) -> str | None:

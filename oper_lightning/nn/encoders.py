@@ -24,6 +24,18 @@ class Vectors(nn.Module):
         return observation
 
 
+def unfit(shape: Sequence[int]) -> str | None:
+    """Why images of a shape do not pass through the convolutions, and what to do; None if they do."""
+    if len(shape) == 3 and min(shape[1:]) >= SMALLEST:
+        return None
+    if len(shape) == 3 and shape[-1] < SMALLEST <= min(shape[:2]):
+        remedy = "np.moveaxis(images, -1, 1) puts channels first"
+    else:
+        remedy = "save larger ones" if len(shape) == 3 else "images[:, None] is one channel"
+    needed = f"[channels, height, width] with at least {SMALLEST} x {SMALLEST} pixels are needed"
+    return f"images of shape {tuple(shape)}, but {needed}; {remedy}"
+
+
 class NatureCNN(nn.Module):
     """Images ``[..., C, H, W]`` of bytes to features ``[..., F]``: the convolutions of Mnih et al. 2015 (Nature 518).
 
@@ -38,13 +50,8 @@ class NatureCNN(nn.Module):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        if len(shape) != 3 or min(shape[1:]) < SMALLEST:
-            if len(shape) == 3 and shape[-1] < SMALLEST <= min(shape[:2]):
-                remedy = "np.moveaxis(images, -1, 1) puts channels first"
-            else:
-                remedy = "save larger ones" if len(shape) == 3 else "images[:, None] is one channel"
-            needed = f"[channels, height, width] with at least {SMALLEST} x {SMALLEST} pixels are needed"
-            raise InputError(f"observations: images of shape {tuple(shape)}, but {needed}; {remedy}")
+        if (reason := unfit(shape)) is not None:
+            raise InputError(f"observations: {reason}")
         self.body = nn.Sequential(
             nn.Conv2d(shape[0], 32, 8, 4), nn.ReLU(inplace=True),
             nn.Conv2d(32, 64, 4, 2), nn.ReLU(inplace=True),

@@ -15,7 +15,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.transitions import fingerprint, seen_as
+from oper_lightning.data.transitions import fingerprint, has_frames
 from oper_lightning.errors import InputError, note, reading
 from oper_lightning.files import existing, fits_memory, whole
 from oper_lightning.priorities.priority import Priority, mean_one, rescale_std
@@ -183,7 +183,7 @@ class WeightsFile(Priority):
         return sorted(found)
 
     def __call__(self, transitions: TensorDict) -> Tensor:
-        if seen_as(transitions) == "first":
+        if has_frames(transitions):
             raise InputError(f"{self.path}: weights of stage 1, which takes no images; OperR, TopFraction and RW do")
         data = fingerprint(transitions)
         seeds = torch.cat([self._read(path, len(transitions), data) for path in self.paths()])

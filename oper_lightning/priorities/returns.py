@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.transitions import episode_of, has_returns, returns_of, seen_as
+from oper_lightning.data.transitions import episode_of, has_frames, has_returns, returns_of
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.priority import Priority, mean_one, uniform
 
@@ -203,7 +203,7 @@ class AdvantageWeighting(ByReturn):
         self.temperature = temperature
 
     def __call__(self, transitions: TensorDict) -> Tensor:
-        if seen_as(transitions) == "first":
+        if has_frames(transitions):
             raise InputError(
                 "AdvantageWeighting: a linear fit to images says nothing; take OperR, TopFraction or ReturnWeighting"
             )

@@ -10,8 +10,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data.frames import Frames
-from oper_lightning.data.matching import outside
-from oper_lightning.data.transitions import episode_of, is_discrete, missed_ends, returns_of, seen_as
+from oper_lightning.data.matching import ONE_HOT, are_one_hot, outside
+from oper_lightning.data.transitions import episode_of, has_frames, is_discrete, missed_ends, returns_of, seen_as
+from oper_lightning.nn.encoders import unfit
 from oper_lightning.report import images
 
 FAR = 20  # interquartile ranges from the median: a value beyond them lies apart,
@@ -60,7 +61,9 @@ def describe(transitions: TensorDict, low: Tensor, high: Tensor, frames: Frames 
         margin = 0.01 * (high - low)
         saturated = ((action <= low + margin) | (action >= high - margin)).double().mean(0)
         about_actions = _amounts(action, low, high, saturated)
+    of_images = unfit(frames.observation_shape) if frames is not None else None
     warnings = [
+        *([f"no algorithm takes these observations: {of_images}"] if of_images else []),
         *_values(transitions),
         *about_actions,
         *_episodes(transitions, returns, lengths, frames),
@@ -92,7 +95,7 @@ def coverage(cell: Tensor, weights: Tensor) -> float:
 def _values(transitions: TensorDict) -> list[str]:
     """Columns of observations that never change, and observations and rewards that are impossible."""
     reward, ends, found = transitions["next", "reward"].unsqueeze(1), transitions["next", "done"], []
-    if seen_as(transitions) == "observation":  # of a pixel it says nothing
+    if not has_frames(transitions):  # of a pixel it says nothing
         observation = transitions["observation"].flatten(1)
         found = [*_still("observation", observation), *_apart("observation", observation, torch.ones_like(ends))]
     return [
@@ -137,6 +140,8 @@ def _amounts(action: Tensor, low: Tensor, high: Tensor, saturated: Tensor) -> li
     """Columns of continuous actions ``[N, A]`` that never change, or are always at their bounds; impossible values."""
     wild = _apart("action", action, torch.ones(len(action), dtype=torch.bool))
     found = [*_still("action", action), *wild]
+    if are_one_hot(action):
+        found.append(ONE_HOT)
     if (wrong := outside(action, low, high)).any():
         found.append(
             f"{_share(wrong)} of actions lie outside their bounds: data.clip_actions brings them to the border"

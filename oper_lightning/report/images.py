@@ -18,12 +18,19 @@ AT_A_TIME = 1000
 EPISODES, MOMENTS = 5, 8  # of the sheet
 
 
+def pictures(frames: Frames, first: Tensor) -> Tensor:
+    """The newest frames of observations whose first frames have the numbers ``first`` ``[M]``: uint8 ``[M, H, W]``, or
+    ``[M, H, W, c]`` of c channels.
+    """
+    images = frames.data[first + frames.stack - 1]
+    colours_first = images.dim() == 4 and images.shape[3] > 4
+    return images.permute(0, 2, 3, 1) if colours_first else images
+
+
 def newest(frames: Frames, first: Tensor) -> Tensor:
-    """The newest frame of observations whose first frames have the numbers ``first`` ``[M]``, grey, ``[M, H, W]``."""
-    images = frames.data[first + frames.stack - 1].float()
-    if images.dim() == 4:
-        images = images.mean(3 if images.shape[3] <= 4 else 1)  # colours come last, or first
-    return images.reshape(len(first), -1, images.shape[-1])
+    """The same in grey, float32 ``[M, H, W]``."""
+    images = pictures(frames, first).float()
+    return (images.mean(3) if images.dim() == 4 else images).reshape(len(first), -1, images.shape[2])
 
 
 def features(frames: Frames, transitions: TensorDict) -> tuple[Tensor, Tensor]:
@@ -58,7 +65,10 @@ def sheet(frames: Frames, transitions: TensorDict, returns: Tensor, lengths: Ten
         episode, moment = episodes[place // MOMENTS], place % MOMENTS
         step = round((int(lengths[episode]) - 1) * moment / (MOMENTS - 1))
         row = int(begin[episode]) + step
-        panel.imshow(newest(frames, transitions["first"][row : row + 1])[0], cmap="gray", vmin=0, vmax=255)
+        first = transitions["first"][row : row + 1]
+        image = pictures(frames, first)[0]
+        image = image if image.shape[2:] == (3,) else newest(frames, first)[0]
+        panel.imshow(image.numpy(), cmap="gray", vmin=0, vmax=255)
         panel.set_axis_off()
         title = f"step {step:,}"
         panel.set_title(

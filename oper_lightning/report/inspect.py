@@ -114,7 +114,8 @@ def inspect(
             sheet(frames, transitions, facts.returns, facts.lengths),
             "A sheet of frames: some episodes, from the worst return above to the best below, each from its first step "
             "to its last.",
-            "The newest frame of an observation, in grey; beside the number of an episode stands its return.",
+            "The newest frame of an observation, in colour if it has three channels, else in grey; beside the number "
+            "of an episode stands its return.",
             "-frames",
         )
     page.heading("Weights")

@@ -12,6 +12,7 @@ from oper_lightning.report import coverage
 from oper_lightning.report.curves import LAST
 from oper_lightning.report.draw_runs import TRAINING, draw_curves, draw_training
 from oper_lightning.report.page import Page, Table
+from oper_lightning.report.references import references
 from oper_lightning.report.results import Result, measured_by, over_datasets, plain_rows, results, table_of
 from oper_lightning.report.runs import Group, Run, grouped, oddities, over_steps, read_run, settings
 from oper_lightning.report.statistics import FEWEST
@@ -45,7 +46,8 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
     methods = [*dict.fromkeys(group.method for group in everything)]
     page = Page(_title(everything, methods), output, "report")
     page.warnings(strange)
-    tables = _compare(page, groups, methods, gap_to, x) if groups else []
+    said = references(groups)
+    tables = _compare(page, groups, methods, gap_to, x, said) if groups else []
     if played := [group for group in logged if all(TRAINING in run.curves for run in group.runs)]:
         page.heading("Episodes in training")
         page.picture(
@@ -76,6 +78,8 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
     page.write()
     for table in tables:
         print(table.markdown(), end="\n\n")
+    for line in said:
+        print(line, end="\n\n")
     print(f"written: {', '.join(map(str, page.files))}")
 
 
@@ -116,8 +120,10 @@ def _judged(group: Group) -> list[Run]:
     return [run for run in group.runs if "eval/return" in run.curves]
 
 
-def _compare(page: Page, groups: list[Group], methods: list[str], gap_to: float | None, x: X) -> list[Table]:
-    """Writes tables and curves; returns the tables."""
+def _compare(
+    page: Page, groups: list[Group], methods: list[str], gap_to: float | None, x: X, said: list[str]
+) -> list[Table]:
+    """Writes tables and curves, and what is ``said`` of scores; returns the tables."""
     found, overall = results(groups, gap_to), over_datasets(groups)
     tables = [table_of(found, gap_to)]
     page.heading("Results")
@@ -129,6 +135,8 @@ def _compare(page: Page, groups: list[Group], methods: list[str], gap_to: float 
         f"than one of the first method on the same data."
     )
     page.table(tables[0])
+    if said:
+        page.paragraph(" ".join(said))
     if overall:
         page.heading("Over all data")
         tables.append(table_of(overall, gap_to))

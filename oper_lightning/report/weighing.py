@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.transitions import episode_of, is_discrete, seen_as
+from oper_lightning.data.transitions import episode_of, has_frames, is_discrete
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.file import WeightsFile, weights_for
 from oper_lightning.priorities.priority import Priority, mean_one, statistics
@@ -179,7 +179,7 @@ def shifts(transitions: TensorDict, weights: Tensor) -> Table:
         moved = (weighted - share) / (share * (1 - share)).sqrt().clamp(min=1e-12)
         columns = [f"action is {number}" for number in taken.tolist()]
         found = [*zip(moved.tolist(), columns, share.tolist(), weighted.tolist(), strict=True)]
-    for name in [*(["observation"] * (seen_as(transitions) == "observation")), *(["action"] * (not discrete))]:
+    for name in [*(["observation"] * (not has_frames(transitions))), *(["action"] * (not discrete))]:
         values = transitions[name].flatten(1).double()
         mean, std = values.mean(0), values.std(0, correction=0)
         weighted = (values * weights[:, None]).mean(0)

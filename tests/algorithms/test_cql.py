@@ -296,13 +296,18 @@ def test_only_termination_ends_the_bootstrap() -> None:
 
 def test_the_lagrange_multiplier_follows_the_gap() -> None:
     rows = batch()
-    for gap, rises in ((-50.0, True), (50.0, False)):
-        model = built(lagrange_gap=gap)
+    for gap, rises, options, begins in (
+        (-50.0, True, {}, math.e),
+        (50.0, False, {}, math.e),
+        (50.0, False, {"initial_lagrange": 0.5}, 0.5),
+    ):
+        model = built(lagrange_gap=gap, **options)
         model.branch = model.prepare(0)
         first = model.update(Batch(rows, rows, rows))
-        assert (model.log_lagrange > 1).item() == rises
+        assert first["lagrange"].item() == pytest.approx(begins)
+        assert (model.log_lagrange.exp() > begins).item() == rises
         # alpha' times weight times (difference - gap), for both critics.
-        penalty = math.e * 5.0 * (2 * first["difference"].item() - 2 * gap)
+        penalty = begins * 5.0 * (2 * first["difference"].item() - 2 * gap)
         expected = first["bellman_error"].item() + penalty
         assert first["critic_loss"].item() == pytest.approx(expected, rel=1e-4)
         # It climbs what it multiplies, averaged over the critics.

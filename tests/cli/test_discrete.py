@@ -56,6 +56,17 @@ def test_from_a_file_to_a_policy_and_back(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(Path("run/test.json").read_text())["return"] > 30
 
 
+def test_a_checkpoint_alone_needs_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert oper(*FIT, "--output=run", "--trainer.max_steps=40") == 0
+    Path("run/last.ckpt").rename("alone.ckpt")
+    capsys.readouterr()
+    assert oper("predict", "--ckpt_path=alone.ckpt") == 1
+    assert "alone.ckpt and no config.yaml beside it: data: source must be given" in capsys.readouterr().err
+    for verb in ("validate", "test", "predict"):
+        assert oper(verb, "--ckpt_path=alone.ckpt", *DATA, "--data.rollouts.episodes=1") == 0
+    assert Path("predictions.safetensors").is_file()
+
+
 def test_a_run_goes_on_as_if_it_had_not_stopped() -> None:
     words = [*FIT, "--data.priority=OperR", "--data.location=memory"]
     assert oper(*words, "--output=whole", "--trainer.max_steps=80") == 0
@@ -91,9 +102,9 @@ def test_what_is_refused_names_the_file_and_the_remedy(refused: Callable[..., st
     [
         (lambda actions: actions * 10**12, "lie outside the action space [0, 1] (first at row"),
         (lambda actions: actions + 1, "lie outside the action space [0, 1] (first at row"),
-        (lambda actions: actions[:, None] * 0.5, "continuous actions, which DiscreteBC is not for"),
-        (lambda actions: actions * 0.5, "[rows, size] is needed, or an integer type for discrete ones"),
-        (lambda actions: np.stack([actions] * 2, 1), "continuous actions, which DiscreteBC is not for"),
+        (lambda actions: actions[:, None] * 0.5, "of an integer type, one to a row), which DiscreteBC is not for"),
+        (lambda actions: actions * 0.5, "save amounts as actions[:, None], and with an integer type for discrete ones"),
+        (lambda actions: np.stack([actions] * 2, 1), "of an integer type, one to a row), which DiscreteBC is not for"),
     ],
     ids=["huge", "none of them", "amounts", "flat amounts", "two columns"],
 )
@@ -113,4 +124,4 @@ def test_a_checkpoint_for_other_actions_is_refused(refused: Callable[..., str]) 
     line = refused(*predict, "--data.source.path=three.hdf5")
     assert line == "run/last.ckpt was made for other data (cart): 2 actions against 3"
     line = refused(*predict, "--data.source.path=amounts.hdf5")
-    assert line.startswith("amounts.hdf5: continuous actions, which DiscreteBC is not for")
+    assert line.startswith("amounts.hdf5: continuous actions (discrete ones must be saved as whole numbers")

@@ -18,6 +18,7 @@ from oper_lightning import D4RL, InputError, Npz, OfflineDataModule
 from oper_lightning.algorithms.bc import BC
 from oper_lightning.algorithms.discrete_bc import DiscreteBC
 from oper_lightning.data import matching
+from oper_lightning.data.sources.rl_unplugged import RLUnplugged
 from oper_lightning.data.sources.source import Origin
 from oper_lightning.data.storage import fill
 from oper_lightning.data.transitions import squeezed
@@ -117,7 +118,8 @@ def test_continuous_actions_are_refused_by_an_algorithm_for_discrete_ones(tmp_pa
     data = OfflineDataModule(Arrays(columns(LENGTHS)), batch_size=32, updates_per_epoch=50, rollouts=None)
     trainer = Trainer(max_steps=50, logger=False, default_root_dir=tmp_path, accelerator="cpu")
     with pytest.raises(
-        InputError, match="continuous actions, which DiscreteBC is not for; take one of BC, BCQ, CQL"
+        InputError,
+        match=r"continuous actions .*integer type.*, which DiscreteBC is not for; take one of BC, BCQ, CQL",
     ) as caught:
         trainer.fit(DiscreteBC(), data)
     assert "AdvantageWeights" not in str(caught.value)
@@ -152,7 +154,9 @@ def test_floats_are_not_taken_for_numbers_of_actions(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="save them as whole numbers of an integer type"):
         trainer.fit(BC(), module(arrays, origin))
     file = write_hdf5(tmp_path / "flat.hdf5", {**arrays, "actions": arrays["actions"].reshape(-1)})
-    with pytest.raises(InputError, match="an integer type for discrete ones"):
+    with pytest.raises(
+        InputError, match=r"save amounts as actions\[:, None\], and with an integer type for discrete ones"
+    ):
         len(D4RL(str(file)))
 
 
@@ -163,6 +167,35 @@ def bounds(actions: list[int], origin: Origin, world: World | None = None, ask: 
     low, high, known = matching.action_bounds(Arrays({}), torch.tensor(actions), world, origin, ask)
     assert low.dtype is high.dtype is torch.int64
     return int(low), int(high), known
+
+
+def test_one_hot_actions_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    arrays = echoes()
+    one_hot = {**arrays, "actions": np.eye(3, dtype=np.int64)[arrays["actions"] - FIRST]}
+    module(one_hot, rollouts=None).setup()
+    assert "save actions.argmax(1), whole numbers of an integer type" in caplog.text
+    caplog.clear()
+    one_hot["actions"][-1] = [1, 1, 0]  # several switches at once: no number of one action
+    module(one_hot, rollouts=None).setup()
+    assert "argmax" not in caplog.text
+
+
+def test_actions_without_a_dimension_are_refused_with_a_remedy() -> None:
+    class Plain(Arrays):
+        def episodes(self) -> Any:
+            for episode in super().episodes():
+                yield episode.set("action", episode["action"].squeeze(1))
+
+    data = OfflineDataModule(Plain(columns(LENGTHS, 1, 1)), batch_size=32, rollouts=None)
+    data.setup()
+    with pytest.raises(InputError, match=r"of shape \(\); this algorithm needs vectors: save actions as \[rows, 1\]"):
+        _ = data.spec.action_size
+
+
+def test_a_source_is_asked_for_what_it_takes(caplog: pytest.LogCaptureFixture) -> None:
+    assert bounds([0, 5], RLUnplugged(path="run_1-00000-of-00050").origin()) == (0, 5, False)
+    assert "give the source's game" in caplog.text
+    assert "action_low" not in caplog.text
 
 
 def test_the_source_then_the_environment_then_the_data_know(caplog: pytest.LogCaptureFixture) -> None:

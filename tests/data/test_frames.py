@@ -439,6 +439,24 @@ def test_all_images_at_once_must_fit_into_memory(monkeypatch: pytest.MonkeyPatch
         data.storage[:]
 
 
+def test_a_draw_that_does_not_fit_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ready()
+    monkeypatch.setattr("oper_lightning.data.frames.LARGE", 1)
+    monkeypatch.setattr("oper_lightning.files.free_memory", lambda: 1 << 17)
+    data.draw(1)
+    line = r"^set data.updates_per_block or data.batch_size lower: "
+    with pytest.raises(InputError, match=line + "the images of a draw would take .* free$"):
+        data.draw(1000)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nMore about it.")
+
+    part = data.rows(slice(0, 4))
+    monkeypatch.setattr(TensorDict, "to", full)
+    with pytest.raises(InputError, match=line + r"what is drawn at once does not fit \(CUDA out .* 3 GiB.\)$"):
+        moved(part, torch.device("meta"))
+
+
 def test_rewards_by_their_sign() -> None:
     raw, signs = ready(priority=OperR()), ready(priority=OperR(), reward_scale="sign", reward_shift=0.5)
     assert signs.table["next", "reward"].equal(torch.from_numpy(np.sign(IMAGES["rewards"])) + 0.5)

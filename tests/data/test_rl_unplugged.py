@@ -27,10 +27,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from oper_lightning import OfflineDataModule, OperR
-from oper_lightning.data.sources import families, rl_unplugged, shards, tfrecord
+from oper_lightning.data.sources import families, pictures, rl_unplugged, shards, tfexample
 from oper_lightning.data.sources.pictures import HEAD, frame
 from oper_lightning.data.sources.rl_unplugged import RLUnplugged
-from oper_lightning.data.sources.tfrecord import Malformed, crc32c, crc_by_table, example, masked
+from oper_lightning.data.sources.tfexample import Malformed, example
+from oper_lightning.data.sources.tfrecord import crc32c, crc_by_table, masked
 from oper_lightning.data.transitions import returns_of, squeezed
 from oper_lightning.errors import InputError
 
@@ -397,7 +398,7 @@ def test_any_bytes_are_a_message_or_malformed(data: bytes) -> None:
 
 
 def test_a_message_of_too_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tfrecord, "MOST_VALUES", 50)
+    monkeypatch.setattr(tfexample, "MOST_VALUES", 50)
     for values, packed in (([1] * 60, True), ([1] * 60, False), ([1.0] * 60, True), ([b""] * 60, True)):
         kind = {int: 3, float: 2, bytes: 1}[type(values[0])]
         with pytest.raises(Malformed, match="more than 50 values"):
@@ -409,9 +410,25 @@ def test_a_message_of_too_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
 # Frames --------------------------------------------------------------------------------------------------------------
 
 
+DECODERS = ["pillow", "kornia"]
+
+
+def frame_by(decoder: str, data: bytes) -> np.ndarray:
+    """What one of the two decoders makes of a picture, the other being out of reach."""
+    if decoder == "kornia":
+        pytest.importorskip("kornia_rs", reason="the extra 'rl-unplugged' is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        if decoder == "kornia":
+            patch.setattr(pictures, "_by_pillow", None)
+        else:
+            patch.setattr(pictures, "quick", lambda: None)
+        return frame(data)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("level", [0, 1, 9])
 @pytest.mark.parametrize("kind", ["noise", "slope", "flat"])
-def test_frames_are_what_pillow_reads(level: int, kind: str) -> None:
+def test_frames_are_what_pillow_reads(level: int, kind: str, decoder: str) -> None:
     pixels = {
         "noise": np.random.default_rng(0).integers(0, 256, (84, 84)),
         "slope": np.add.outer(np.arange(84), np.arange(84)),
@@ -419,26 +436,37 @@ def test_frames_are_what_pillow_reads(level: int, kind: str) -> None:
     }[kind].astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "png", compress_level=level)
-    assert np.array_equal(frame(out.getvalue()), pixels)
+    assert np.array_equal(frame_by(decoder, out.getvalue()), pixels)
 
 
-@pytest.mark.parametrize("name", [0, 1, 2, 3, 4])
-def test_frames_of_every_filter(name: int) -> None:
-    """The five ways in which PNG writes a row as differences from its neighbours, by their definition."""
-    pixels = np.random.default_rng(1).integers(0, 256, (84, 84))
-    lines = b""
-    for y in range(84):
-        lines += bytes([name])
-        for x in range(84):
-            left = int(pixels[y, x - 1]) if x else 0
-            above = int(pixels[y - 1, x]) if y else 0
-            corner = int(pixels[y - 1, x - 1]) if x and y else 0
-            guess = left + above - corner
-            paeth = min((left, above, corner), key=lambda value: abs(guess - value))
-            lines += bytes([(int(pixels[y, x]) - (0, left, above, (left + above) // 2, paeth)[name]) % 256])
-    packed = zlib.compress(lines)
-    halves = [chunk(b"IDAT", packed[:100]), chunk(b"tEXt", b"a\0b"), chunk(b"IDAT", packed[100:])]
-    assert np.array_equal(frame(HEAD + b"\0" + bytes(4) + b"".join(halves) + chunk(b"IEND", b"")), pixels)
+def filtered(pixels: np.ndarray, filters: list[int]) -> bytes:
+    """Rows as differences from their neighbours, in one of PNG's five ways each, by their definition."""
+    left, above, corner = (
+        np.pad(pixels, ((y, 0), (x, 0)))[: len(pixels), : len(pixels[0])].astype(int)
+        for y, x in ((0, 1), (1, 0), (1, 1))
+    )
+    neighbours = np.stack([left, above, corner])
+    nearest = np.abs(left + above - corner - neighbours).argmin(0)  # of equal ones the first
+    paeth = np.take_along_axis(neighbours, nearest[None], 0)[0]
+    guesses = np.stack([0 * left, left, above, (left + above) // 2, paeth])[filters, np.arange(len(pixels))]
+    return np.column_stack([filters, (pixels - guesses) % 256]).astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), values=st.integers(1, 256), level=st.integers(0, 9),
+    filters=st.lists(st.integers(0, 4), min_size=84, max_size=84),
+)  # fmt: skip
+def test_frames_of_every_filter(decoder: str, seed: int, values: int, level: int, filters: list[int]) -> None:
+    pixels = np.random.default_rng(seed).integers(0, values, (84, 84))
+    pixels = pixels * 255 // max(1, values - 1)
+    packed = zlib.compress(filtered(pixels, filters), level)
+    head = HEAD + struct.pack(">I", zlib.crc32(HEAD[12:]))
+    end = chunk(b"IEND", b"")
+    assert np.array_equal(frame_by(decoder, head + chunk(b"IDAT", packed) + end), pixels)
+    parts = [chunk(b"IDAT", packed[:100]), chunk(b"tEXt", b"a\0b"), chunk(b"IDAT", packed[100:])]
+    assert np.array_equal(frame(head + b"".join(parts) + end), pixels)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -453,8 +481,11 @@ def chunk(kind: bytes, data: bytes) -> bytes:
         (png(1, (84, 83)), "84 × 83"),
         (png(1, mode="RGB"), "colour type 2"),
         (png(1, mode="1"), "1 bits"),
+        (HEAD[:-1] + b"\1" + png(1)[29:], "type 0, interlaced, in place"),
         (png(1)[:200], "not whole"),
         (png(1)[:45] + b"\xff" * 40 + png(1)[85:], "not whole"),
+        (HEAD + bytes(4) + chunk(b"IDAT", zlib.compress(bytes(85) * 83)) + chunk(b"IEND", b""), "not whole"),
+        (HEAD + bytes(4) + chunk(b"IDAT", zlib.compress(b"\x05" * 85 * 84)) + chunk(b"IEND", b""), "not whole"),
         (png(1) + bytes(1 << 16), "bytes in place"),
     ],
 )

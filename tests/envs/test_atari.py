@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from oper_lightning.data.sources.recorded import environment_of_spec
-from oper_lightning.envs.rollouts import World
+from oper_lightning.envs.rollouts import World, atari_id
 from oper_lightning.errors import InputError
 
 ale_py = pytest.importorskip("ale_py", reason="the extra 'atari' is not installed (ale-py)")
@@ -269,6 +269,11 @@ def test_a_recording_names_the_environment_and_it_is_made_again() -> None:
 
 
 def test_what_cannot_be_made_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("Pong-v0", "PongNoFrameskip-v4", "Pong-ramDeterministic-v4", "ALE/Pong-v5"):
+        assert atari_id(name) == "oper/Pong-v0"
+    assert [atari_id(name) for name in ("oper/Pong-v0", "CartPole-v1", "ALE/Pnog-v5")] == [None] * 3
+    with pytest.raises(InputError, match=r"'PongNoFrameskip-v9' is not registered .*; did you mean 'oper/Pong-v0'"):
+        World("PongNoFrameskip-v9", {})
     with pytest.raises(InputError, match=r"'oper/Pnog-v0' is not registered .*; did you mean 'oper/Pong-v0'"):
         World("oper/Pnog-v0", {})
     for options in ({"stack": 10**9}, {"noop_max": 10**12}, {"sticky": 1.0}):

@@ -33,6 +33,11 @@ def test_sound_data() -> None:
     np.testing.assert_allclose(facts.returns, rewards.sum(1), rtol=1e-6)
 
 
+def test_one_hot_actions() -> None:
+    arrays = {**sound(), "actions": np.eye(2, dtype=np.int64)[np.random.default_rng(0).integers(0, 2, 600)]}
+    assert any("with a single 1, and counts as continuous" in line for line in said(arrays))
+
+
 def changed(key: str, **options: Any) -> dict[str, np.ndarray]:
     arrays = sound()
     values = arrays[key].copy()

@@ -72,6 +72,33 @@ def test_stills_of_any_shape_are_shown(shape: tuple[int, ...]) -> None:
     assert images.features(seen, transitions)[0].shape == (72, 64)
 
 
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [((40, 48, 3), "puts channels first"), ((3, 30, 30), "save larger ones"), ((40, 48), "is one channel")],
+)
+def test_images_that_no_algorithm_takes(shape: tuple[int, ...], remedy: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (73, *shape), dtype=np.uint8)
+    lines = said({**image_columns(LENGTHS), "observations": frames[:-1], "next_observations": frames[1:]})
+    (line,) = [line for line in lines if "no algorithm" in line]
+    assert line.startswith(f"no algorithm takes these observations: images of shape {shape}")
+    assert line.endswith(remedy)
+
+
+@pytest.mark.parametrize("place", [0, 2], ids=["channels first", "channels last"])
+def test_frames_are_drawn_in_their_colours(place: int) -> None:
+    colour = np.random.default_rng(0).integers(0, 256, (73, 36, 36, 3), dtype=np.uint8)
+    frames = np.moveaxis(colour, 3, 1 + place).copy()
+    kept = fill(
+        Arrays({**image_columns(LENGTHS), "observations": frames[:-1], "next_observations": frames[1:]}),
+        torch.device("cpu"),
+    )
+    transitions, seen = transitions_in(kept), held(kept)[1]
+    assert seen is not None
+    figure = images.sheet(seen, transitions, torch.arange(6.0), torch.tensor(LENGTHS))
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), colour[0])
+    np.testing.assert_array_equal(figure.axes[7].images[0].get_array(), colour[11])
+
+
 def test_images_in_floating_point_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arrays = image_columns(LENGTHS)
     for key in ("observations", "next_observations"):

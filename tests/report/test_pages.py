@@ -67,12 +67,15 @@ def test_runs_that_differ_in_their_seeds_are_one_method(tmp_path: Path, capsys: 
             assert line.group().split("|")[7].strip() == "2"  # runs
     assert len(re.findall(r"\| BC, OPER-R +\| +[-\d.]+ \| +4 \|", out)) == 1  # over both datasets
     assert "95 %" not in out  # of two seeds
+    for data in ("small", "other"):
+        assert f"Scores on {data}: 0 is a return of -50 and 100 one of 0 (stored in the dataset)." in out
     text = page("out/report.html")
     assert text.count('src="data:image/png;base64,') == 2
     assert all(run in text for run in runs)
     assert "<title>BC, uniform; BC, OPER-R on small; other</title>" in text
     said = re.findall(r'alt="([^"]*)"', text)
     assert "BC, OPER-R on other ends at a score of" in said[0]
+    assert "Scores on other: 0 is a return of -50" in text
     assert "All ran with oper-lightning " in text
     assert datetime.now(timezone.utc).strftime(">%Y-%m-%d ") in text  # when the runs ended
     rows = list(csv.DictReader(Path("out/report.csv").read_text().splitlines()))

@@ -11,7 +11,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.errors import InputError
-from oper_lightning.spec import DataSpec
+from oper_lightning.nn import ranks
+from oper_lightning.spec import Batch, DataSpec
 
 
 class Bonus(ABC):
@@ -50,3 +51,33 @@ class Bonus(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`, after :meth:`build` and after what was gathered has been :meth:`seen`."""
         return
+
+
+def paid(block: Batch, bonus: Bonus, seed: int, number: int) -> tuple[Batch, dict[str, Tensor]]:
+    """A block with the scaled bonus on the rewards that critics see.
+
+    Args:
+        block: of K updates, where training is done; it stays as it is.
+        bonus: built.
+        seed: seed of the run.
+        number: number of the block's first update.
+
+    Returns:
+        the block, and what is to be logged, 0-d: the mean scaled bonus, the mean size of rewards without it, and what
+        the bonus has to tell.
+
+    Raises:
+        InputError: if the bonus is not one number for each transition.
+    """
+    part = block.evaluation
+    reward = part["next", "reward"]
+    with torch.random.fork_rng([reward.device] if reward.is_cuda else []):
+        torch.manual_seed(ranks.stream_seed(seed, "bonus", number))
+        extra = bonus.scale * bonus(part)
+    if extra.shape != reward.shape:
+        raise InputError(f"{type(bonus).__name__}: a bonus of shape {list(extra.shape)} for {list(reward.shape)}")
+    more = part.clone(recurse=False)
+    more["next"] = more["next"].clone(recurse=False)
+    more["next", "reward"] = reward + extra
+    numbers = {"mean": extra.mean(), "reward": reward.abs().mean(), **bonus.numbers}
+    return Batch(*(more if role is part else role for role in block)), numbers

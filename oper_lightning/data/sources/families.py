@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from oper_lightning.data.sources.pictures import SIDE, frame
-from oper_lightning.data.sources.tfrecord import BYTES, FLOATS, INTEGERS, Malformed, example
+from oper_lightning.data.sources.tfexample import BYTES, FLOATS, INTEGERS, Malformed, example
 
 STACK = 4
 ROW = np.dtype(

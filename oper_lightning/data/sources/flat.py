@@ -151,7 +151,9 @@ class FlatEpisodes:
                 raise InputError(f"{self.origin}: {name!r} has shape {shape}; one number per row is needed")
             discrete = name == "actions" and len(shape) == 1 and column.dtype.kind in "iub"
             if not (flat or discrete) and (len(shape) < 2 or 0 in shape):
-                hint = ", or an integer type for discrete ones" if name == "actions" and len(shape) == 1 else ""
+                hint = ""
+                if name == "actions" and len(shape) == 1:
+                    hint = "; save amounts as actions[:, None], and with an integer type for discrete ones"
                 raise InputError(f"{self.origin}: {name!r} has shape {shape}; [rows, size] is needed{hint}")
         if "next_observations" in columns:
             shape, needed = columns["next_observations"].shape, columns["observations"].shape

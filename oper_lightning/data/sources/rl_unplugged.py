@@ -120,6 +120,7 @@ class RLUnplugged(Source):
             environment_options={"sticky": STICKY} if self.game else {},
             action_low=None if actions is None else np.array(0),
             action_high=None if actions is None else np.array(actions - 1),
+            bounded_by="game",
             reference=self.reference,
             reference_from=GIVEN,
         )

@@ -16,7 +16,8 @@ from typing import Any
 
 from oper_lightning.data.sources.download import progress
 from oper_lightning.data.sources.families import FRAMES, ROW, ROWS, SIZE, Writer, family_of
-from oper_lightning.data.sources.tfrecord import Broken, Malformed, broken, example, opened, records
+from oper_lightning.data.sources.tfexample import Malformed, example
+from oper_lightning.data.sources.tfrecord import Broken, broken, opened, records
 from oper_lightning.errors import InputError, note
 from oper_lightning.files import existing, plausibly_packed, read_json, whole
 

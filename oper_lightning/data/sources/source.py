@@ -30,6 +30,8 @@ class Origin:
     action_low: np.ndarray | None = None
     """lowest action, shape ``[A]``, or ``[]`` for all columns"""
     action_high: np.ndarray | None = None
+    bounded_by: str = "action_low and action_high"
+    """what a person gives the source if these are not known"""
     reference: tuple[float, float] | None = None
     """returns that score 0 and 100, where they are given or stored with the data"""
     reference_from: str = "stored in the dataset"
