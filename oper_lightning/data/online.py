@@ -20,12 +20,15 @@ from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.gathered import Gathered, Visible
 from oper_lightning.data.loaders import LARGEST_BLOCK, shared_out
 from oper_lightning.data.mixture import Mixture
+from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.table import Table
 from oper_lightning.data.transitions import transitions_from
+from oper_lightning.data.writers.dataset import dataset_id, store, write_dataset
 from oper_lightning.envs.players import Players, own
 from oper_lightning.envs.rollouts import World, ends_of
 from oper_lightning.errors import InputError, note
+from oper_lightning.errors import log as written
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
@@ -52,6 +55,8 @@ class OnlineDataModule(OfflineDataModule):
         visible: when a row may be drawn: at once (step), or when its episode has ended (episode), which returns-to-go
             need.
         patience: seconds that a step or a reset of the environments may take.
+        dataset: id of a Minari dataset, such as mine/explored-v0, which holds what was gathered once the run has come
+            to its end; none by default.
         options: see :class:`oper_lightning.data.datamodule.OfflineDataModule`.
     """
 
@@ -66,6 +71,7 @@ class OnlineDataModule(OfflineDataModule):
         offline_share: float | None = None,
         visible: Visible = "step",
         patience: float = 600.0,
+        dataset: str | None = None,
         **options: Any,
     ) -> None:
         if source is None and environment is None:
@@ -79,6 +85,7 @@ class OnlineDataModule(OfflineDataModule):
         self.warmup_policy = warmup_policy
         self.visible: Visible = visible
         self.patience = patience
+        self.dataset = dataset
         self.players: Players | None = None
         self.gathered: Gathered
         self.last: deque[tuple[float, int]]
@@ -96,6 +103,8 @@ class OnlineDataModule(OfflineDataModule):
         for name in ("offline_share", "priority", "upsample"):
             if source is None and getattr(self, name) is not None:
                 raise InputError(f"data.{name} is for recorded transitions, and there is no data.source")
+        if dataset is not None:
+            dataset_id(store() / dataset)
         if environment is not None and self.rollouts is not None and self.rollouts.environment is None:
             self.rollouts = dataclasses.replace(self.rollouts, environment=environment)
 
@@ -167,6 +176,8 @@ class OnlineDataModule(OfflineDataModule):
         if self.players is not None:
             return None
         module: Any = self.trainer.lightning_module
+        if self.dataset is not None and (store() / self.dataset).exists():
+            raise InputError(f"data.dataset {self.dataset} exists already ({store() / self.dataset}); name another")
         if isinstance(self.source, Unrecorded) and getattr(module, "normalises", False):
             raise InputError("normalise_observations goes by recorded transitions, and there is no data.source")
         world = self._world()
@@ -206,6 +217,8 @@ class OnlineDataModule(OfflineDataModule):
         """Lets the policy take the steps that pay for the next updates, then draws their transitions, ``[K, B]``."""
         assert self.players is not None
         if self.gathered.steps == 0:
+            if log.is_there(self._folder()) and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
+                raise InputError(f"{self._folder()}: what another run gathered; name another folder, or remove it")
             self.players.begin()
             self._gather(self._first_steps)
         self._gather(round(self._steps(updates)))
@@ -344,11 +357,22 @@ class OnlineDataModule(OfflineDataModule):
             self._write()
 
     def teardown(self, stage: str) -> None:
-        """Closes the environments."""
+        """Closes the environments; at the end of a run, puts on disk what was gathered."""
         super().teardown(stage)
         if self.players is not None and stage == "fit":
             self.players.close()
+            self._write()
             self.players = None
+            if self.dataset is not None and ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
+                self._publish(self.dataset)
+
+    def _publish(self, name: str) -> None:
+        """Writes what was gathered as a Minari dataset."""
+        if self.drawn < self.trainer.max_steps:  # type: ignore[union-attr]
+            return note(f"data.dataset {name}: written when the run has reached trainer.max_steps, which it has not")
+        made = write_dataset(OnlineLog(str(self._folder()), None, self.environment), "minari", store() / name)
+        written.info(f"data.dataset {name}: {made.episodes[0]:,} episodes, {made.rows[0]:,} transitions")
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: no environments."""

@@ -50,6 +50,7 @@ NOT_COMPARED = (
     "data.location",
     "data.memmap_folder",
     "data.patience",
+    "data.dataset",
     "data.updates_per_",
     "model.compile",
 )
