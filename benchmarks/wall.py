@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from oper_lightning.algorithms.rlpd import RLPD
 from safetensors.numpy import load_file
 
 import oper_lightning
-from oper_lightning import IQL
+from oper_lightning import IQL, RLPD
 from oper_lightning.envs.rollouts import World
 from oper_lightning.files import whole
 from oper_lightning.report.curves import read_curves
@@ -48,6 +47,22 @@ EXPLORE = ["--config=configs/rlpd.yaml", "--config=configs/rlpd/wall.yaml"]
 RETRAIN = ["--config=configs/iql.yaml", "--config=configs/iql/wall.yaml"]
 # The published size: longer episodes of shorter steps. Chosen by nothing, as an hour allows.
 LARGE_EXPLORE = ["--data.environment=oper/PointMassWall-v0", "--trainer.max_steps=60000"]
+# What decides how the policy trained anew on the first log of the strong bonus does: one setting changed at a time.
+VARIED: dict[str, list[str]] = {
+    "as it is": [],
+    "half recorded": ["--data.offline_share=0.5"],
+    "no good rows": ["--data.upsample=null"],
+    "32 good rows": ["--data.upsample={rows: 32, rule: reward, value: 1}"],
+    "expectile 0.7": ["--model.expectile=0.7"],
+    "temperature 10": ["--model.temperature=10"],
+    "temperature 1": ["--model.temperature=1"],
+    "no bounds": ["--model.value_bounds=null"],
+    "targets by 0.02": ["--model.tau=0.02"],
+    "learning rate falls": ["--model.schedule=cosine"],
+    "observations normalised": ["--model.normalise_observations=true"],
+    "256-256 units": ["--model.hidden_sizes=[256,256]"],
+}
+VARIED_UPDATES = 15_000
 JUDGED = 100  # starts
 
 
@@ -117,9 +132,9 @@ def name_of(arm: str, seed: int, phase: str, large: bool) -> str:
     return f"{'large-' * large}{arm.replace(' ', '-')}-{seed}-{phase}"
 
 
-def run(arm: str, seed: int, phase: str, large: bool) -> None:
+def run(arm: str, seed: int, phase: str, large: bool, varied: str | None = None) -> None:
     """One run, unless its result is there; then it is judged, and the result kept."""
-    name = name_of(arm, seed, phase, large)
+    name = name_of(arm, seed, phase, large) + (f"-{varied.replace(' ', '-')}" if varied is not None else "")
     file, folder = RAW / f"{name}.json", WORK / name
     if file.is_file():
         return
@@ -135,6 +150,8 @@ def run(arm: str, seed: int, phase: str, large: bool) -> None:
         both = f"[{recorded}, {{class_path: OnlineLog, init_args: {{path: {log.relative_to(ROOT)}}}}}]"
         words = [word for word in words if not word.startswith("--data.source")]
         words += ["--data.source=Joined", f"--data.source.sources={both}"]
+    if varied is not None:
+        words += [*VARIED[varied], f"--trainer.max_steps={VARIED_UPDATES}"]
     seconds = oper("fit", *words, f"--output={folder.relative_to(ROOT)}", "--ckpt_path=last")
     cls = RLPD if phase == "explore" else IQL
     curve = read_curves(folder)["eval/return"]
@@ -199,6 +216,23 @@ def table(large: bool = False) -> str:
     return "\n".join(lines)
 
 
+def varied_table() -> str:
+    """A row for each setting that was varied, on the first log of the strong bonus."""
+    lines = [
+        f"| varied, {VARIED_UPDATES:,} updates | return every 5,000 | reached, under the wall | CPU s |",
+        "|---|---|---|---:|",
+    ]
+    for varied in VARIED:
+        file = RAW / f"{name_of('count 5', 0, 'retrain', False)}-{varied.replace(' ', '-')}.json"
+        if file.is_file():
+            record = json.loads(file.read_text())
+            curve = " ".join(f"{value:.1f}" for value in record["eval/return"]["values"])
+            test = record["test"]
+            ways = f"{test['reached']}, {test['under the wall']} of {JUDGED}"
+            lines.append(f"| {varied} | {curve} | {ways} | {record['cpu seconds']:.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Runs what is missing, seed after seed, then prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,18 +240,22 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", default=[*ARMS], help="such as 'count 5'")
     parser.add_argument("--phase", choices=("explore", "retrain"), help="only this one")
     parser.add_argument("--large", action="store_true", help="the task in its published size")
+    parser.add_argument("--vary", nargs="*", help="vary what decides; such as 'no bounds', or all of it")
     parser.add_argument("--table", action="store_true", help="print the table, run nothing")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     torch.set_num_threads(1)
-    if not arguments.table:
+    if arguments.vary is not None and not arguments.table:
+        for varied in arguments.vary or VARIED:
+            run("count 5", 0, "retrain", False, varied)
+    elif not arguments.table:
         for seed in arguments.seeds:
             for arm in arguments.arms:
                 for phase in ("explore", "retrain"):
                     idle = phase == "explore" and ARMS[arm] is None
                     if not idle and arguments.phase in (None, phase):
                         run(arm, seed, phase, arguments.large)
-    print(table(arguments.large))
+    print(table(arguments.large), varied_table(), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data import matching, storage
-from oper_lightning.data.bonuses.bonus import Bonus, paid
+from oper_lightning.data.bonuses.bonus import Bonus, bring, paid
 from oper_lightning.data.buffer import replay_buffer
 from oper_lightning.data.frames import moved
 from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, own_episodes, shared_out
@@ -453,4 +453,4 @@ class OfflineDataModule(LightningDataModule):
         if (was := state_dict.get("rewards", self._scaling())) != self._scaling():
             note(f"{self._scaling()} now, {was:.100} before: what critics have learnt is in the old units")
         if self.bonus is not None and "bonus" in state_dict:
-            self.bonus.load_state_dict(state_dict["bonus"])
+            bring(self.bonus, state_dict["bonus"], getattr(self.trainer, "ckpt_path", None) or "the checkpoint")

@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.errors import InputError
+from oper_lightning.errors import InputError, reading
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch, DataSpec
 
@@ -51,6 +51,19 @@ class Bonus(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`, after :meth:`build` and after what was gathered has been :meth:`seen`."""
         return
+
+
+def bring(bonus: Bonus, state: dict[str, Any], origin: object) -> None:
+    """Gives a bonus what it had learnt by the checkpoint ``origin``.
+
+    Raises:
+        InputError: if it does not fit; the line names the checkpoint.
+    """
+    with reading(origin, f"what {type(bonus).__name__} has learnt"):
+        try:
+            bonus.load_state_dict(state)
+        except InputError as error:
+            raise InputError(f"{origin}: {error}") from None
 
 
 def paid(block: Batch, bonus: Bonus, seed: int, number: int) -> tuple[Batch, dict[str, Tensor]]:

@@ -27,19 +27,18 @@ def section(path: str) -> dict[str, Any]:
     return dict(found[0])
 
 
-def load(live: dict[str, Tensor], state: dict[str, Any], origin: object) -> None:
+def load(live: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Gives tensors the values that a checkpoint has for them.
 
     Args:
         live: the tensors by name.
         state: the checkpoint's.
-        origin: what to call the checkpoint.
 
     Raises:
         InputError: if they are others, not finite, or negative where that cannot be; then nothing was changed.
     """
     if odd := sorted(map(str, live.keys() ^ state.keys())):
-        raise InputError(f"{origin}: its bonus has other parts than this one, such as {odd[0]:.60}")
+        raise InputError(f"its bonus has other parts than this one, such as {odd[0]:.60}")
     for name, tensor in live.items():
         value = state[name]
         plain = (
@@ -47,11 +46,9 @@ def load(live: dict[str, Tensor], state: dict[str, Any], origin: object) -> None
         )
         if not plain or value.shape != tensor.shape or value.dtype != tensor.dtype:
             shape = [*value.shape] if isinstance(value, Tensor) else type(value).__name__
-            raise InputError(
-                f"{origin}: {name} of its bonus is {shape}, not {[*tensor.shape]}: keep the sizes of data.bonus"
-            )
+            raise InputError(f"{name} of its bonus is {shape}, not {[*tensor.shape]}: keep the sizes of data.bonus")
         low = 0 if name.endswith(NEVER_NEGATIVE) else -torch.inf
         if not (value.isfinite() & (value >= low)).all():
-            raise InputError(f"{origin}: {name} of its bonus holds numbers that cannot be")
+            raise InputError(f"{name} of its bonus holds numbers that cannot be")
     for name, tensor in live.items():
         tensor.copy_(state[name])

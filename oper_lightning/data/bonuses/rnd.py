@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data.bonuses import learnt
-from oper_lightning.data.bonuses.bonus import Bonus
+from oper_lightning.data.bonuses.bonus import Bonus, bring
 from oper_lightning.data.bonuses.moments import Moments
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
@@ -98,7 +98,7 @@ class RND(Bonus):
         self.errors = Moments(1, device)
         self._state = self._all()
         if self.path is not None:
-            learnt.load(self._state, learnt.section(self.path), self.path)
+            bring(self, learnt.section(self.path), self.path)
 
     def _all(self) -> dict[str, Tensor]:
         """Every tensor that decides what comes next, by name."""
@@ -169,8 +169,7 @@ class RND(Bonus):
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: tensor.clone() for name, tensor in self._state.items()} if self.learn else {}
+        return {name: tensor.clone() for name, tensor in self._state.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.learn:
-            learnt.load(self._state, state, "the checkpoint")
+        learnt.load(self._state, state)
