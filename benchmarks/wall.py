@@ -26,9 +26,12 @@ from safetensors.numpy import load_file
 
 import oper_lightning
 from oper_lightning import IQL, RLPD
+from oper_lightning.data.sources.point_mass_wall import PointMassWall
+from oper_lightning.envs.point_mass_wall import GOAL, HIGH, LOW, START, WALL
 from oper_lightning.envs.rollouts import World
 from oper_lightning.files import whole
 from oper_lightning.report.curves import read_curves
+from oper_lightning.report.looks import COLOURS, canvas
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "wall"
@@ -216,6 +219,52 @@ def table(large: bool = False) -> str:
     return "\n".join(lines)
 
 
+def picture(retrain: str) -> None:
+    """Where the three phases go, for the strong bonus and seed 0; ``retrain`` names the last one's folder."""
+    import matplotlib.lines
+
+    explorer = WORK / name_of("count 5", 0, "explore", False)
+    figure, (recorded, gathered, ways) = canvas(3, 1, 3.6, 3.9)
+    seen = torch.cat([part["next", "observation"] for part in PointMassWall(small=True).episodes()]).numpy()
+    visited = np.concatenate([load_file(f)["next_observation"][0] for f in sorted((explorer / "replay").iterdir())])
+    edges = [np.linspace(low, high, 51) for low, high in zip(LOW, HIGH, strict=True)]
+    for panel, places in ((recorded, seen), (gathered, visited)):
+        panel.hist2d(*places.T, bins=edges, cmin=1, norm="log", cmap="viridis")
+    recorded.set_title(f"1. recorded: {len(seen):,} steps")
+    gathered.set_title(f"2. gathered for a bonus: {len(visited):,} steps")
+    ways.set_title("3. what policies do")
+    policies = (
+        ("from recorded data", WORK / name_of("offline only", 0, "retrain", False)),
+        ("from both", WORK / retrain),
+    )
+    handles = []
+    for number, (name, folder) in enumerate(policies):
+        policy = IQL.load_from_checkpoint(WORK / folder / "last.ckpt", weights_only=True)
+        for start in range(10):
+            ways.plot(*walk(policy, 1_010_000 + start).T, color=COLOURS[number], linewidth=0.8, alpha=0.7)
+        handles.append(matplotlib.lines.Line2D([], [], color=COLOURS[number], label=name))
+    for panel in (recorded, gathered, ways):
+        panel.plot(*np.stack(WALL).T, color="black", linewidth=2.5)
+        panel.plot(*START, "o", color=COLOURS[6], markersize=4)
+        panel.plot(*GOAL, "*", color=COLOURS[1], markersize=11)
+        panel.set(xlim=(LOW[0], HIGH[0]), ylim=(LOW[1], HIGH[1]), aspect="equal")
+    ways.legend(handles=handles, fontsize="small", loc="upper right")
+    figure.savefig(ROOT / "benchmarks" / "wall.png", dpi=110)
+
+
+def walk(policy: Any, seed: int) -> np.ndarray:
+    """Positions ``[T + 1, 2]`` of one episode."""
+    world = World("oper/PointMassWallSmallCost-v0", {})
+    places, over = [world.reset(0, seed)], False
+    while not over:
+        action = world.clipped(policy.act(torch.from_numpy(places[-1][None])).numpy())[0]
+        following, _, terminated, truncated = world.step(0, action)
+        places.append(following)
+        over = terminated or truncated
+    world.close()
+    return np.stack(places)
+
+
 def varied_table() -> str:
     """A row for each setting that was varied, on the first log of the strong bonus."""
     lines = [
@@ -241,10 +290,13 @@ def main() -> None:
     parser.add_argument("--phase", choices=("explore", "retrain"), help="only this one")
     parser.add_argument("--large", action="store_true", help="the task in its published size")
     parser.add_argument("--vary", nargs="*", help="vary what decides; such as 'no bounds', or all of it")
+    parser.add_argument("--picture", metavar="RUN", help="draw benchmarks/wall.png, with RUN as the last phase")
     parser.add_argument("--table", action="store_true", help="print the table, run nothing")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     torch.set_num_threads(1)
+    if arguments.picture is not None:
+        return picture(arguments.picture)
     if arguments.vary is not None and not arguments.table:
         for varied in arguments.vary or VARIED:
             run("count 5", 0, "retrain", False, varied)

@@ -1,4 +1,4 @@
-"""What a bonus has learnt, in the checkpoint of a run: read by the run that goes on, and by others that begin with it."""
+"""What a bonus has learnt, in the checkpoint of a run: read by the run that goes on, or by another one."""
 
 from __future__ import annotations
 
