@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
@@ -39,9 +39,9 @@ class CountBonus(Bonus):
         high: Sequence[float],
         cells: Sequence[int],
         of: Literal["next_observation", "observation_and_action"] = "next_observation",
-        scale: float = 1.0,
+        **options: Any,
     ) -> None:
-        super().__init__(scale)
+        super().__init__(**options)
         if not len(low) == len(high) == len(cells) > 0:
             raise InputError(
                 f"data.bonus: low, high and cells have lengths {len(low)}, {len(high)} and {len(cells)}; each needs an "
