@@ -185,6 +185,10 @@ class OfflineDataModule(LightningDataModule):
         if columns is not None and stage in ("fit", "predict"):
             loaded.add(columns, scaled)
         if self.bonus is not None and fresh and (self.trainer is None or stage == "fit"):
+            if loaded.frames is not None:
+                raise InputError(
+                    f"{self.source}: images, which {type(self.bonus).__name__} is not for; leave out data.bonus"
+                )
             self.bonus.build(self._spec, self._device(), self.seed)
             self.bonus.seen(loaded.transitions)
         self._loaded = loaded
