@@ -358,8 +358,10 @@ class OfflineDataModule(LightningDataModule):
         if self.upsample is not None:
             first = self.source.lengths()[0] if isinstance(self.source, Joined) else 0
             if self.upsample.among == "gathered" and not first:
-                raise InputError("data.upsample.among: gathered rows are those behind the first of several sources: "
-                                 "join them with data.source Joined, or leave it out")
+                raise InputError(
+                    "data.upsample.among: gathered rows are those behind the first of several sources: "
+                    "join them with data.source Joined, or leave it out"
+                )
             good = self.upsample.good(loaded.transitions, first)
         return Mixture(rows, self._weights, loaded.device, later, self.offline_share, good, self.upsample)
 
