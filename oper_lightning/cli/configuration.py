@@ -20,7 +20,7 @@ from oper_lightning.files import place, read_yaml
 from oper_lightning.trust import KINDS, existing, kind_at, reaches, trusted
 
 # Flags that name a class, by the kind of the class.
-CLASS_FLAGS = {"model": "--model", "source": "--data.source", "priority": "--data.priority"}
+CLASS_FLAGS = {"model": "--model", **{kind: f"--data.{kind}" for kind in ("source", "priority", "bonus")}}
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _data(tree: Any, origin: Path, words: list[str]) -> dict[str, Any]:
     data = dict(_mapping(tree, origin, "data"))
     arguments = dict(_mapping(data.get("init_args"), origin, "data.init_args"))
     arguments.pop("memmap_folder", None)  # what lies there is replaced
-    for key in ("source", "priority"):
+    for key in ("source", "priority", "bonus"):
         entry = arguments.get(key)
         name = entry.get("class_path") if isinstance(entry, dict) else entry
         if value_of(words, CLASS_FLAGS[key]) is not None and existing(name, KINDS[key]) is None:
@@ -197,7 +197,7 @@ def complete(config: dict[str, Any]) -> None:
     if isinstance(rollouts := data.get("rollouts"), dict):
         _no_nulls(Rollouts, rollouts, "data.rollouts")
     parts = {"model": config.get("model"), "data": config.get("data")}
-    parts |= {f"data.{key}": data.get(key) for key in ("source", "priority")}
+    parts |= {f"data.{key}": data.get(key) for key in ("source", "priority", "bonus")}
     for key, entry in parts.items():
         if isinstance(entry, dict) and (cls := existing(entry.get("class_path"), kind_at(key))):
             _no_nulls(cls, entry.get("init_args") or {}, key)

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.cli.checkpoints import read_checkpoint
-from oper_lightning.data.bonus import Bonus
-from oper_lightning.errors import InputError, note, reading
+from oper_lightning.data.bonuses.bonus import Bonus, bring
+from oper_lightning.errors import InputError, note
 from oper_lightning.spec import DataSpec
 from oper_lightning.training import stored
 
@@ -84,5 +84,4 @@ def _learnt_by_bonus(checkpoint: dict[str, Any]) -> Any:
 def _bring(bonus: Bonus, learnt: Any, path: Path) -> None:
     if wrong := stored.unlike(learnt, bonus.state_dict()):
         raise InputError(f"{path}: its bonus is none for {type(bonus).__name__}: {wrong}")
-    with reading(path, f"what {type(bonus).__name__} has learnt"):
-        bonus.load_state_dict(learnt)
+    bring(bonus, learnt, path)

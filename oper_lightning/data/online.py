@@ -32,6 +32,7 @@ from oper_lightning.errors import log as written
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
+EXAMPLE = 100  # transitions by which the frames of images are recognised
 MOST_STEPS = 10  # of a copy of the environment between two blocks, where the block is chosen here
 EPISODES = 10  # the last ones, over which returns and lengths in training are averaged
 
@@ -76,7 +77,7 @@ class OnlineDataModule(OfflineDataModule):
     ) -> None:
         if source is None and environment is None:
             raise InputError("data.environment must be given where there is no data.source")
-        super().__init__(source if source is not None else _Unrecorded(str(environment)), **options)
+        super().__init__(source if source is not None else _Unrecorded(str(environment), patience), **options)
         self.offline_share = offline_share
         self.environment = environment
         self.parallel = parallel
@@ -262,15 +263,15 @@ class OnlineDataModule(OfflineDataModule):
         assert trainer is not None
         model: Any = trainer.lightning_module
         torch.manual_seed(ranks.stream_seed(self.seed, "explore", players.steps))
-        rows = []
-        for _ in range(steps):
+        rows: list[dict[str, np.ndarray]] = []
+        for step in range(steps):
             random = self.warmup_policy == "random" and players.steps * self.parallel < self.warmup
             with ranks.alike():
                 action = self._random() if random else model.explore(torch.from_numpy(players.observation.copy()))
             rows.append(players.step(action))
-        if rows:
-            columns = {key: torch.from_numpy(np.stack([row[key] for row in rows], 1)) for key in log.COLUMNS}
-            self._keep(columns)
+            if step == steps - 1 or len(rows) * 2 * players.observation.nbytes > log.PART:
+                self._keep({key: torch.from_numpy(np.stack([row[key] for row in rows], 1)) for key in log.COLUMNS})
+                rows = []
 
     def _random(self) -> torch.Tensor:
         """Actions of all copies, uniform between the bounds."""
@@ -302,8 +303,10 @@ class OnlineDataModule(OfflineDataModule):
     def _write(self) -> None:
         """Puts on disk what has been gathered since the last time."""
         now = self.gathered.steps
-        if now > self._written and ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
-            log.write(self._folder(), self._written, self.gathered.log(self._written), self._about())
+        if ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
+            for first in range(self._written, now, self.gathered.together):
+                columns = self.gathered.log(first, min(first + self.gathered.together, now))
+                log.write(self._folder(), first, columns, self._about())
         self._written = now
 
     def _about(self) -> dict[str, Any]:
@@ -328,7 +331,7 @@ class OnlineDataModule(OfflineDataModule):
         if path and ranks.rank() == 0:
             log.bring(Path(path).parent / log.FOLDER, folder)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
-        for columns in log.up_to(folder, steps, self.gathered.log(0)):
+        for columns in log.up_to(folder, steps, self.gathered.log(0, 0)):
             self._keep(columns)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
         if ranks.rank() == 0:
@@ -371,8 +374,8 @@ class OnlineDataModule(OfflineDataModule):
     def _rewrite(self) -> None:
         """Writes the last file of the log anew, in which episodes have been cut."""
         if ranks.rank() == 0:
-            first, _, _ = log.files(self._folder())[-1]
-            log.write(self._folder(), first, self.gathered.log(first), self._about())
+            first, last, _ = log.files(self._folder())[-1]
+            log.write(self._folder(), first, self.gathered.log(first, last), self._about())
 
     def on_exception(self, exception: BaseException) -> None:
         """Keeps what was gathered."""
@@ -405,8 +408,9 @@ class OnlineDataModule(OfflineDataModule):
 class _Unrecorded(Source):
     """No transitions; shapes, bounds and name of an environment in which some will be gathered."""
 
-    def __init__(self, environment: str) -> None:
+    def __init__(self, environment: str, patience: float) -> None:
         self.environment = environment
+        self.patience = patience
 
     def __str__(self) -> str:
         return self.environment
@@ -423,12 +427,22 @@ class _Unrecorded(Source):
 
     @cached_property
     def _facts(self) -> tuple[tuple[Any, Any], TensorDict]:
-        """Bounds of the actions, and no transitions of the right shapes."""
+        """Bounds of the actions, and an example of transitions, which nobody keeps: by it shapes are known and, of
+        images, how they move up.
+        """
         world = World(self.environment, {})
         try:
-            blank, space = world.blank, world.action_space
-            action = np.asarray(space.sample())[None]
-            flag = np.zeros(1, dtype=bool)
-            return ends_of(space), transitions_from(blank, action, np.zeros(1), blank, flag, ~flag)[:0]
+            space, flag = world.action_space, np.zeros(1, dtype=bool)
+            if not world.images:
+                action = np.asarray(space.sample())[None]
+                blank = transitions_from(world.blank, action, np.zeros(1), world.blank, flag, ~flag)
+                return ends_of(space), blank
+            space.seed(0)
+            with ranks.alike():
+                player = Players(world, 0, 1, self.patience, torch.device("cpu"))
+                player.begin()
+                rows = [player.step(torch.as_tensor(space.sample())[None]) for _ in range(EXAMPLE)]
+            rows[-1]["truncated"] = ~rows[-1]["terminated"]
+            return ends_of(space), transitions_from(**{key: np.concatenate([r[key] for r in rows]) for key in rows[0]})
         finally:
             world.close()

@@ -156,7 +156,8 @@ def read_config(run: str | Path) -> dict[str, Any]:
     try:
         config = renamed.config(tree)
         data = config["data"]["init_args"]
-        names = [part["class_path"] for part in (config["model"], data["source"], data.get("priority")) if part]
+        parts = config["model"], data["source"], data.get("priority"), data.get("bonus")
+        names = [part["class_path"] for part in parts if part]
         known = all(isinstance(name, str) for name in names) and isinstance(config["trainer"]["max_steps"], int)
     except (TypeError, KeyError, ValueError, AttributeError):
         known = False

@@ -15,7 +15,7 @@ from torch import nn
 
 from oper_lightning import InputError, OperR
 from oper_lightning.algorithms.iql import IQL
-from oper_lightning.data.bonus import Bonus
+from oper_lightning.data.bonuses.bonus import Bonus
 from oper_lightning.spec import Batch, bounds_of_values
 
 

@@ -21,7 +21,7 @@ from test_kill import finished, readable, start, wait_for_checkpoints
 from oper_lightning import BC, IQL, InputError, OfflineDataModule
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 from oper_lightning.cli.start import Start
-from oper_lightning.data.bonus import Bonus
+from oper_lightning.data.bonuses.bonus import Bonus
 from oper_lightning.data.sources.source import Origin
 
 Change = Callable[[dict[str, Any]], Any]
