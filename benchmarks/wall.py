@@ -248,7 +248,7 @@ def picture(retrain: str) -> None:
         panel.plot(*START, "o", color=COLOURS[6], markersize=4)
         panel.plot(*GOAL, "*", color=COLOURS[1], markersize=11)
         panel.set(xlim=(LOW[0], HIGH[0]), ylim=(LOW[1], HIGH[1]), aspect="equal")
-    ways.legend(handles=handles, fontsize="small", loc="upper right")
+    figure.legend(handles=handles, fontsize="small", loc="outside lower right", ncols=2)
     figure.savefig(ROOT / "benchmarks" / "wall.png", dpi=110)
 
 
