@@ -212,7 +212,7 @@ def table(large: bool = False) -> str:
             "; ".join(ways) or "–",
             interval(returns) if returns else "–",
             " ".join(f"{value:.1f}" for value in returns),
-            f"{min(test['reached'] for test in tests)} % or more" if tests else "–",
+            f"at least {min(test['reached'] for test in tests)} %" if tests else "–",
             f"{sum(test['under the wall'] > JUDGED // 2 for test in tests)} of {len(tests)}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
