@@ -21,7 +21,7 @@ from oper_lightning.data.pace import Pace
 from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.table import Table
-from oper_lightning.data.unrecorded import Unrecorded
+from oper_lightning.data.unrecorded import unrecorded
 from oper_lightning.data.writers.dataset import dataset_id, store, write_dataset
 from oper_lightning.envs.players import Players, own
 from oper_lightning.envs.rollouts import World
@@ -73,7 +73,8 @@ class OnlineDataModule(OfflineDataModule):
     ) -> None:
         if source is None and environment is None:
             raise InputError("data.environment must be given where there is no data.source")
-        super().__init__(source if source is not None else Unrecorded(str(environment), patience), **options)
+        super().__init__(source if source is not None else unrecorded(str(environment), patience), **options)
+        self._recorded = source is not None
         self.offline_share = offline_share
         self.environment = environment
         self.parallel = parallel
@@ -129,7 +130,7 @@ class OnlineDataModule(OfflineDataModule):
 
     def _room(self) -> int:
         if self.trainer is None or self.trainer.state.fn != "fit":
-            return int(isinstance(self.source, Unrecorded))  # judging needs no rows, and a table has at least one
+            return int(not self._recorded)  # judging needs no rows, and a table has at least one
         blocks, updates = self._epoch()
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return self.steps_at(blocks * updates)
@@ -146,7 +147,7 @@ class OnlineDataModule(OfflineDataModule):
         """
         if self.trainer is None:
             raise InputError("an OnlineDataModule gathers by the policy in training: hand it to a trainer")
-        if stage == "predict" and isinstance(self.source, Unrecorded):
+        if stage == "predict" and not self._recorded:
             raise InputError(
                 "an online run without data.source has no transitions to predict for; name some: "
                 "--data.source=OnlineLog --data.source.path=<folder of the run>"
@@ -158,7 +159,7 @@ class OnlineDataModule(OfflineDataModule):
         module: Any = self.trainer.lightning_module
         if self.dataset is not None and (store() / self.dataset).exists():
             raise InputError(f"data.dataset {self.dataset} exists already ({store() / self.dataset}); name another")
-        if isinstance(self.source, Unrecorded) and getattr(module, "normalises", False):
+        if not self._recorded and getattr(module, "normalises", False):
             raise InputError("normalise_observations goes by recorded transitions, and there is no data.source")
         world = self._world()
         try:

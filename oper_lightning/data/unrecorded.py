@@ -19,9 +19,17 @@ from oper_lightning.nn import ranks
 EXAMPLE = 100  # transitions by which the frames of images are recognised
 
 
-class Unrecorded(Source):
-    """No transitions; shapes, bounds and name of an environment in which some will be gathered."""
+def unrecorded(environment: str, patience: float) -> Source:
+    """A source of no transitions that knows shapes, bounds and name of an environment in which some will be gathered.
 
+    Args:
+        environment: Gymnasium id.
+        patience: seconds that a step or a reset may take.
+    """
+    return _Unrecorded(environment, patience)
+
+
+class _Unrecorded(Source):
     def __init__(self, environment: str, patience: float) -> None:
         self.environment = environment
         self.patience = patience
