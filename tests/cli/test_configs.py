@@ -53,6 +53,7 @@ def test_every_configuration_trains(path: Path, small_file: Path, small_discrete
         *given(path),
         *source,
         "--data.updates_per_epoch=2",
+        "--data.updates_per_block=2",
         "--data.batch_size=32",
         "--data.rollouts=null",
         "--trainer.max_steps=30",
