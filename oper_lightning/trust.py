@@ -23,7 +23,7 @@ from oper_lightning.priorities.priority import Priority
 
 KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority, "bonus": Bonus}
 """what can stand at a key of a configuration"""
-ALL: dict[str, type] = {**KINDS, "data": OfflineDataModule}
+ALL: dict[str, type] = {**KINDS, "data": OfflineDataModule, "sources": Source}
 
 
 def kind_at(key: str) -> type | None:

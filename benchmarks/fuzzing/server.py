@@ -29,6 +29,7 @@ from fuzzing.checkpoints import CHECKPOINTS
 from fuzzing.configs import CONFIG, YAML
 from fuzzing.events import EVENTS
 from fuzzing.hdf5 import HDF5
+from fuzzing.logs import LOGS
 from fuzzing.minari import MINARI
 from fuzzing.npz import NPZ
 from fuzzing.published import NPY
@@ -52,6 +53,7 @@ KINDS = {
     "npy": NPY,
     "words": WORDS,
     "events": EVENTS,
+    "log": LOGS,
 }
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # of a case, on a machine that does nothing else

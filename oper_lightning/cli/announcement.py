@@ -8,13 +8,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from oper_lightning.data.datamodule import OfflineDataModule
+from oper_lightning.data.online import OnlineDataModule, Unrecorded
 from oper_lightning.errors import log
 from oper_lightning.nn import ranks
 from oper_lightning.priorities.priority import statistics
 
 
 class Announcement(Callback):
-    """Two lines, once everything is set up."""
+    """Two or three lines, once everything is set up."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says what was read and what will be done."""
@@ -22,10 +23,14 @@ class Announcement(Callback):
         if trainer.is_global_zero and isinstance(data, OfflineDataModule):
             log.info(was_read(data))
             log.info(will_do(trainer, pl_module, data))
+            if isinstance(data, OnlineDataModule):
+                log.info(will_gather(trainer, data))
 
 
 def was_read(data: OfflineDataModule) -> str:
     """The data and the priority."""
+    if isinstance(data.source, Unrecorded):
+        return f"nothing is recorded: all transitions are gathered in {data.source}, and drawn uniformly"
     episodes = int(data.transitions["next", "done"].sum())
     line = f"read {data.source}: {len(data.transitions):,} transitions in {episodes:,} episodes"
     line += f", {data.spec.actions:,} discrete actions" if data.spec.discrete else ""
@@ -53,6 +58,20 @@ def will_do(trainer: Trainer, model: LightningModule, data: OfflineDataModule) -
         return f"{line}, without a normalised score, as no reference is known (data.source.reference)"
     low, high = data.spec.reference
     return f"{line}, normalised from {low:g} to {high:g} ({data.spec.reference_from})"
+
+
+def will_gather(trainer: Trainer, data: OnlineDataModule) -> str:
+    """Where the policy acts, and for how many steps."""
+    assert data.players is not None
+    taken = data.gathered.steps * data.parallel
+    first = data.steps_at(getattr(data.train_dataloader(), "updates", 1))
+    copies = f" of {data.parallel:,} copies" if data.parallel > 1 else ""
+    of_them = f"{taken:,} of them already taken" if taken else f"{first:,} of them before the first update"
+    line = (
+        f"gathers in {data.players.world.environment}: {data.steps_at(trainer.max_steps):,} environment steps{copies}"
+    )
+    share = "" if data.offline_share is None else f"; {data.offline_share:.0%} of every batch are recorded rows"
+    return f"{line}, {of_them}{share}"
 
 
 def early_end(trainer: Trainer) -> str | None:

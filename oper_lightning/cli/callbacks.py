@@ -18,6 +18,7 @@ from rich.progress import Progress as RichProgress
 
 from oper_lightning import __version__
 from oper_lightning.cli import folders
+from oper_lightning.data.online import OnlineDataModule
 from oper_lightning.files import whole
 from oper_lightning.priorities.file import save_tensors
 
@@ -89,6 +90,8 @@ class Progress(ProgressBar):
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         total = f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else ""
         line = f"{type(pl_module).__name__}  update {trainer.global_step:,}{total}"
+        if isinstance(data := trainer.datamodule, OnlineDataModule):  # type: ignore[attr-defined]
+            line += f"  {steps_taken(data.progress())}"
         if judged and "eval/return" in metrics:
             line += f"  return {metrics['eval/return']:.2f} ± {metrics['eval/return_std']:.2f}"
         if judged and "eval/score" in metrics:
@@ -110,6 +113,12 @@ class Progress(ProgressBar):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def steps_taken(progress: dict[str, float]) -> str:
+    """How far a run that interacts is, in a few words."""
+    said = f"steps {progress['steps']:,}"
+    return f"{said}  return in training {progress['return']:.2f}" if "return" in progress else said
 
 
 class Events(TensorBoardLogger):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,26 +11,24 @@ import torch
 
 from oper_lightning.cli.outline import classes
 from oper_lightning.data.sources.d4rl import D4RL
-from oper_lightning.data.sources.minari import Minari
 from oper_lightning.data.sources.source import Source
-from oper_lightning.data.sources.tianshou import Tianshou
 from oper_lightning.data.storage import fill, transitions_in
-from oper_lightning.data.table import Table
-from oper_lightning.data.transitions import fingerprint, has_returns
-from oper_lightning.data.writers import d4rl, minari, tianshou
-from oper_lightning.data.writers.recording import Recording
-from oper_lightning.errors import InputError, first_line
-from oper_lightning.files import beside, place
+from oper_lightning.data.transitions import fingerprint
+from oper_lightning.data.writers.dataset import write_dataset
+from oper_lightning.errors import InputError
+from oper_lightning.files import place
 from oper_lightning.priorities.file import FORMAT, save_tensors
 from oper_lightning.priorities.priority import statistics
 from oper_lightning.priorities.published import published_weights
 from oper_lightning.report.inspect import open_source
 
+To = Literal["minari", "tianshou", "d4rl"]
+
 
 def convert(
     files: Sequence[str] = (),
     source: Source | None = None,
-    to: Literal["minari", "tianshou", "d4rl"] | None = None,
+    to: To | None = None,
     output: str | None = None,
     fraction: float = 1.0,
     seed: int = 0,
@@ -47,8 +42,8 @@ def convert(
 
     Args:
         files: with --to, the dataset: a .hdf5 or .npz file, the name of a D4RL dataset, the id or folder of a Minari
-            dataset, or the folder of a run. Without, published weights, one file per seed; files of the older layout,
-            without iterations, are averaged into one seed.
+            dataset, or the folder of a run (what it gathered, or else what it read). Without, published weights, one
+            file per seed; files of the older layout, without iterations, are averaged into one seed.
         source: the dataset, if its source needs arguments; for weights the one that they were made for, which with
             D4RL has qlearning_rows set to true.
         to: minari, tianshou (a replay buffer as HDF5) or d4rl (a flat HDF5 file).
@@ -72,52 +67,15 @@ def convert(
     _dataset(source, to, place(output), fraction, seed, data_format)
 
 
-def _dataset(source: Source, to: str, target: Path, fraction: float, seed: int, data_format: str) -> None:
-    if os.path.lexists(target):
-        raise InputError(f"{target}: exists already; name another --output")
-    name = _dataset_id(target) if to == "minari" else ""
-    source.prepare()
-    recording = Recording(Table(source, fill(source, torch.device("cpu"))), fraction, seed)
-    rows, episodes = len(recording), f"{len(recording.spans):,} of {recording.total:,} episodes"
-    new = beside(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _bar(target.name, rows) as recording.moved:
-            if to == "minari":
-                losses = minari.write(recording, new, data_format, name)
-            else:
-                losses = {"tianshou": tianshou, "d4rl": d4rl}[to].write(recording, new)
-        knew_returns = has_returns(recording.table.transitions)
-        expected = recording.table.recorded if rows == len(recording.table) else None
-        del recording  # what is read back needs the room of its table
-        written = {"minari": Minari, "tianshou": Tianshou, "d4rl": D4RL}[to](str(new.absolute()))
-        result = Table(written, fill(written, torch.device("cpu")))
-        if expected != result.recorded and expected is not None and not losses:
-            raise InputError(f"{target}: read back, it holds other data than {source}; nothing is left of it")
-        os.rename(new, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot write it ({error.strerror or first_line(error)})") from None
-    finally:
-        shutil.rmtree(new) if new.is_dir() else new.unlink(missing_ok=True)
-    print(f"{target}: {episodes}, {len(result):,} transitions, fingerprint {result.recorded}")
-    if knew_returns:
-        losses.append("what whole episodes returned: to priorities, single transitions will return their own rewards")
+def _dataset(source: Source, to: To, target: Path, fraction: float, seed: int, data_format: str) -> None:
+    (episodes, total), (rows, of), fingerprint, losses = write_dataset(
+        source, to, target, fraction, seed, data_format, _bar
+    )
+    print(f"{target}: {episodes:,} of {total:,} episodes, {rows:,} transitions, fingerprint {fingerprint}")
     for loss in losses:
         print(f"not kept: {loss}")
-    if dropped := rows - len(result):
-        print(f"{dropped:,} of {rows:,} transitions are not kept")
-
-
-def _dataset_id(folder: Path) -> str:
-    """The id of a Minari dataset that is to lie in a folder: its place in the store, or else the folder's name."""
-    store = place(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).absolute()
-    inside = folder.absolute().is_relative_to(store)
-    name = str(folder.absolute().relative_to(store)) if inside else folder.name
-    if not re.fullmatch(r"([\w./-]*/)?[\w.-]*[\w.]-v\d+", name):
-        raise InputError(
-            f"{folder}: a Minari dataset is named like name-v0, by letters, digits and -_.; rename --output"
-        )
-    return name
+    if dropped := of - rows:
+        print(f"{dropped:,} of {of:,} transitions are not kept")
 
 
 @contextmanager

@@ -354,7 +354,13 @@ class OfflineDataModule(LightningDataModule):
             rows = self.source.lengths()[0]
             later = Stretches(torch.tensor([rows], device=loaded.device))
             later.reach(torch.tensor([len(loaded) - rows]))
-        good = self.upsample.good(loaded.transitions, rows) if self.upsample is not None else None
+        good = None
+        if self.upsample is not None:
+            first = self.source.lengths()[0] if isinstance(self.source, Joined) else 0
+            if self.upsample.among == "gathered" and not first:
+                raise InputError("data.upsample.among: gathered rows are those behind the first of several sources: "
+                                 "join them with data.source Joined, or leave it out")
+            good = self.upsample.good(loaded.transitions, first)
         return Mixture(rows, self._weights, loaded.device, later, self.offline_share, good, self.upsample)
 
     def replay_buffer(self, batch_size: int | None = None) -> TensorDictReplayBuffer:

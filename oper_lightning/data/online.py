@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +20,20 @@ from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.gathered import Gathered, Visible
 from oper_lightning.data.loaders import LARGEST_BLOCK, shared_out
 from oper_lightning.data.mixture import Mixture
+from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.table import Table
 from oper_lightning.data.transitions import transitions_from
+from oper_lightning.data.writers.dataset import dataset_id, store, write_dataset
 from oper_lightning.envs.players import Players, own
 from oper_lightning.envs.rollouts import World, ends_of
 from oper_lightning.errors import InputError, note
+from oper_lightning.errors import log as written
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
 MOST_STEPS = 10  # of a copy of the environment between two blocks, where the block is chosen here
+EPISODES = 10  # the last ones, over which returns and lengths in training are averaged
 
 
 class OnlineDataModule(OfflineDataModule):
@@ -49,6 +55,8 @@ class OnlineDataModule(OfflineDataModule):
         visible: when a row may be drawn: at once (step), or when its episode has ended (episode), which returns-to-go
             need.
         patience: seconds that a step or a reset of the environments may take.
+        dataset: id of a Minari dataset, such as mine/explored-v0, which holds what was gathered once the run has come
+            to its end; none by default.
         options: see :class:`oper_lightning.data.datamodule.OfflineDataModule`.
     """
 
@@ -63,6 +71,7 @@ class OnlineDataModule(OfflineDataModule):
         offline_share: float | None = None,
         visible: Visible = "step",
         patience: float = 600.0,
+        dataset: str | None = None,
         **options: Any,
     ) -> None:
         if source is None and environment is None:
@@ -76,8 +85,12 @@ class OnlineDataModule(OfflineDataModule):
         self.warmup_policy = warmup_policy
         self.visible: Visible = visible
         self.patience = patience
+        self.dataset = dataset
         self.players: Players | None = None
         self.gathered: Gathered
+        self.last: deque[tuple[float, int]]
+        """return and length of the episodes that ended last"""
+        self._logged: tuple[int, float] | None = None  # updates drawn and time, when numbers were last logged
         self._written = 0  # steps of each copy that are on disk
         for name, least in (("parallel", 1), ("warmup", 0)):
             if getattr(self, name) < least:
@@ -90,6 +103,8 @@ class OnlineDataModule(OfflineDataModule):
         for name in ("offline_share", "priority", "upsample"):
             if source is None and getattr(self, name) is not None:
                 raise InputError(f"data.{name} is for recorded transitions, and there is no data.source")
+        if dataset is not None:
+            dataset_id(store() / dataset)
         if environment is not None and self.rollouts is not None and self.rollouts.environment is None:
             self.rollouts = dataclasses.replace(self.rollouts, environment=environment)
 
@@ -161,6 +176,8 @@ class OnlineDataModule(OfflineDataModule):
         if self.players is not None:
             return None
         module: Any = self.trainer.lightning_module
+        if self.dataset is not None and (store() / self.dataset).exists():
+            raise InputError(f"data.dataset {self.dataset} exists already ({store() / self.dataset}); name another")
         if isinstance(self.source, Unrecorded) and getattr(module, "normalises", False):
             raise InputError("normalise_observations goes by recorded transitions, and there is no data.source")
         world = self._world()
@@ -173,18 +190,21 @@ class OnlineDataModule(OfflineDataModule):
             world.close()
             raise
         self.gathered = Gathered(table, self.parallel, module.columns, self.visible)
+        self.last, self._logged = deque(maxlen=EPISODES), None
         self._mixture = self._mixed(table)
         self.players = Players(world, self.seed, self.parallel, self.patience, self._device())
         return None
 
     def _world(self) -> World:
         """This rank's copies of the environment."""
-        origin = self.source.origin()
-        name = self.environment or origin.environment
+        name = self.environment or self.source.origin().environment
         if name is None:
             raise InputError(f"{self.source}: no environment known; name the one to gather in as data.environment")
-        options = origin.environment_options if self.environment is None else {}
-        return World(name, options, origin.observation_keys, max(len(own(self.parallel)), 1))
+        return World(name, self._options(), self.source.origin().observation_keys, max(len(own(self.parallel)), 1))
+
+    def _options(self) -> dict[str, Any]:
+        """What the environment is made with."""
+        return self.source.origin().environment_options if self.environment is None else {}
 
     def _mixed(self, loaded: Table) -> Mixture:
         good = self.upsample.good(loaded.transitions, 0) if self.upsample is not None else None
@@ -197,10 +217,31 @@ class OnlineDataModule(OfflineDataModule):
         """Lets the policy take the steps that pay for the next updates, then draws their transitions, ``[K, B]``."""
         assert self.players is not None
         if self.gathered.steps == 0:
+            if log.is_there(self._folder()) and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
+                raise InputError(f"{self._folder()}: what another run gathered; name another folder, or remove it")
             self.players.begin()
             self._gather(self._first_steps)
         self._gather(round(self._steps(updates)))
-        return super().draw(updates)
+        block = super().draw(updates)
+        every = self.trainer.log_every_n_steps  # type: ignore[union-attr]
+        if every and (self.drawn // every > (self.drawn - updates) // every or self.drawn == self.trainer.max_steps):  # type: ignore[union-attr]
+            self._log()
+        return block
+
+    def progress(self) -> dict[str, float]:
+        """Steps and finished episodes so far, and mean return and length of the last ones."""
+        found = {"steps": self.gathered.steps * self.parallel, "episodes": sum(self.gathered.episode)}
+        means = (sum(column) / len(self.last) for column in zip(*self.last, strict=True))
+        return {**found, **dict(zip(("return", "length"), means, strict=False))}
+
+    def _log(self) -> None:
+        """Hands the progress to the loggers, at the update for which the steps have been taken."""
+        now, numbers = time.monotonic(), self.progress()
+        if self._logged is not None:
+            numbers["updates_per_second"] = (self.drawn - self._logged[0]) / (now - self._logged[1])
+        self._logged = self.drawn, now
+        for logger in self.trainer.loggers:  # type: ignore[union-attr]
+            logger.log_metrics({f"online/{name}": value for name, value in numbers.items()}, step=self.drawn)
 
     @torch.no_grad()
     def _gather(self, steps: int) -> None:
@@ -229,7 +270,7 @@ class OnlineDataModule(OfflineDataModule):
 
     def _keep(self, columns: dict[str, torch.Tensor]) -> None:
         first = self.gathered.steps
-        self.ended = self.gathered.put(columns)
+        self.last.extend(self.gathered.put(columns))
         if self.bonus is not None:
             parts = [self.gathered.part(copy, first, self.gathered.steps) for copy in range(self.parallel)]
             self.bonus.seen(torch.stack(parts, 1).reshape(-1))
@@ -260,6 +301,7 @@ class OnlineDataModule(OfflineDataModule):
         world = self.players.world
         return {
             "environment": world.environment,
+            "environment_options": self._options(),
             "action_low": self._spec.action_low.tolist(),
             "action_high": self._spec.action_high.tolist(),
             "observation_keys": list(self._spec.observation_keys),
@@ -284,7 +326,7 @@ class OnlineDataModule(OfflineDataModule):
         if path and ranks.rank() == 0:
             log.bring(Path(path).parent / log.FOLDER, folder)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
-        for columns in log.up_to(folder, steps):
+        for columns in log.up_to(folder, steps, self.gathered.log(0)):
             self._keep(columns)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
         if ranks.rank() == 0:
@@ -315,11 +357,22 @@ class OnlineDataModule(OfflineDataModule):
             self._write()
 
     def teardown(self, stage: str) -> None:
-        """Closes the environments."""
+        """Closes the environments; at the end of a run, puts on disk what was gathered."""
         super().teardown(stage)
         if self.players is not None and stage == "fit":
             self.players.close()
+            self._write()
             self.players = None
+            if self.dataset is not None and ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
+                self._publish(self.dataset)
+
+    def _publish(self, name: str) -> None:
+        """Writes what was gathered as a Minari dataset."""
+        if self.drawn < self.trainer.max_steps:  # type: ignore[union-attr]
+            return note(f"data.dataset {name}: written when the run has reached trainer.max_steps, which it has not")
+        made = write_dataset(OnlineLog(str(self._folder()), None, self.environment), "minari", store() / name)
+        written.info(f"data.dataset {name}: {made.episodes[0]:,} episodes, {made.rows[0]:,} transitions")
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: no environments."""

@@ -12,18 +12,25 @@ from oper_lightning.report.weights import EpisodeWeights
 Methods = list[str]
 """all of a report, in order: a method looks alike in every picture"""
 ABREAST = 4  # small panels
+TRAINING = "online/return"
+"""what the last episodes of a run that interacts returned"""
 
 
 def draw_curves(
-    groups: list[Group], weights: dict[tuple[str, str], EpisodeWeights], methods: Methods, measures: dict[str, str]
+    groups: list[Group],
+    weights: dict[tuple[str, str], EpisodeWeights],
+    methods: Methods,
+    measures: dict[str, str],
+    across: str,
 ) -> Any:
     """For each dataset learning curves, and beside them what each priority makes of good and bad episodes.
 
     Args:
-        groups: evaluated runs.
+        groups: runs that have logged the measures.
         weights: by data and method.
         methods: all of the report.
         measures: what runs on a dataset are judged by.
+        across: what their curves are over.
     """
     columns = 2 if weights else 1
     shown = [*dict.fromkeys(group.method for group in groups)]
@@ -34,7 +41,8 @@ def draw_curves(
             if group.data == data:
                 draw_curve(panel, group, name, methods)
         unit = "normalised score" if name.endswith("score") else "return"
-        panel.set(title=f"What the policies earn: {plain(data)}", xlabel="gradient updates", ylabel=unit)
+        whose = "episodes in training" if name == TRAINING else "the policies"
+        panel.set(title=f"What {whose} earn: {plain(data)}", xlabel=across, ylabel=unit)
         if weights:
             mine = {method: part for (where, method), part in weights.items() if where == data}
             draw_weights(panels[columns * place + 1], mine, methods)
@@ -77,7 +85,7 @@ def draw_weights(panel: Any, weights: dict[str, EpisodeWeights], methods: Method
     )
 
 
-def draw_training(groups: list[Group], methods: Methods) -> Any:
+def draw_training(groups: list[Group], methods: Methods, across: str) -> Any:
     """Everything that was logged in training: a panel for each number, a block of rows for each dataset.
 
     Returns None where nothing was logged.
@@ -105,7 +113,7 @@ def draw_training(groups: list[Group], methods: Methods) -> Any:
             panel.set_title(
                 plain(tag.removeprefix("train/")) + (f", {plain(data)}" if several else ""), fontsize="small"
             )
-            panel.set_xlabel("gradient updates", fontsize="x-small")
+            panel.set_xlabel(across, fontsize="x-small")
             panel.tick_params(labelsize="x-small")
         same_axes(block[: len(names)])
         for panel in block[len(names) :]:

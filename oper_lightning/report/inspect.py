@@ -9,13 +9,14 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data import matching
+from oper_lightning.data import log, matching
 from oper_lightning.data.frames import Frames, held, observation_shape
 from oper_lightning.data.sources.bandit import Bandit
 from oper_lightning.data.sources.d3rlpy import D3rlpy, dumped_by_d3rlpy
 from oper_lightning.data.sources.d4rl import D4RL, known_names
 from oper_lightning.data.sources.minari import Minari
 from oper_lightning.data.sources.npz import Npz
+from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.sources.reacher import Reacher
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.sources.tianshou import Tianshou, is_replay_buffer
@@ -48,9 +49,9 @@ def inspect(
 
     Args:
         files: first the dataset: a .hdf5 file (D4RL's layout or a replay buffer of Tianshou) or .npz file, the name of
-            a D4RL dataset, the id or folder of a Minari dataset, or the folder of a run (for the data of that run).
-            Then weights of OPER-A, if you have any: files, folders of runs of stage 1, or templates in which {seed}
-            stands for a number.
+            a D4RL dataset, the id or folder of a Minari dataset, or the folder of a run (what it gathered, or else what
+            it read). Then weights of OPER-A, if you have any: files, folders of runs of stage 1, or templates in which
+            {seed} stands for a number.
         source: the dataset, if its source needs arguments; then all files are weights.
         priority: a priority with its arguments, as fit takes it; it is shown as training will use it.
         output: folder to write to.
@@ -156,8 +157,12 @@ def open_source(name: str) -> Source:
         InputError: if it means none.
     """
     path = Path(name)
+    if log.is_there(path):
+        return OnlineLog(name)
     if (path / "config.yaml").is_file():
-        return make("source", read_config(path)["data"]["init_args"]["source"], path / "config.yaml")
+        if (source := read_config(path)["data"]["init_args"]["source"]) is None:
+            raise InputError(f"{name}: an online run without recorded transitions, which has gathered nothing yet")
+        return make("source", source, path / "config.yaml")
     if path.suffix == ".npz":
         return Npz(name)
     if path.is_file() and is_replay_buffer(path):

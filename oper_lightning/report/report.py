@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
+from oper_lightning.data.online import EPISODES
 from oper_lightning.errors import InputError, note
 from oper_lightning.report.curves import LAST
-from oper_lightning.report.draw_runs import draw_curves, draw_training
+from oper_lightning.report.draw_runs import TRAINING, draw_curves, draw_training
 from oper_lightning.report.page import Page, Table
 from oper_lightning.report.references import references
 from oper_lightning.report.results import Result, measured_by, over_datasets, plain_rows, results, table_of
-from oper_lightning.report.runs import Group, Run, grouped, oddities, read_run, settings
+from oper_lightning.report.runs import Group, Run, grouped, oddities, over_steps, read_run, settings
 from oper_lightning.report.statistics import FEWEST
 from oper_lightning.report.weights import Datasets, EpisodeWeights
 
+X = Literal["updates", "steps"]
+ACROSS: dict[X, str] = {"updates": "gradient updates", "steps": "environment steps"}
 
-def report(runs: list[str], output: str = "runs/report", gap_to: float | None = None) -> None:
+
+def report(runs: list[str], output: str = "runs/report", gap_to: float | None = None, x: X = "updates") -> None:
     """Compare finished runs: tables, learning curves, losses.
 
     It writes report.html, report.md, report.csv and pictures. Runs that differ only in their seeds count as one method.
@@ -26,6 +31,7 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
         runs: folders of runs of `oper fit`.
         output: folder to write to.
         gap_to: a return; the table then says which share of the first method's distance to it each method closes.
+        x: what curves are drawn over: gradient updates, or steps of environments, which runs that interact log.
     """
     places = [Path(run).resolve() for run in runs]
     if twice := next((run for run, place in zip(runs, places, strict=True) if places.count(place) > 1), None):
@@ -40,13 +46,22 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
     page = Page(_title(everything, methods), output, "report")
     page.warnings(strange)
     said = references(groups)
-    tables = _compare(page, groups, methods, gap_to, said) if groups else []
-    if figure := draw_training(logged, methods):
+    tables = _compare(page, groups, methods, gap_to, said, x) if groups else []
+    if played := [group for group in logged if all(TRAINING in run.curves for run in group.runs)]:
+        page.heading("Episodes in training")
+        page.picture(
+            draw_curves(_along(played, x), {}, methods, {group.data: TRAINING for group in played}, ACROSS[x]),
+            f"Returns of the episodes that {_all([group.method for group in played], 'methods')} played in training, "
+            f"over {ACROSS[x]}.",
+            f"Of the last {EPISODES} episodes, played by the exploring policy, warm-up included. {_bands(played)}",
+            "-episodes",
+        )
+    if figure := draw_training(_along(logged, x), methods, ACROSS[x]):
         page.heading("What was logged in training")
         page.picture(
             figure,
-            f"A panel for each number that {_all(methods, 'methods')} logged in training, over gradient updates.",
-            f"Means over runs. {_bands(logged)}Panels of the same data have the same updates across.",
+            f"A panel for each number that {_all(methods, 'methods')} logged in training, over {ACROSS[x]}.",
+            f"Means over runs. {_bands(logged)}Panels of the same data have the same {x} across.",
             "-training",
         )
     _list(page, everything)
@@ -67,6 +82,11 @@ def _title(groups: list[Group], methods: list[str]) -> str:
 def _all(words: list[str], what: str) -> str:
     """Up to three words by name; of more, only their number."""
     return "; ".join(words) if len(words) <= 3 else f"{len(words)} {what}"
+
+
+def _along(groups: list[Group], x: X) -> list[Group]:
+    """The groups with their curves over what is asked for."""
+    return [group._replace(runs=[over_steps(run) for run in group.runs]) if x == "steps" else group for group in groups]
 
 
 def _as_far_as_the_furthest(group: Group) -> Group:
@@ -90,9 +110,11 @@ def _judged(group: Group) -> list[Run]:
     return [run for run in group.runs if "eval/return" in run.curves]
 
 
-def _compare(page: Page, groups: list[Group], methods: list[str], gap_to: float | None, said: list[str]) -> list[Table]:
+def _compare(
+    page: Page, groups: list[Group], methods: list[str], gap_to: float | None, said: list[str], x: X
+) -> list[Table]:
     """Writes tables and curves, and what is ``said`` of scores; returns the tables."""
-    found, across = results(groups, gap_to), over_datasets(groups)
+    found, overall = results(groups, gap_to), over_datasets(groups)
     tables = [table_of(found, gap_to)]
     page.heading("Results")
     page.paragraph(
@@ -105,17 +127,17 @@ def _compare(page: Page, groups: list[Group], methods: list[str], gap_to: float 
     page.table(tables[0])
     if said:
         page.paragraph(" ".join(said))
-    if across:
+    if overall:
         page.heading("Over all data")
-        tables.append(table_of(across, gap_to))
+        tables.append(table_of(overall, gap_to))
         page.table(tables[1])
-    page.numbers(*plain_rows([*found, *across]))
+    page.numbers(*plain_rows([*found, *overall]))
     measures = {data: measured_by(groups, data) for data in dict.fromkeys(group.data for group in groups)}
     weights = _weights(groups)
     ends = [f"{row.method} on {row.data} ends at {_said(row)}" for row in found]
     page.picture(
-        draw_curves(groups, weights, methods, measures),
-        f"Learning curves over gradient updates: {'; '.join(ends)}."
+        draw_curves(_along(groups, x), weights, methods, measures, ACROSS[x]),
+        f"Learning curves over {ACROSS[x]}: {'; '.join(ends)}."
         + (" Beside them the weight of each recorded episode against its return." if weights else ""),
         f"Means over runs. {_bands(groups)}"
         + ("Right: points are episodes of the data, weighed as the first run of each method does." if weights else ""),

@@ -31,6 +31,7 @@ NAMES = {
 COUPLING = {("constraint", "evaluation", "improvement"): "coupled", ("constraint", "improvement"): "decoupled"}
 STAGE_ONE = "OperA"
 SOURCE = "data.source"
+STEPS = "online/steps"
 WEIGHTS = "data.priority.path"
 # Keys in which runs of one method may differ: seed and place, the dataset (it has a column of its own), and how the
 # run is carried out.
@@ -47,6 +48,8 @@ NOT_COMPARED = (
     "data.seed",
     "data.location",
     "data.memmap_folder",
+    "data.patience",
+    "data.dataset",
     "data.updates_per_",
     "model.compile",
 )
@@ -69,7 +72,9 @@ class Run(NamedTuple):
 
     @property
     def source(self) -> dict[str, Any]:
-        """The dataset: its class and arguments."""
+        """The dataset: its class and arguments; of a run without one, the environment that it gathers in."""
+        if self.config.get(SOURCE) is None:
+            return {SOURCE: None, "id": self.config.get("data.environment")}
         return {key.removeprefix(f"{SOURCE}."): value for key, value in self.config.items() if key.startswith(SOURCE)}
 
     @property
@@ -90,6 +95,26 @@ class Run(NamedTuple):
             return "none"
         where = self.config.get("data.rollouts.environment")
         return f"{episodes}" + (f" in {where}" if where else "")
+
+
+def over_steps(run: Run) -> Run:
+    """The run with its curves over steps of environments in place of gradient updates.
+
+    Raises:
+        InputError: if it did not log them.
+    """
+    if STEPS not in run.curves:
+        raise InputError(
+            f"{run.folder}: {STEPS} is not among what it logged; only runs that interact have an x of steps"
+        )
+    known, ratio = run.curves[STEPS], float(run.config["data.updates_per_step"])
+
+    def at(updates: list[int]) -> list[int]:
+        within = np.clip(updates, known.updates[0], known.updates[-1])
+        beyond = (np.array(updates) - within) / ratio  # steps are paid for by updates
+        return np.round(np.interp(within, *known) + beyond).astype(int).tolist()
+
+    return run._replace(curves={name: Curve(at(curve.updates), curve.values) for name, curve in run.curves.items()})
 
 
 class Group(NamedTuple):
