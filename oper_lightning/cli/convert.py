@@ -64,12 +64,15 @@ def convert(
         source = open_source(files[0])
     elif files:
         raise InputError(f"{files[0]}: the dataset is named by --source already")
-    _dataset(source, to, place(output), fraction, seed, data_format)
+    dataset(source, to, place(output), fraction, seed, data_format)
 
 
-def _dataset(source: Source, to: To, target: Path, fraction: float, seed: int, data_format: str) -> None:
+def dataset(
+    source: Source, to: To, target: Path, fraction: float = 1.0, seed: int = 0, data_format: str = "arrow"
+) -> None:
+    """Writes a dataset in another format, and says what became of it; see :func:`write_dataset`."""
     (episodes, total), (rows, of), fingerprint, losses = write_dataset(
-        source, to, target, fraction, seed, data_format, _bar
+        source, to, target, fraction, seed, data_format, bar
     )
     print(f"{target}: {episodes:,} of {total:,} episodes, {rows:,} transitions, fingerprint {fingerprint}")
     for loss in losses:
@@ -79,13 +82,13 @@ def _dataset(source: Source, to: To, target: Path, fraction: float, seed: int, d
 
 
 @contextmanager
-def _bar(name: str, rows: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar over transitions, where the output is a terminal; gives what moves it."""
+def bar(name: str, rows: int | None, what: str = "transitions") -> Iterator[Callable[[int], None]]:
+    """A progress bar, by default over transitions, where the output is a terminal; gives what moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, highlight=False)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("transitions,")]
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(f"{what},")]
     columns += [TimeRemainingColumn(compact=True), TextColumn("left")]
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=rows)
