@@ -73,7 +73,7 @@ def collect(
         replay: whether to write what an online run gathered instead of playing; with reached, until that checkpoint.
         references: number of episodes over which a random policy and the expert are played to be the returns that score
             0 and 100; by default the dataset says nothing of scores.
-        expert: the run or checkpoint that scores 100; by default the best.ckpt of the policy's run.
+        expert: the run, checkpoint or controller that scores 100; by default the best.ckpt of the policy's run.
         environment: Gymnasium id of the environment; by default the checkpoint's.
         environment_options: arguments of the environment, such as {max_episode_steps: 200}.
         observation_keys: for Dict observations, the entries to join into one vector; by default the checkpoint's.

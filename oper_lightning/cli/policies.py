@@ -168,7 +168,7 @@ def first_to_reach(run: Path, share: float, random: float) -> tuple[Path, float,
         the checkpoint, its evaluation's return, and the best one.
 
     Raises:
-        InputError: if the run kept no checkpoint between the first and the best.
+        InputError: if the run kept no checkpoints, or was never better than a random policy.
     """
     found = evaluated(run)
     if len({step for step, _, _ in found}) < 2:
@@ -177,5 +177,7 @@ def first_to_reach(run: Path, share: float, random: float) -> tuple[Path, float,
             f"save_top_k -1, as the chains in configs/collect do"
         )
     best = max(value for _, value, _ in found)
+    if not best > random:
+        raise InputError(f"{run}: its best evaluation, {best:.2f}, is no better than a random policy's {random:.2f}")
     wanted = random + share * (best - random)
     return next((path, value, best) for _, value, path in found if value >= wanted)

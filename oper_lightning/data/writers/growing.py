@@ -76,15 +76,13 @@ class Growing:
         data = self.folder / "data"
         with self._written(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for left in data.glob("*"):
-                if left.is_file():  # its metadata; whether they are whole is not known
-                    left.unlink()
-                elif not re.fullmatch(r"\d{1,9}", left.name) or int(left.name) >= self.now.episodes:
-                    shutil.rmtree(left)
-            whole_ones = sum(path.is_dir() for path in data.glob("*"))
-            if whole_ones != self.now.episodes:
-                found = f"{whole_ones:,} of {self.now.episodes:,} episodes are there"
-                raise InputError(f"{self.folder}: {found}; delete it to begin anew")
+            there = {int(path.name): path for path in data.glob("*") if re.fullmatch(r"\d{1,9}", path.name)}
+            if missing := [number for number in range(self.now.episodes) if number not in there]:
+                lost = f"{len(missing):,} of {self.now.episodes:,} episodes are missing"
+                raise InputError(f"{self.folder}: {lost}; delete it to begin anew")
+            for path in [path for number, path in there.items() if number >= self.now.episodes]:
+                shutil.rmtree(path)
+            (data / "metadata.json").unlink(missing_ok=True)  # whether it is whole is not known
             self.storage = new_storage(self.folder, observations, actions, spec, "arrow")
             totals = {"total_episodes": self.now.episodes, "total_steps": self.now.steps}
             self.storage.update_metadata({**about, **totals})
