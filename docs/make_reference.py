@@ -48,12 +48,13 @@ that the argument must be given.
 | `--config FILE` | a yaml; several are laid over each other in order |
 | `--output FOLDER` | where the run writes; by default `runs/<names of the yamls>/<number>` |
 | `--ckpt_path` | of a checkpoint or run to go on from (`fit`; or `last`) or to judge; [resuming](resuming.md) |
+| `--start` | of a checkpoint or run whose networks and optimisers a new run begins with; [resuming](resuming.md) |
 | `--seed_everything N` | the seed of all randomness, 0 by default |
 | `--print_config` | shows the whole configuration and stops |
 """
 QUOTE = "'"
-KINDS = {"model": "Algorithms", "source": "Sources", "priority": "Priorities"}
-FLAGS = {"model": "model", "source": "data.source", "priority": "data.priority"}
+KINDS = {"model": "Algorithms", "source": "Sources", "priority": "Priorities", "bonus": "Bonuses"}
+FLAGS = {"model": "model", **{kind: f"data.{kind}" for kind in ("source", "priority", "bonus")}}
 
 
 def plain(text: str) -> str:
@@ -88,7 +89,7 @@ def page() -> str:
         parts.append(f"## {title}: `--{FLAGS[kind]}`\n")
         for name, cls in classes(kind).items():
             parts += [f"### {name}\n", f"{plain(cls.about)}\n", *table(cls, FLAGS[kind]), ""]
-    parts += ["## Data: `--data`\n", *table(DATA, "data", ("source", "priority", "rollouts")), ""]
+    parts += ["## Data: `--data`\n", *table(DATA, "data", ("source", "priority", "bonus", "rollouts")), ""]
     parts += ["## Data that grow: `--data=OnlineDataModule`\n", f"{plain(ONLINE.about)} Beside the arguments above:\n"]
     parts += [*table(ONLINE, "data", tuple(DATA.arguments)), ""]
     parts += ["## Evaluation: `--data.rollouts`\n", f"{plain(ROLLOUTS.about)} `--data.rollouts=null` trains without.\n"]

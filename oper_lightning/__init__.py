@@ -6,11 +6,12 @@ Whatever else the modules hold may change. They are:
 - data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``OGBench``,
   ``Tianshou``, ``RLUnplugged``, ``Reacher``; ``Source``, ``Origin`` and ``transitions_from`` to write another;
   ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
+- bonuses: ``RND``, ``CountBonus``; ``Bonus`` to write another;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
 - algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``, ``RLPD``; for discrete actions
-  ``DiscreteBC``, ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``, ``QRDQN``; OPER-A's stage 1 ``OperA``;
-  to write another: ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``,
+  ``DiscreteBC``, ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``, ``QRDQN``; OPER-A's stage 1 ``OperA``; to
+  write another: ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``,
   ``squared_error``, ``expectile_error``, ``quantile_error``;
 - ``InputError``, which says in one line what was wrong with something that a person gave.
 """
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.qrdqn import QRDQN
     from oper_lightning.algorithms.rlpd import RLPD
     from oper_lightning.algorithms.td3_bc import TD3BC
+    from oper_lightning.data.bonuses.bonus import Bonus
+    from oper_lightning.data.bonuses.counts import CountBonus
+    from oper_lightning.data.bonuses.rnd import RND
     from oper_lightning.data.datamodule import OfflineDataModule
     from oper_lightning.data.sampler import WeightedSampler
     from oper_lightning.data.sources.d3rlpy import D3rlpy
@@ -76,6 +80,9 @@ _PUBLIC = {
     "Reacher": "data.sources.reacher",
     "Tianshou": "data.sources.tianshou",
     "RLUnplugged": "data.sources.rl_unplugged",
+    "Bonus": "data.bonuses.bonus",
+    "CountBonus": "data.bonuses.counts",
+    "RND": "data.bonuses.rnd",
     "Rollouts": "envs.rollouts",
     "InputError": "errors",
     "Priority": "priorities.priority",

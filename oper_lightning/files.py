@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from oper_lightning.errors import InputError, reading
+from oper_lightning.errors import InputError, first_line, reading
 
 LARGEST_TEXT = 16 << 20  # bytes of a configuration or of a dataset's metadata
 MUCH = 1 << 30  # bytes that may be packed however tightly
@@ -132,6 +132,32 @@ def fits_memory(size: int, origin: object, what: str) -> None:
         )
 
 
+def read_torch(path: str | Path) -> Any:
+    """What a file of PyTorch holds, on the CPU: tensors and plain values. Nothing in it is run.
+
+    Raises:
+        InputError: if it is missing or broken, or holds anything else.
+    """
+    import zipfile
+
+    import torch
+
+    file = existing(path, "checkpoint")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            # What PyTorch writes is not compressed: what is could be of any size once it is read.
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+        if compressed:
+            raise InputError(f"{path}: not a checkpoint of oper-lightning: its entries are compressed")
+        fits_memory(file.stat().st_size, path, "its tensors")
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a broken file makes PyTorch raise
+        reason = first_line(error)
+        raise InputError(f"{path}: not a whole checkpoint ({reason}); try best.ckpt or last.ckpt beside it") from None
+
+
 def plausibly_packed(packed: int, size: int, origin: object, what: str) -> None:
     """Refuses ``size`` bytes that are packed into ``packed``, if they are many and no recording could be packed so.
 
@@ -154,9 +180,14 @@ def beside(path: Path) -> Path:
     for left in path.parent.glob(f"{glob.escape(start)}*"):
         process = left.name.removeprefix(start)
         if process.isdecimal() and int(process) != os.getpid() and not _runs(int(process)):
-            with suppress(OSError):
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            remove(left)
     return path.with_name(f"{start}{os.getpid()}")
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it, as far as that is possible."""
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _runs(process: int) -> bool:

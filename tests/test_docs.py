@@ -214,7 +214,7 @@ def test_a_page_does_what_it_says(page: Path, ready: Path, tmp_path: Path, monke
 
 def known_arguments() -> set[str]:
     found = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
-    for flag, kind in (("model", "model"), ("data.source", "source"), ("data.priority", "priority")):
+    for flag, kind in (("model", "model"), *((f"data.{kind}", kind) for kind in ("source", "priority", "bonus"))):
         found |= {flag, f"{flag}.help"}
         found |= {f"{flag}.{name}" for cls in classes(kind).values() for name in cls.arguments}
     found |= {f"data.{name}" for data in (make_reference.DATA, make_reference.ONLINE) for name in data.arguments}

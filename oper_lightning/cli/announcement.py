@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from oper_lightning.data.datamodule import OfflineDataModule
-from oper_lightning.data.online import OnlineDataModule, Unrecorded
+from oper_lightning.data.online import OnlineDataModule
 from oper_lightning.errors import log
 from oper_lightning.nn import ranks
 from oper_lightning.priorities.priority import statistics
@@ -29,7 +29,7 @@ class Announcement(Callback):
 
 def was_read(data: OfflineDataModule) -> str:
     """The data and the priority."""
-    if isinstance(data.source, Unrecorded):
+    if not len(data.transitions):
         return f"nothing is recorded: all transitions are gathered in {data.source}, and drawn uniformly"
     episodes = int(data.transitions["next", "done"].sum())
     line = f"read {data.source}: {len(data.transitions):,} transitions in {episodes:,} episodes"
@@ -65,11 +65,10 @@ def will_gather(trainer: Trainer, data: OnlineDataModule) -> str:
     assert data.players is not None
     taken = data.gathered.steps * data.parallel
     first = data.steps_at(getattr(data.train_dataloader(), "updates", 1))
+    steps = data.steps_at(trainer.max_steps) + (taken - data.steps_at(data.drawn) if taken else 0)
     copies = f" of {data.parallel:,} copies" if data.parallel > 1 else ""
     of_them = f"{taken:,} of them already taken" if taken else f"{first:,} of them before the first update"
-    line = (
-        f"gathers in {data.players.world.environment}: {data.steps_at(trainer.max_steps):,} environment steps{copies}"
-    )
+    line = f"gathers in {data.players.world.environment}: {steps:,} environment steps{copies}"
     share = "" if data.offline_share is None else f"; {data.offline_share:.0%} of every batch are recorded rows"
     return f"{line}, {of_them}{share}"
 

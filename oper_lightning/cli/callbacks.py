@@ -88,7 +88,7 @@ class Progress(ProgressBar):
         if not self.enabled:
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        total = f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else ""
+        total = f"/{trainer.max_steps:,}" if trainer.max_steps >= trainer.global_step else ""
         line = f"{type(pl_module).__name__}  update {trainer.global_step:,}{total}"
         if isinstance(data := trainer.datamodule, OnlineDataModule):  # type: ignore[attr-defined]
             line += f"  {steps_taken(data.progress())}"
@@ -148,7 +148,7 @@ class SaveConfig(SaveConfigCallback):
         folders.still_there()
         config = self.config.clone()
         # Where this process read and wrote does not describe the run.
-        for key in ("ckpt_path", "output", "trainer.default_root_dir"):
+        for key in ("ckpt_path", "start", "output", "trainer.default_root_dir"):
             config[key] = None
         with whole(Path(trainer.default_root_dir) / "config.yaml") as file:
             file.write(f"# {versions()}\n{self.parser.dump(config, skip_unset=False)}".encode())

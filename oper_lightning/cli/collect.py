@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 
 from oper_lightning.cli import folders, policies, signals
 from oper_lightning.cli.checkpoints import read_checkpoint
-from oper_lightning.cli.convert import bar, dataset
+from oper_lightning.cli.convert import dataset
 from oper_lightning.cli.policies import RANDOM, Policy
 from oper_lightning.data.log import is_there
+from oper_lightning.data.progress import progress
 from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.writers import minari
 from oper_lightning.data.writers.dataset import dataset_id
@@ -87,6 +89,8 @@ def collect(
         raise InputError(f"{policy}: the folder of a run is needed for {'replay' if replay else 'reached'}")
     if replay and not is_there(run):
         raise InputError(f"{policy}: no online run has gathered anything there, so there is nothing to replay")
+    if replay and os.path.lexists(target):
+        raise InputError(f"{target}: exists already; name another --output")
     best = str(run / "best.ckpt")  # it brings the environment where another one plays, or none
     found = policies.policy(best if replay or reached is not None else policy, explore)
     judge = _judge(found, expert) if references is not None else None
@@ -198,12 +202,12 @@ def _play(
     if data.now.episodes:
         note(f"{data.target}: going on after {data.now.episodes:,} episodes, {data.now.steps:,} transitions")
     by_steps = steps is not None
-    with bar(data.target.name, steps if by_steps else episodes, "transitions" if by_steps else "episodes") as moved:
-        moved(data.now.steps if by_steps else data.now.episodes)
-        done = data.now.episodes, data.now.steps
+    total, unit = (steps, "transitions") if by_steps else (episodes, "episodes")
+    done = data.now.episodes, data.now.steps
+    with progress(data.target.name, total, unit) as reached:
         for played in rounds(world, behaviour, seed, stack, episodes, steps, done):
             data.add(map(_buffer, played), [episode.rewards.sum() for episode in played])
-            moved(sum(len(episode.rewards) for episode in played) if by_steps else len(played))
+            reached(data.now.steps if by_steps else data.now.episodes)
 
 
 def _buffer(episode: Played) -> Any:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
+from tensordict import TensorDict
 
 from oper_lightning.cli.outline import classes
 from oper_lightning.data.sources.d4rl import D4RL
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.storage import fill, transitions_in
-from oper_lightning.data.transitions import fingerprint
-from oper_lightning.data.writers.dataset import write_dataset
+from oper_lightning.data.transitions import are_images, fingerprint
+from oper_lightning.data.writers.dataset import To, write_dataset
 from oper_lightning.errors import InputError
 from oper_lightning.files import place
 from oper_lightning.priorities.file import FORMAT, save_tensors
 from oper_lightning.priorities.priority import statistics
 from oper_lightning.priorities.published import published_weights
 from oper_lightning.report.inspect import open_source
-
-To = Literal["minari", "tianshou", "d4rl"]
 
 
 def convert(
@@ -53,63 +52,66 @@ def convert(
         data_format: of a Minari dataset, arrow or hdf5.
     """
     if to is None:
-        return _weights(list(files), source, output or "weights.safetensors")
-    if output is None:
-        raise InputError("output must be given: the file to write, or the folder of a Minari dataset")
+        if fraction != 1:
+            raise InputError("fraction: of a dataset, whose new format --to names; weights are for all transitions")
+        return _weights(list(files), source, place(output or "weights.safetensors"))
+    if not output:
+        meant = f"; --output={files[1]}?" if len(files) == 2 else ""
+        raise InputError(f"output must be given: the file to write, or the folder of a Minari dataset{meant}")
     if not 0 < fraction <= 1:
         raise InputError(f"fraction is {fraction:g}; a share of the episodes above 0 and up to 1 is needed")
+    if data_format != "arrow" and to != "minari":
+        raise InputError(f"data_format is {data_format}; only a Minari dataset has one, and --to is {to}")
+    target = place(output)
+    if to != "minari" and (output.endswith("/") or target.is_dir()):
+        raise InputError(f"{output}: a folder; name the file to write, such as {target / 'replay.hdf5'}")
+    if os.path.lexists(target):
+        raise InputError(f"{target}: exists already; name another --output")
     if source is None:
         if len(files) != 1:
             raise InputError(f"{len(files)} datasets named; with --to name one, or --source")
         source = open_source(files[0])
     elif files:
         raise InputError(f"{files[0]}: the dataset is named by --source already")
-    dataset(source, to, place(output), fraction, seed, data_format)
+    dataset(source, to, target, fraction, seed, data_format)
 
 
 def dataset(
     source: Source, to: To, target: Path, fraction: float = 1.0, seed: int = 0, data_format: str = "arrow"
 ) -> None:
     """Writes a dataset in another format, and says what became of it; see :func:`write_dataset`."""
-    (episodes, total), (rows, of), fingerprint, losses = write_dataset(
-        source, to, target, fraction, seed, data_format, bar
-    )
-    print(f"{target}: {episodes:,} of {total:,} episodes, {rows:,} transitions, fingerprint {fingerprint}")
+    (episodes, total), (count, rows), found, losses = write_dataset(source, to, target, fraction, seed, data_format)
+    print(f"{target}: {episodes:,} of {total:,} episodes, {count:,} transitions, fingerprint {found}")
     for loss in losses:
         print(f"not kept: {loss}")
-    if dropped := of - rows:
-        print(f"{dropped:,} of {of:,} transitions are not kept")
+    if dropped := rows - count:
+        print(f"{dropped:,} of {rows:,} transitions are not kept")
 
 
-@contextmanager
-def bar(name: str, rows: int | None, what: str = "transitions") -> Iterator[Callable[[int], None]]:
-    """A progress bar, by default over transitions, where the output is a terminal; gives what moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(f"{what},")]
-    columns += [TimeRemainingColumn(compact=True), TextColumn("left")]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=rows)
-        yield lambda count: bar.advance(task, count)
-
-
-def _weights(files: list[str], source: Source | None, output: str) -> None:
+def _weights(files: list[str], source: Source | None, output: Path) -> None:
     """Published weights into a weights file."""
-    if source is None:
-        what = "" if all(file.endswith(".npy") for file in files) else "; for another format than weights give --to"
-        raise InputError(f"source must be given, one of {', '.join(classes('source'))}: what the weights are for{what}")
     if not files:
-        raise InputError("name published .npy files; or with --to the format that the dataset is to have")
+        raise InputError("name a dataset, and with --to the format that it is to have; or published .npy weights")
+    if others := [file for file in files if not file.endswith(".npy")]:
+        raise InputError(
+            f"{others[0]}: no published weights (.npy); to turn a dataset into another format give --to=minari, "
+            f"tianshou or d4rl, and --output"
+        )
+    if source is None:
+        raise InputError(f"source must be given, one of {', '.join(classes('source'))}: what the weights are for")
     if isinstance(source, D4RL) and not source.qlearning_rows:
         raise InputError(
             "source: published weights belong to the rows of D4RL's qlearning_dataset: --source.qlearning_rows=true"
         )
-    if Path(output).exists():
+    if os.path.lexists(output):
         raise InputError(f"{output}: exists already; name another --output")
     source.prepare()
-    transitions = transitions_in(fill(source, torch.device("cpu")))
+
+    def vectors_only(episodes: TensorDict) -> None:
+        if are_images(episodes["observation"]):
+            raise InputError(f"{source}: images; OPER-A's weights are for vectors, and WeightsFile takes no others")
+
+    transitions = transitions_in(fill(source, torch.device("cpu"), look_at=vectors_only))
     tensors = published_weights(files, len(transitions))
     name = source.origin().dataset
     metadata = {
@@ -120,6 +122,6 @@ def _weights(files: list[str], source: Source | None, output: str) -> None:
         "hyper_parameters": {"published": [Path(file).name for file in files]},
         "statistics": [[statistics(row) for row in iteration] for iteration in tensors["weights"]],
     }
-    save_tensors(Path(output), tensors, metadata)
+    save_tensors(output, tensors, metadata)
     iterations, count, rows = tensors["weights"].shape
     print(f"{output}: {iterations} iterations, {count} seeds, {rows:,} transitions of {name}")

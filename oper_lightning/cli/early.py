@@ -16,7 +16,20 @@ from oper_lightning.cli.words import FLAGS, value_of, values_of
 from oper_lightning.errors import InputError, nearest
 from oper_lightning.files import existing
 
-TOP = ("help", "h", "config", "c", "print_config", "seed_everything", "model", "data", "trainer", "output", "ckpt_path")
+TOP = (
+    "help",
+    "h",
+    "config",
+    "c",
+    "print_config",
+    "seed_everything",
+    "model",
+    "data",
+    "trainer",
+    "output",
+    "ckpt_path",
+    "start",
+)
 ENTRIES = ("help", "class_path", "init_args", "dict_kwargs")  # what jsonargparse takes for any class
 LONGEST = 4000  # digits of a number; Python reads 4,300
 
@@ -45,14 +58,8 @@ def check(verb: str, words: list[str]) -> None:
         known: dict[str, Iterable[str]] = {"": ["help", "h", "config", "print_config", *called]}
         kinds = {"source": "source"} if "source" in called else {}
     elif verb in LIGHTNING:
-        known = {"": TOP, "trainer": _trainer()}
-        kinds = {"model": "model", "data.source": "source", "data.priority": "priority"}
-        if value_of(words, "--data") is None:
-            # Which of the two it will be, a yaml may say.
-            modules = ("datamodule.py", "OfflineDataModule"), ("online.py", "OnlineDataModule")
-            own = [class_of(PACKAGE / "data" / file, name).arguments for file, name in modules]
-            known["data"] = [*ENTRIES, *own[0], *own[1]]
-            known["data.rollouts"] = [*ENTRIES, *class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts").arguments]
+        known = {"": (*TOP, *(["start"] if verb == "fit" else [])), "trainer": _trainer(), **_data(words)}
+        kinds = {"model": "model", "data": "data", **{f"data.{kind}": kind for kind in ("source", "priority", "bonus")}}
         for file in values_of(words, *FLAGS["config"]):
             existing(file, "configuration")
     else:
@@ -63,9 +70,34 @@ def check(verb: str, words: list[str]) -> None:
             continue
         if name not in (found := classes(kind)):
             raise InputError(f"{flag}: no class {name!r} of that kind; {nearest(name, found)}")
-        known[flag] = [*ENTRIES, *found[name].arguments]
+        known.setdefault(flag, [*ENTRIES, *found[name].arguments])
     for flag in _flags(words):
         _check_flag(flag.split("."), known)
+
+
+def _data(words: list[str]) -> dict[str, Iterable[str]]:
+    """What flags of the data take, by their prefix.
+
+    Raises:
+        InputError: if a flag belongs to another class of data than the command has.
+    """
+    named, modules = value_of(words, "--data"), classes("data")
+    if named is not None and named not in modules:
+        return {}
+    # Which of them it is, a yaml or a checkpoint may say.
+    said = named is not None or values_of(words, *FLAGS["config"], *FLAGS["checkpoint"])
+    for flag in () if said else _flags(words):
+        name = flag.removeprefix("data.")
+        if (
+            name != flag
+            and name in modules["OnlineDataModule"].arguments.keys() - modules["OfflineDataModule"].arguments
+        ):
+            raise InputError(f"data: {name!r} belongs to another class: give --data=OnlineDataModule too")
+    own = modules.values() if named is None else [modules[named]]
+    known = {"data": [*ENTRIES, *(name for one in own for name in one.arguments)]}
+    for flag, file in (("rollouts", "envs/rollouts.py"), ("upsample", "data/mixture.py")):
+        known[f"data.{flag}"] = [*ENTRIES, *class_of(PACKAGE / file, flag.capitalize()).arguments]
+    return {**known}
 
 
 def _flags(words: list[str]) -> Iterator[str]:

@@ -12,10 +12,12 @@ KINDS = {
     "model": "the algorithm, one of these; --model.help=CLASS shows its arguments",
     "source": "where transitions come from; --{}.help=CLASS shows its arguments",
     "priority": "how much each transition matters; --{}.help=CLASS shows its arguments",
+    "bonus": "what novelty is worth, added to the rewards that critics see; --{}.help=CLASS shows its arguments",
 }
 LIGHTNING = {
-    "fit": "Train an algorithm on recorded data. Leaves last.ckpt, best.ckpt, config.yaml and TensorBoard events (and, "
-    "from OPER-A's stage 1, weights.safetensors) in the run's folder.",
+    "fit": "Train an algorithm on recorded data, or let it gather its own. Leaves last.ckpt, best.ckpt, config.yaml "
+    "and TensorBoard events in the run's folder (from OPER-A's stage 1 also weights.safetensors, from an online run "
+    "replay, with what it gathered).",
     "validate": "Score a checkpoint in the environment.",
     "test": "Score a checkpoint in the environment, on other episode seeds than validate.",
     "predict": "Write what a checkpoint predicts for every transition of a dataset: actions, or values and advantages.",
@@ -116,7 +118,8 @@ def _function_help(verb: str) -> str:
 def _lightning_help(verb: str) -> str:
     """Help of fit, validate, test and predict."""
     fit, scores = verb == "fit", verb != "predict"
-    data = class_of(PACKAGE / "data" / "datamodule.py", "OfflineDataModule")
+    data, online = classes("data")["OfflineDataModule"], classes("data")["OnlineDataModule"]
+    upsample = class_of(PACKAGE / "data" / "mixture.py", "Upsample")
     rollouts = class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts")
     output = "folder to write to; by default runs/<names of the yamls>/<number>" if fit else "folder for the result"
     start = (
@@ -127,6 +130,10 @@ def _lightning_help(verb: str) -> str:
         "hyper-parameters; config.yaml beside it brings the data"
     )
     first = "[--config FILE] [--model CLASS] [--ckpt_path PATH]" if fit else "--ckpt_path PATH [--config FILE]"
+    begin = (
+        "begin with what another run has learnt: class and hyper-parameters, networks, targets, optimisers and bonus "
+        "of this checkpoint, or of the last.ckpt of a run's folder; counters begin at 0, and the data may be others"
+    )
     usage = f"usage: oper {verb} {first} [--output FOLDER] [--data.… VALUE] [--trainer.… VALUE]"
     lines = [
         *textwrap.wrap(usage, WIDTH, subsequent_indent=" " * 10, break_on_hyphens=False),
@@ -137,14 +144,16 @@ def _lightning_help(verb: str) -> str:
         _entry("--config FILE", "yaml with any of the arguments below; flags that stand after it win over it", 2),
         _entry("--print_config", "show the configuration that the arguments make, with every default, and stop", 2),
         _entry("--output FOLDER", output if fit else f"{output}; by default the checkpoint's folder", 2),
-        *([_entry("--ckpt_path PATH", start, 2)] if fit else []),
+        *([_entry("--ckpt_path PATH", start, 2), _entry("--start PATH", begin, 2)] if fit else []),
         _entry("--seed_everything N", "seed of all randomness [0]", 2),
         "",
         *(_kind("model", "model") if fit else []),
     ]
     if fit:
-        lines += [*_kind("source", "data.source"), *_kind("priority", "data.priority"), "  --data.…"]
-        lines += _arguments(data, "data.", skip=("source", "priority", "rollouts"))
+        for kind in ("source", "priority", "bonus"):
+            lines += _kind(kind, f"data.{kind}")
+        lines += ["  --data.…", *_arguments(data, "data.", skip=(*KINDS, "rollouts", "upsample"))]
+        lines += _arguments(upsample, "data.upsample.")
         lines += [_entry("--data.rollouts null", "train without evaluation")]
     else:
         other = "another dataset than the run's, with observations and actions of the same shapes"
@@ -152,6 +161,10 @@ def _lightning_help(verb: str) -> str:
         lines += _arguments(data, "data.", skip=tuple(name for name in data.arguments if name != "location"))
     if scores:
         lines += _arguments(rollouts, "data.rollouts.")
+    if fit:
+        gathers = "the policy gathers transitions in an environment, beside recorded ones or alone; it takes also"
+        lines += ["", _entry("--data OnlineDataModule", gathers, 2)]
+        lines += _arguments(online, "data.", skip=tuple(name for name in data.arguments if name != "offline_share"))
     lines += ["", "  --trainer.…  (--help=all lists every argument of Lightning's Trainer)"]
     lines += [_entry(f"--trainer.{name}", text) for name, text in TRAINER.items() if fit or name in WITHOUT_TRAINING]
     return "\n".join(lines)

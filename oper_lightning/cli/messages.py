@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from oper_lightning.errors import InputError, TrainingError, first_line, nearest
-from oper_lightning.trust import KINDS, descendants
+from oper_lightning.trust import ALL, KINDS, descendants
 
 OPEN, BETWEEN, CLOSE = "\x01", "\x02", "\x03"
 
@@ -182,7 +182,7 @@ def known_classes(key: str) -> list[str]:
 
 def known_types(key: str) -> dict[str, type]:
     """The classes of :func:`known_classes`, by name."""
-    bases = [KINDS[key]] if key in KINDS else list(KINDS.values())
-    found = [cls for base in bases for cls in descendants(base)]
+    bases = [ALL[key]] if key in ALL else list(KINDS.values())
+    found = [cls for base in bases for cls in (base, *descendants(base))]
     ours = [cls for cls in found if not inspect.isabstract(cls) and cls.__module__.startswith("oper_lightning.")]
-    return {cls.__name__: cls for cls in ours}
+    return {cls.__name__: cls for cls in ours if not cls.__name__.startswith("_")}

@@ -32,6 +32,7 @@ from oper_lightning.errors import log as written
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
+EXAMPLE = 100  # transitions by which the frames of images are recognised
 MOST_STEPS = 10  # of a copy of the environment between two blocks, where the block is chosen here
 EPISODES = 10  # the last ones, over which returns and lengths in training are averaged
 
@@ -76,7 +77,7 @@ class OnlineDataModule(OfflineDataModule):
     ) -> None:
         if source is None and environment is None:
             raise InputError("data.environment must be given where there is no data.source")
-        super().__init__(source if source is not None else Unrecorded(str(environment)), **options)
+        super().__init__(source if source is not None else _Unrecorded(str(environment), patience), **options)
         self.offline_share = offline_share
         self.environment = environment
         self.parallel = parallel
@@ -147,7 +148,12 @@ class OnlineDataModule(OfflineDataModule):
     @property
     def _first_steps(self) -> int:
         """Steps of each copy before the first block's own."""
-        return max(-(-self.warmup // self.parallel) - self._block_steps, 0)
+        return max(self._most_first - self._block_steps, 0)
+
+    @property
+    def _most_first(self) -> int:
+        """The same, however short a block is."""
+        return -(-self.warmup // self.parallel)
 
     def steps_at(self, updates: int) -> int:
         """Environment steps, of all copies together, that have been taken when so many updates are done."""
@@ -155,11 +161,12 @@ class OnlineDataModule(OfflineDataModule):
 
     def _room(self) -> int:
         if self.trainer is None or self.trainer.state.fn != "fit":
-            return 0
+            return int(isinstance(self.source, _Unrecorded))  # judging needs no rows, and a table has at least one
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             blocks, updates = self._epoch()
             return self.steps_at(blocks * updates)
-        return self.steps_at(self.trainer.max_steps)
+        # A run that goes on may have begun with shorter blocks.
+        return self.parallel * (self._most_first + round(self._steps(self.trainer.max_steps)))
 
     # Loading -----------------------------------------------------------------------------------------------------
 
@@ -171,6 +178,11 @@ class OnlineDataModule(OfflineDataModule):
         """
         if self.trainer is None:
             raise InputError("an OnlineDataModule gathers by the policy in training: hand it to a trainer")
+        if stage == "predict" and isinstance(self.source, _Unrecorded):
+            raise InputError(
+                "an online run without data.source has no transitions to predict for; name some: "
+                "--data.source=OnlineLog --data.source.path=<folder of the run>"
+            )
         if stage != "fit":
             return super().setup(stage)
         if self.players is not None:
@@ -178,7 +190,7 @@ class OnlineDataModule(OfflineDataModule):
         module: Any = self.trainer.lightning_module
         if self.dataset is not None and (store() / self.dataset).exists():
             raise InputError(f"data.dataset {self.dataset} exists already ({store() / self.dataset}); name another")
-        if isinstance(self.source, Unrecorded) and getattr(module, "normalises", False):
+        if isinstance(self.source, _Unrecorded) and getattr(module, "normalises", False):
             raise InputError("normalise_observations goes by recorded transitions, and there is no data.source")
         world = self._world()
         try:
@@ -251,15 +263,15 @@ class OnlineDataModule(OfflineDataModule):
         assert trainer is not None
         model: Any = trainer.lightning_module
         torch.manual_seed(ranks.stream_seed(self.seed, "explore", players.steps))
-        rows = []
-        for _ in range(steps):
+        rows: list[dict[str, np.ndarray]] = []
+        for step in range(steps):
             random = self.warmup_policy == "random" and players.steps * self.parallel < self.warmup
             with ranks.alike():
                 action = self._random() if random else model.explore(torch.from_numpy(players.observation.copy()))
             rows.append(players.step(action))
-        if rows:
-            columns = {key: torch.from_numpy(np.stack([row[key] for row in rows], 1)) for key in log.COLUMNS}
-            self._keep(columns)
+            if step == steps - 1 or len(rows) * 2 * players.observation.nbytes > log.PART:
+                self._keep({key: torch.from_numpy(np.stack([row[key] for row in rows], 1)) for key in log.COLUMNS})
+                rows = []
 
     def _random(self) -> torch.Tensor:
         """Actions of all copies, uniform between the bounds."""
@@ -291,8 +303,10 @@ class OnlineDataModule(OfflineDataModule):
     def _write(self) -> None:
         """Puts on disk what has been gathered since the last time."""
         now = self.gathered.steps
-        if now > self._written and ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
-            log.write(self._folder(), self._written, self.gathered.log(self._written), self._about())
+        if ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
+            for first in range(self._written, now, self.gathered.together):
+                columns = self.gathered.log(first, min(first + self.gathered.together, now))
+                log.write(self._folder(), first, columns, self._about())
         self._written = now
 
     def _about(self) -> dict[str, Any]:
@@ -312,21 +326,12 @@ class OnlineDataModule(OfflineDataModule):
         """Brings what was gathered, and the environments in the middle of their episodes, back to where they were."""
         if self.players is None or not state_dict.get("steps"):
             return super().load_state_dict(state_dict)
-        if state_dict["copies"] != self.parallel:
-            raise InputError(
-                f"data.parallel is {self.parallel}, but the run has gathered with {state_dict['copies']} copies of the "
-                f"environment: a run that goes on must keep it"
-            )
+        self._same_steps(state_dict)
         folder, steps, path = self._folder(), state_dict["steps"], self.trainer.ckpt_path  # type: ignore[union-attr]
-        if steps > self.gathered.room:
-            raise InputError(
-                f"the run has taken {steps * self.parallel:,} steps, for which this command, whose trainer.max_steps "
-                f"allows {self.gathered.room * self.parallel:,}, has no room"
-            )
         if path and ranks.rank() == 0:
             log.bring(Path(path).parent / log.FOLDER, folder)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
-        for columns in log.up_to(folder, steps, self.gathered.log(0)):
+        for columns in log.up_to(folder, steps, self.gathered.log(0, 0)):
             self._keep(columns)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
         if ranks.rank() == 0:
@@ -345,11 +350,32 @@ class OnlineDataModule(OfflineDataModule):
             self.players.repeat(steps, gathered.episode, [action[:0] for action in actions], gathered.last())
         return super().load_state_dict(state_dict)
 
+    def _same_steps(self, state: dict[str, Any]) -> None:
+        """Makes sure that the run goes on with as many steps for its updates as it began with.
+
+        Raises:
+            InputError: if it does not.
+        """
+        steps, copies, drawn = state["steps"], state["copies"], state["drawn"]
+        if copies != self.parallel:
+            raise InputError(
+                f"data.parallel is {self.parallel}, but the run has gathered with {copies} copies of the environment: "
+                f"a run that goes on must keep it"
+            )
+        if not 0 <= steps - round(self._steps(drawn)) <= self._most_first:
+            raise InputError(
+                f"the run has taken {steps * copies:,} steps for {drawn:,} updates, which do not fit data.warmup "
+                f"{self.warmup:,} and data.updates_per_step {self.updates_per_step:g}: they must stay"
+            )
+        if steps > self.gathered.room:
+            limit = self.trainer.max_steps  # type: ignore[union-attr]
+            raise InputError(f"trainer.max_steps is {limit:,}, but the run has {drawn:,} updates behind it already")
+
     def _rewrite(self) -> None:
         """Writes the last file of the log anew, in which episodes have been cut."""
         if ranks.rank() == 0:
-            first, _, _ = log.files(self._folder())[-1]
-            log.write(self._folder(), first, self.gathered.log(first), self._about())
+            first, last, _ = log.files(self._folder())[-1]
+            log.write(self._folder(), first, self.gathered.log(first, last), self._about())
 
     def on_exception(self, exception: BaseException) -> None:
         """Keeps what was gathered."""
@@ -379,11 +405,12 @@ class OnlineDataModule(OfflineDataModule):
         return {**super().__getstate__(), "players": None}
 
 
-class Unrecorded(Source):
+class _Unrecorded(Source):
     """No transitions; shapes, bounds and name of an environment in which some will be gathered."""
 
-    def __init__(self, environment: str) -> None:
+    def __init__(self, environment: str, patience: float) -> None:
         self.environment = environment
+        self.patience = patience
 
     def __str__(self) -> str:
         return self.environment
@@ -400,12 +427,22 @@ class Unrecorded(Source):
 
     @cached_property
     def _facts(self) -> tuple[tuple[Any, Any], TensorDict]:
-        """Bounds of the actions, and no transitions of the right shapes."""
+        """Bounds of the actions, and an example of transitions, which nobody keeps: by it shapes are known and, of
+        images, how they move up.
+        """
         world = World(self.environment, {})
         try:
-            blank, space = world.blank, world.action_space
-            action = np.asarray(space.sample())[None]
-            flag = np.zeros(1, dtype=bool)
-            return ends_of(space), transitions_from(blank, action, np.zeros(1), blank, flag, ~flag)[:0]
+            space, flag = world.action_space, np.zeros(1, dtype=bool)
+            if not world.images:
+                action = np.asarray(space.sample())[None]
+                blank = transitions_from(world.blank, action, np.zeros(1), world.blank, flag, ~flag)
+                return ends_of(space), blank
+            space.seed(0)
+            with ranks.alike():
+                player = Players(world, 0, 1, self.patience, torch.device("cpu"))
+                player.begin()
+                rows = [player.step(torch.as_tensor(space.sample())[None]) for _ in range(EXAMPLE)]
+            rows[-1]["truncated"] = ~rows[-1]["terminated"]
+            return ends_of(space), transitions_from(**{key: np.concatenate([r[key] for r in rows]) for key in rows[0]})
         finally:
             world.close()

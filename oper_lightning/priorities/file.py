@@ -42,10 +42,17 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: if the file is missing, or not such a file.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     place = existing(path)
-    with reading(path, "a whole safetensors file"), safe_open(place, framework="pt") as file:
+    try:
+        opened = safe_open(place, framework="pt")
+    except SafetensorError:
+        raise InputError(
+            f"{path}: cannot read it as a whole safetensors file: cut off, or of another kind (stage 1 writes "
+            f"weights.safetensors)"
+        ) from None
+    with reading(path, "a whole safetensors file"), opened as file:
         fits_memory(place.stat().st_size, path, "reading it")
         metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
         return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (not a dict)

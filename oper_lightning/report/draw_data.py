@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oper_lightning.data.transitions import episode_of
 from oper_lightning.report.describe import Facts
-from oper_lightning.report.looks import COLOURS, canvas, look, marker, plain, same_axes
+from oper_lightning.report.looks import COLOURS, canvas, colour_bar, look, marker, plain, same_axes
 from oper_lightning.report.weighing import Weights
 from oper_lightning.report.weights import episode_weights
 
@@ -35,7 +35,7 @@ def draw_data(transitions: TensorDict, facts: Facts, low: Tensor, high: Tensor) 
         _draw_amounts(actions, ((transitions["action"][some] - low) / (high - low) * 2 - 1).flatten(1))
     points, by_row = facts.plane[some], facts.returns[episode_of(transitions["next", "done"])[some]]
     drawn = plane.scatter(points[:, 0], points[:, 1], c=by_row, s=3, alpha=0.5, linewidths=0, cmap="viridis")
-    figure.colorbar(drawn, ax=plane, label="return of the episode").solids.set_alpha(1)
+    colour_bar(figure, plane, drawn, "return of the episode")
     plane.set(title="Observations", xlabel="first principal component", ylabel="second")
     return figure
 
@@ -46,8 +46,8 @@ def _draw_choices(panel: Any, counts: Tensor, first: int) -> None:
 
     numbers, taken = torch.arange(first, first + len(counts)), counts > 0
     panel.bar(numbers, counts, color=COLOURS[0])
-    panel.plot(numbers[~taken], counts[~taken], "x", color=COLOURS[1], label="never taken", clip_on=False)
-    if not taken.all():
+    if not taken.all():  # no points at all would count as one in the corner of the picture
+        panel.plot(numbers[~taken], counts[~taken], "x", color=COLOURS[1], label="never taken", clip_on=False)
         panel.legend(fontsize="small")
     panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     panel.set(title="Actions", xlabel="number of the action", ylabel="transitions")
@@ -103,12 +103,11 @@ def draw_weights(known: list[Weights], transitions: TensorDict, plane: Tensor) -
     against.legend(fontsize="small", markerscale=2)
     along.axhline(1, color="grey", linewidth=1, linestyle=":")
     along.set(title="Along an episode", xlabel="share of the episode", ylabel="weight, over its episode's mean")
-    along.ticklabel_format(useOffset=False)
     spread.set(title="Distribution", xlabel="weight", ylabel="transitions", yscale="log")
     maps = others[: len(mapped)]
     for panel, weights in zip(maps, mapped, strict=True):
         cells = panel.hexbin(plane[:, 0], plane[:, 1], C=weights.mean, gridsize=40, mincnt=3, cmap="viridis")
-        figure.colorbar(cells, ax=panel, label="mean weight")
+        colour_bar(figure, panel, cells, "mean weight")
         panel.set(
             title=f"Where {plain(weights.name.split(',')[0])} is high", xlabel="first principal component",
             ylabel="second",

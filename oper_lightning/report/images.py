@@ -14,7 +14,7 @@ from oper_lightning.report.looks import canvas
 
 ROWS = 20_000  # rows that are looked at, evenly spaced; the others count as the one before
 SIDE = 8  # an image is averaged down to so many pixels to a side
-AT_A_TIME = 1000
+AT_A_TIME = 100
 EPISODES, MOMENTS = 5, 8  # of the sheet
 
 
@@ -41,11 +41,10 @@ def features(frames: Frames, transitions: TensorDict) -> tuple[Tensor, Tensor]:
     """
     step = -(-len(transitions) // ROWS)
     first = transitions["first"][::step]
-    small = [
-        functional.adaptive_avg_pool2d(newest(frames, part)[:, None], SIDE).flatten(1)
-        for part in first.split(AT_A_TIME)
-    ]
-    return torch.cat(small), torch.div(torch.arange(len(transitions)), step, rounding_mode="floor")
+    small = torch.empty(len(first), SIDE * SIDE)  # in one piece, or small parts lie scattered among large gaps
+    for part, kept in zip(first.split(AT_A_TIME), small.split(AT_A_TIME), strict=True):
+        kept[:] = functional.adaptive_avg_pool2d(newest(frames, part)[:, None], SIDE).flatten(1)
+    return small, torch.div(torch.arange(len(transitions)), step, rounding_mode="floor")
 
 
 def sheet(frames: Frames, transitions: TensorDict, returns: Tensor, lengths: Tensor) -> Any:

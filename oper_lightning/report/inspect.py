@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from oper_lightning.data import log, matching
 from oper_lightning.data.frames import Frames, held, observation_shape
+from oper_lightning.data.mapped import mapped
+from oper_lightning.data.rl import TensorStorage
 from oper_lightning.data.sources.bandit import Bandit
 from oper_lightning.data.sources.d3rlpy import D3rlpy, dumped_by_d3rlpy
 from oper_lightning.data.sources.d4rl import D4RL, known_names
@@ -20,7 +23,7 @@ from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.sources.reacher import Reacher
 from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.sources.tianshou import Tianshou, is_replay_buffer
-from oper_lightning.data.storage import fill, transitions_in
+from oper_lightning.data.storage import transitions_in
 from oper_lightning.data.transitions import fingerprint
 from oper_lightning.envs.scores import normalised
 from oper_lightning.errors import InputError, nearest
@@ -63,13 +66,29 @@ def inspect(
             raise InputError("name a dataset: a file, a folder, a D4RL or Minari name, or --source")
         configuration = Path(files[0]) / "config.yaml"
         source, files = open_source(files[0]), files[1:]
-    try:
-        source.prepare()
-        kept = fill(source, torch.device("cpu"))
-    except InputError as error:
-        if configuration is None or not configuration.is_file():
-            raise
-        raise InputError(f"{error} ({configuration} names it)") from None
+    for file in files:
+        if Path(file).suffix in (".npz", ".hdf5", ".h5"):
+            raise InputError(f"{file}: a dataset where weights are expected; look at one dataset at a time")
+    with ExitStack() as held_open:
+        try:
+            source.prepare()
+            kept = held_open.enter_context(mapped(source))
+        except InputError as error:
+            if configuration is None or not configuration.is_file():
+                raise
+            raise InputError(f"{error} ({configuration} names it)") from None
+        _look(source, kept, files, priority, output, p_base)
+
+
+def _look(
+    source: Source,
+    kept: TensorStorage,
+    files: Sequence[str],
+    priority: Priority | None,
+    output: str,
+    p_base: float,
+) -> None:
+    """Writes the pages of a source, whose transitions are ``kept``; see :func:`inspect`."""
     origin = source.origin()
     transitions, (_, frames) = transitions_in(kept), held(kept)
     if frames is None and (shape := transitions["observation"].shape[1:]).numel() and len(shape) != 1:

@@ -41,7 +41,15 @@ def canvas(
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
+        panel.ticklabel_format(useOffset=False)  # no "+1" beside an axis, to be added in one's head
     return figure, list(panels.flat)
+
+
+def colour_bar(figure: Any, panel: Any, coloured: Any, label: str) -> None:
+    """What the colours of a panel's points mean."""
+    bar = figure.colorbar(coloured, ax=panel, label=label)
+    bar.solids.set_alpha(1)
+    bar.formatter.set_useOffset(False)
 
 
 def plain(name: str) -> str:

@@ -165,5 +165,7 @@ class Page:
             with whole(self.folder / name) as file:
                 file.write(content)
         except OSError as error:
-            raise InputError(f"{self.folder}: cannot write there ({error.strerror}); name another --output") from None
+            no_folder = isinstance(error, FileExistsError | NotADirectoryError)
+            reason = "it is, or lies in, no folder" if no_folder else error.strerror
+            raise InputError(f"{self.folder}: cannot write there ({reason}); name another --output") from None
         self.files.append(self.folder / name)

@@ -48,12 +48,11 @@ def test_every_configuration_trains(path: Path, small_file: Path, small_discrete
     if "OnlineDataModule" in text:
         environment = "CartPole-v1" if kind(path) == "discrete" else "Reacher-v5"
         source = [*(source if "source:" in text else []), f"--data.environment={environment}"]
-        source += ["--data.warmup=10", "--data.updates_per_step=1", "--data.updates_per_block=2"]
+        source += ["--data.parallel=1", "--data.warmup=10", "--data.updates_per_step=1", "--data.updates_per_block=2"]
     words = [
         *given(path),
         *source,
         "--data.updates_per_epoch=2",
-        "--data.updates_per_block=2",
         "--data.batch_size=32",
         "--data.rollouts=null",
         "--trainer.max_steps=30",
@@ -80,6 +79,6 @@ def test_every_link_of_a_chain_is_understood(
         # Links that are repeated differ by their seed.
         for words in {" ".join(words[:-2]).split("--seed_everything")[0]: words for words in links.values()}.values():
             if words[0] == "fit":
-                words = [word for word in words if not word.startswith(("--ckpt_path", "--output"))]
+                words = [word for word in words if not word.startswith(("--ckpt_path", "--start", "--output"))]
                 assert oper(*words, "--print_config") == 0
                 assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_steps"] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from oper_lightning import D4RL, InputError, Minari, Source
 from oper_lightning.data.sources.tianshou import Tianshou
 from oper_lightning.data.storage import fill
 from oper_lightning.data.table import Table
+from oper_lightning.data.writers import d4rl
 from oper_lightning.data.writers.minari import env_spec
+from oper_lightning.data.writers.recording import Recording
 from oper_lightning.report.inspect import open_source
 
 LENGTHS = [9, 4, 12, 7, 1, 5]
@@ -144,12 +147,16 @@ def test_frames_to_minari_and_back(zeros: bool, data_format: str) -> None:
     assert table(D4RL("again.hdf5")).recorded == before.recorded
 
 
-def test_frames_to_tianshou_lose_what_it_has_no_place_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_frames_to_tianshou_lose_what_it_has_no_place_for(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     before = table(D4RL(str(frames("log.hdf5"))))
     assert oper("convert", "log.hdf5", "--to=tianshou", "--output=replay.hdf5") == 0
     said = capsys.readouterr().out
     assert "not kept: the last steps of 3 truncated episodes" in said
     assert "3 of 38 transitions are not kept" in said
+    assert any(message.startswith("replay.hdf5: 3 rows have no next observation") for message in caplog.messages)
+    assert not any(f".{os.getpid()}" in message for message in caplog.messages)
     with h5py.File("replay.hdf5") as file:
         assert file["_meta/obs"].shape == (38, 36, 40)
     after = table(Tianshou("replay.hdf5"))
@@ -198,9 +205,23 @@ def test_nothing_is_left_of_what_could_not_be_written(capsys: pytest.CaptureFixt
         ("missing.hdf5", "--to=d4rl", "--output=x.hdf5"): "missing.hdf5",
         ("--to=d4rl", "--output=x.hdf5"): "0 datasets named",
         ("log.hdf5", "gap.hdf5", "--to=d4rl", "--output=x.hdf5"): "2 datasets named",
-        ("log.hdf5", "--to=rlds", "--output=x"): "to",
-        ("log.hdf5", "--output=x"): "give --to",
+        ("log.hdf5", "--to=rlds", "--output=x"): "'rlds' is none of null, minari, tianshou, d4rl",
+        ("log.hdf5", "--output=x"): "log.hdf5: no published weights (.npy); to turn a dataset into another format",
+        ("log.hdf5", "gap.hdf5"): "give --to=minari",
+        (): "name a dataset, and with --to the format",
+        ("log.hdf5", "x.hdf5", "--to=d4rl"): "output must be given: the file to write, or the folder of a Minari "
+        "dataset; --output=x.hdf5?",
+        ("log.hdf5", "--to=d4rl", "--output="): "output must be given",
+        ("log.hdf5", "--to=d4rl", "--output=folder"): "folder: a folder; name the file to write, such as folder/",
+        ("log.hdf5", "--to=tianshou", "--output=new/"): "new/: a folder; name the file to write",
+        ("log.hdf5", "--to=minari", "--output=old-v0"): "old-v0: exists already",
+        ("log.hdf5", "--to=d4rl", "--output=gap.hdf5/x.hdf5"): "gap.hdf5/x.hdf5: cannot write it, as gap.hdf5 is no",
+        ("log.hdf5", "--to=d4rl", "--output=x.hdf5", "--data_format=hdf5"): "only a Minari dataset has one",
+        ("weights.npy", "--source=Bandit", "--fraction=0.5"): "fraction",
+        ("folder", "--to=d4rl", "--output=x.hdf5"): "folder: no Minari dataset in this folder, nor at ",
     }
+    for folder in ("folder", "old-v0"):
+        Path(folder).mkdir()
     before = sorted(Path().iterdir())
     for words, expected in refused.items():
         assert oper("convert", *words) == 1
@@ -267,3 +288,29 @@ def test_the_environment_survives_minari_and_back(
     assert oper("convert", "there-v0", "--to=d4rl", "--output=back.hdf5") == 0
     assert "the environment" not in capsys.readouterr().out  # Minari repeats the limit of steps that it has by itself
     assert D4RL("back.hdf5").origin().environment == "CartPole-v1"
+
+
+def test_what_is_read_back_is_called_by_the_name_that_was_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded("log.hdf5")
+    write = d4rl.write
+
+    def broken(recording: Recording, path: Path) -> list[str]:
+        losses = write(recording, path)
+        with h5py.File(path, "a") as file:
+            file["rewards"][3] = np.nan
+        return losses
+
+    monkeypatch.setattr(d4rl, "write", broken)
+    assert oper("convert", "log.hdf5", "--to=d4rl", "--output=made.hdf5") == 1
+    assert capsys.readouterr().err.startswith("oper: error: made.hdf5: 'rewards' is nan at row 3")
+    assert [path.name for path in Path().iterdir()] == ["log.hdf5"]
+
+
+def test_published_weights_are_not_for_images(capsys: pytest.CaptureFixture[str]) -> None:
+    frames("log.hdf5")
+    np.save("published.npy", np.ones(3))
+    words = ["--source=D4RL", "--source.path=log.hdf5", "--source.qlearning_rows=true", "--output=w.safetensors"]
+    assert oper("convert", "published.npy", *words) == 1
+    assert "oper: error: log.hdf5: images; OPER-A's weights are for vectors" in capsys.readouterr().err

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from helpers import columns, oper, transitions, write_hdf5
+from helpers import columns, image_columns, oper, transitions, write_hdf5
 from test_recording import against, recorded
 
 from oper_lightning.data.sources.source import Origin
@@ -91,6 +92,20 @@ def test_bars_stand_at_the_numbers_of_actions() -> None:
     assert [bar.get_x() + bar.get_width() / 2 for bar in panel.patches] == pytest.approx(range(-2, 4))
     assert [bar.get_height() for bar in panel.patches] == facts.counts.tolist()
     assert panel.lines[0].get_xdata().tolist() == [-2, 1, 3]
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete", "images"])
+def test_pictures_reach_their_edges(kind: str) -> None:
+    """Nothing that is not seen takes room at the left or at the bottom."""
+    made = image_columns([9, 12]) if kind == "images" else columns([9, 12], 4, 2, discrete=kind == "discrete")
+    write_hdf5(Path("a.hdf5"), made)
+    assert oper("inspect", "a.hdf5", "--output=out") == 0
+    for name in ("inspect", "inspect-weights"):
+        pixels = plt.imread(f"out/{name}.png")[..., :3]
+        height, width, _ = pixels.shape
+        drawn = (pixels < 0.9).any(2)
+        margins = [drawn.any(0).argmax() / width, drawn.any(1)[::-1].argmax() / height]
+        assert max(margins) < 0.03, (name, margins)
 
 
 def test_a_file_is_inspected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

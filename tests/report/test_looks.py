@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from oper_lightning.report.looks import COLOURS, canvas, look, same_axes
+from oper_lightning.report.looks import COLOURS, canvas, colour_bar, look, same_axes
 
 # Machado, Oliveira and Fernandes 2009, at full severity, for linear RGB.
 BLINDNESS = {
@@ -48,3 +48,13 @@ def test_panels_of_the_same_have_the_same_axes() -> None:
     same_axes(panels)
     assert [panel.get_xlim() for panel in panels] == [(-2, 1)] * 2
     assert panels[0].get_ylim() == (0, 1)
+
+
+def test_numbers_at_an_axis_are_what_they_say() -> None:
+    figure, [panel, other] = canvas(2)
+    panel.plot([0, 1], [10_001, 10_002])
+    colour_bar(figure, other, other.scatter([0, 1], [0, 1], c=[10_001, 10_002]), "value")
+    figure.canvas.draw()
+    for axis in (panel.yaxis, figure.axes[-1].yaxis):
+        assert axis.get_offset_text().get_text() == ""
+        assert {"10001.0", "10002.0"} & {label.get_text() for label in axis.get_ticklabels()}

@@ -234,6 +234,7 @@ def test_a_source_with_arguments_and_weights_of_several_runs(
         ((), "name a dataset"),
         (("w1.safetensors",), "not a kind of file that is known"),
         (("nowhere",), "no file, and no dataset of D4RL"),
+        (("a.npz", "b.npz"), "b.npz: a dataset where weights are expected; look at one dataset at a time"),
     ):
         assert oper("inspect", *words) == 1
         assert answer in capsys.readouterr().err

@@ -19,7 +19,7 @@ from oper_lightning.data.sources.columns import FLAGS, OPTIONAL, mapping
 from oper_lightning.data.sources.d3rlpy import is_dump
 from oper_lightning.data.sources.download import download
 from oper_lightning.data.sources.flat import FlatEpisodes
-from oper_lightning.data.sources.recorded import environment_named_by_data, reference_named_by_data
+from oper_lightning.data.sources.recorded import attributes_of
 from oper_lightning.data.sources.source import GIVEN, Bound, Origin, Source, action_box, given_reference
 from oper_lightning.data.sources.tianshou_files import DATA
 from oper_lightning.envs.scores import environment_of, family
@@ -93,15 +93,12 @@ class D4RL(Source):
     @cached_property
     def _origin(self) -> Origin:
         with hdf5.opened(self._file) as opened:
-            attributes = {key: opened.attribute(key) for key in ("env_id", "ref_min_score", "ref_max_score")}
+            recorded_in, recorded = attributes_of(opened, self)
         name = self._name()
         by_name = environment_of(name) if name else None
         environment, options = by_name or (None, {})
-        if attributes["env_id"] is not None:
-            environment, options = environment_named_by_data(attributes["env_id"]), {}
-        if self.environment is not None:
-            environment, options = self.environment, {}
-        recorded = reference_named_by_data(attributes["ref_min_score"], attributes["ref_max_score"], self)
+        if self.environment is not None or recorded_in is not None:
+            environment, options = self.environment or recorded_in, {}
         reference = self.reference or recorded
         reference_from = GIVEN if self.reference else Origin.reference_from
         scores = family(name) if name and reference is None else None

@@ -1,34 +1,17 @@
-"""Files from the web, and a bar that shows how far a long step is."""
+"""Files from the web."""
 
 from __future__ import annotations
 
 import http.client
 import os
-import sys
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from oper_lightning.data.progress import progress
 from oper_lightning.errors import InputError, note
 from oper_lightning.files import beside
 
 CHUNK = 1 << 20  # bytes
-
-
-@contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Shows a bar on a terminal; the function takes how many of ``total`` bytes are done."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def download(name: str, address: str, target: Path) -> Path:

@@ -179,8 +179,9 @@ class Minari(Source):
         """The dataset's metadata; what is used of it has the right type."""
         file = self._folder / "metadata.json"
         if not file.is_file():
+            in_it = "in this folder, nor " if place(self.id).is_dir() else ""
             raise InputError(
-                f"{self.id}: no Minari dataset at {self._folder}; "
+                f"{self.id}: no Minari dataset {in_it}at {self._folder}; "
                 f"give the id of a local one, a folder, or download=true"
             )
         metadata = read_json(file)

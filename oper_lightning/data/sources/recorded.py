@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from oper_lightning.errors import InputError, note
+
+if TYPE_CHECKING:
+    from oper_lightning.data.sources.hdf5 import Hdf5
 
 DEEPEST = 256  # frames of a stack; a larger number cannot be meant
 LONGEST = 100_000  # steps of an episode; a larger limit cannot be meant
@@ -61,6 +64,13 @@ def reference_named_by_data(low: Any, high: Any, origin: object) -> tuple[float,
         return pair
     note(f"{origin}: ref_min_score {_short(low)} and ref_max_score {_short(high)} make no score; left out")
     return None
+
+
+def attributes_of(file: Hdf5, origin: object) -> tuple[str | None, tuple[float, float] | None]:
+    """The environment's id and the returns that score 0 and 100, as an open file's attributes have them."""
+    name, low, high = (file.attribute(key) for key in ("env_id", "ref_min_score", "ref_max_score"))
+    environment = None if name is None else environment_named_by_data(name)
+    return environment, reference_named_by_data(low, high, origin)
 
 
 def frames_of_a_stack(count: object, origin: object, name: str) -> int:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from oper_lightning.data.sources.download import progress
+from oper_lightning.data.progress import progress
 from oper_lightning.data.sources.families import FRAMES, ROW, ROWS, SIZE, Writer, family_of
 from oper_lightning.data.sources.tfexample import Malformed, example
 from oper_lightning.data.sources.tfrecord import Broken, broken, opened, records

@@ -16,7 +16,7 @@ from tensordict import TensorDict
 
 from oper_lightning.data.frames import stacked
 from oper_lightning.data.sources import hdf5
-from oper_lightning.data.sources.recorded import environment_named_by_data, reference_named_by_data
+from oper_lightning.data.sources.recorded import attributes_of
 from oper_lightning.data.sources.source import GIVEN, Bound, Origin, Source, action_box, given_reference
 from oper_lightning.data.sources.tianshou_files import DATA, Columns, joined, row_bytes, take
 from oper_lightning.data.transitions import transitions_from
@@ -100,14 +100,10 @@ class Tianshou(Source):
     @cached_property
     def _origin(self) -> Origin:
         with hdf5.opened(existing(self.path)) as file:
-            attributes = {key: file.attribute(key) for key in ("env_id", "ref_min_score", "ref_max_score")}
-        environment = self.environment
-        if environment is None and attributes["env_id"] is not None:
-            environment = environment_named_by_data(attributes["env_id"])
-        recorded = reference_named_by_data(attributes["ref_min_score"], attributes["ref_max_score"], self)
+            environment, recorded = attributes_of(file, self)
         return Origin(
             dataset=place(self.path).stem,
-            environment=environment,
+            environment=environment if self.environment is None else self.environment,
             observation_keys=self.observation_keys,
             action_low=self.box[0],
             action_high=self.box[1],

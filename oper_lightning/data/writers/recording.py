@@ -56,7 +56,7 @@ class Recording:
     """
 
     moved: Callable[[int], None]
-    """called with the number of transitions of every episode that was written"""
+    """called with the number of transitions that are written, after every episode"""
 
     def __init__(self, table: Table, fraction: float, seed: int) -> None:
         self.table, self.moved = table, lambda rows: None
@@ -77,9 +77,11 @@ class Recording:
         return str(self.table.source)
 
     def __iter__(self) -> Iterator[Episode]:
+        written = 0
         for start, stop in self.spans:
             yield self._episode(start, stop)
-            self.moved(stop - start)
+            written += stop - start
+            self.moved(written)
 
     def _episode(self, start: int, stop: int) -> Episode:
         rows = self.table.rows(slice(start, stop))
