@@ -26,6 +26,8 @@ from oper_lightning.data.sources.minari import Minari
 from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.storage import fill
 from oper_lightning.data.table import Table
+from oper_lightning.data.writers.growing import Growing
+from oper_lightning.errors import InputError
 
 Refused = Callable[..., str]
 
@@ -382,6 +384,28 @@ def test_a_broken_note_is_an_error_in_one_line(text: str, refused: Refused) -> N
     Path(".d-v0.collecting/collected.json").write_text(text)
     words = ["collect", "random", "--environment=CartPole-v1", "--steps=30", "--output=d-v0"]
     assert ".d-v0.collecting/collected.json" in refused(*words)
+
+
+def test_a_damaged_note_does_no_harm() -> None:
+    asked = {"policy": "random", "environment_options": {"limit": 3}, "steps": 30}
+    folder = Path(".d-v0.collecting")
+    folder.mkdir()
+    text = json.dumps({"asked": asked, "episodes": 3, "steps": 30, "returns": 1.5, "squares": 2.0, "finished": False})
+    generator = np.random.default_rng(0)
+    taken = 0
+    for _ in range(500):
+        broken = bytearray(text.encode())
+        for place in generator.integers(0, len(broken), generator.integers(1, 4)):
+            broken[place] = generator.integers(0, 256)
+        (folder / "collected.json").write_bytes(broken[: generator.integers(len(broken) // 2, len(broken) * 3)])
+        try:
+            now = Growing(Path("d-v0"), asked).now
+        except InputError as error:
+            assert "collected" in str(error) or "was begun with" in str(error), error  # noqa: PT017
+        else:
+            taken += 1
+            assert 0 <= now.episodes <= now.steps
+    assert 0 < taken < 250
 
 
 def test_episodes_that_are_missing_are_an_error(refused: Refused) -> None:

@@ -77,8 +77,8 @@ class Growing:
         with self._written(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             there = {int(path.name): path for path in data.glob("*") if re.fullmatch(r"\d{1,9}", path.name)}
-            if missing := [number for number in range(self.now.episodes) if number not in there]:
-                lost = f"{len(missing):,} of {self.now.episodes:,} episodes are missing"
+            if missing := self.now.episodes - sum(number < self.now.episodes for number in there):
+                lost = f"{missing:,} of {self.now.episodes:,} episodes are missing"
                 raise InputError(f"{self.folder}: {lost}; delete it to begin anew")
             for path in [path for number, path in there.items() if number >= self.now.episodes]:
                 shutil.rmtree(path)
@@ -148,7 +148,8 @@ def _read(path: Path, asked: dict[str, Any]) -> Progress:
         noted = dict(read_json(path))
         before = dict(noted.pop("asked"))
         kinds = {name: type(value) for name, value in asdict(Progress()).items()}
-        if noted.keys() != kinds.keys() or any(type(noted[name]) is not kind for name, kind in kinds.items()):
+        right = noted.keys() == kinds.keys() and all(type(noted[name]) is kind for name, kind in kinds.items())
+        if not right or noted["episodes"] < 0 or noted["steps"] < noted["episodes"]:
             raise InputError(f"{path}: not what `oper collect` noted; delete {path.parent}, or name another --output")
     # As JSON gives it back: without the difference between lists and tuples.
     wanted = json.loads(json.dumps(asked))
