@@ -207,6 +207,11 @@ def test_controllers_of_ones_own() -> None:
     words = ["--environment=CartPole-v1", "--episodes=7", "--parallel=2"]
     assert oper("collect", "steering.right", *words, "--output=d/right-v0") == 0
     assert {tuple(episode["actions"]) for episode in stored("d/right-v0")} <= {(1,) * n for n in range(7, 13)}
+    # The last episode had ended when it turned out that only its beginning is needed.
+    assert oper("collect", "steering.right", "--environment=CartPole-v1", "--steps=20", "--output=d/cut-v0") == 0
+    *whole, cut = stored("d/cut-v0")
+    assert sum(len(episode["rewards"]) for episode in [*whole, cut]) == 20
+    played_again(gymnasium.make("CartPole-v1"), cut, cut=True)
     assert oper("collect", "steering.Counting", *words, "--output=d/counting-v0") == 0
     actions = [episode["actions"] for episode in stored("d/counting-v0")]
     assert len(actions) == 7
@@ -361,6 +366,8 @@ def test_what_a_kill_left_half_written_is_written_again(run: Path) -> None:
     (work / "collected.json").write_text(json.dumps(noted))
     (work / "data" / "metadata.json").write_text("{")
     (work / "data" / "11" / "part-0.arrow").write_bytes(b"half")
+    (work / "data" / "57").mkdir()
+    (work / "data" / "57" / "part-0.arrow").write_bytes(b"of another request")
     assert oper(*words, "--output=killed/d-v0") == 0
     assert tree(Path("killed/d-v0")) == tree(Path("alone/d-v0"))
 
