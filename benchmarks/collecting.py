@@ -4,8 +4,8 @@
     python benchmarks/collecting.py --case robot-1e6
     python benchmarks/collecting.py --table
 
-Each case is a command in a process of its own: its CPU seconds, and the largest resident memory that it ever had. The
-lines in which it tells of datasets are kept too, and of a chain's datasets the mean returns. Cases that are in the raw file are not run again.
+Each case is a command in a process of its own: its CPU seconds, the largest resident memory that it ever had, and the lines
+in which it tells of datasets; of a chain's datasets also the mean returns. Cases in the raw file are not run again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CASES = {
     "pong-1e4": f"{PONG} --steps=10000 --output={RUNS}/pong-1e4-v0",
     "pong-1e5": f"{PONG} --steps=100000 --output={RUNS}/pong-1e5-v0",
     "robot-1e6": f"{ROBOT} --steps=1000000 --output={RUNS}/robot-1e6-v0",
-    "cartpole": f"{CHAIN}/discrete.yaml --folder {RUNS}/cartpole",
+    "cartpole": f"{CHAIN}/discrete.yaml --folder {RUNS}/cartpole --steps 20000",
     "pendulum": f"{CHAIN}/continuous.yaml --folder {RUNS}/pendulum --steps 20000",
 }
 
