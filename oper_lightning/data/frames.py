@@ -139,7 +139,7 @@ class Frames:
             with _fitting():
                 return self.data.index_select(0, number).reshape(shape)
         frames = self.data.flatten(1).numpy()
-        drawn = self._room(len(number) * frames.shape[1]).reshape(len(number), -1)
+        drawn = self._room(len(number) * frames.shape[1]).reshape(len(number), frames.shape[1])
         np.take(frames, number.numpy(), axis=0, out=drawn, mode="clip")  # "raise" would copy once more
         return torch.from_numpy(drawn).reshape(shape)
 

@@ -146,3 +146,8 @@ def test_kills_lose_nothing_but_time(tmp_path: Path) -> None:
     assert finished(begun(killed))
     assert same(str(alone), str(killed)), reached
     assert gathered(str(alone))["reward"].shape == (2, 40 + 200)
+
+
+def test_a_bonus_for_images_is_refused_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert fit("run", 60, "--data.bonus=RND") == 1
+    assert "Bars-v0: images, which RND is not for; leave out data.bonus" in capfd.readouterr().err.splitlines()[-1]

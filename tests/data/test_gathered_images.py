@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import random
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +232,37 @@ def test_files_with_wrong_frames_are_refused_in_a_line(broken: dict[str, torch.T
         list(OnlineLog(str(tmp_path)).episodes())
     with pytest.raises(InputError, match=r"000000000-000000037.safetensors: "):
         list(log.up_to(tmp_path / "replay", STEPS, online.log(0, 0)))
+
+
+def test_a_damaged_file_is_read_or_refused_in_a_line(tmp_path: Path) -> None:
+    """Bytes changed anywhere, ends cut off, numbers of frames that are wild: nothing else happens."""
+    online, generator = gathered("grey", True, None), random.Random(0)
+    put(online, steps_of([played(lengths, "grey", seed) for seed, lengths in enumerate(LENGTHS)]), [STEPS])
+    log.write(tmp_path / "replay", 0, online.log(0, STEPS), {"action_low": 0, "action_high": 2})
+    (file,) = (tmp_path / "replay").iterdir()
+    whole = file.read_bytes()
+    size = 8 + struct.unpack("<Q", whole[:8])[0]
+    head = json.loads(whole[8:size])
+    outcomes = set()
+    for number in range(120):
+        damaged = bytearray(whole)
+        if number % 3 == 0:
+            for _ in range(generator.choice([1, 5, 50])):
+                damaged[generator.randrange(generator.choice([size, len(whole)]))] = generator.randrange(256)
+        elif number % 3 == 1:
+            begin, end = head[generator.choice(["first", "next_first", "stack"])]["data_offsets"]
+            at = size + begin + 8 * generator.randrange((end - begin) // 8)
+            damaged[at : at + 8] = struct.pack("<q", generator.choice([-(2**63), 2**63 - 1, -1, 0, 1, 40, 1000]))
+        else:
+            del damaged[generator.randrange(len(whole)) :]
+        file.write_bytes(damaged)
+        for goes_on in (False, True):
+            try:
+                if goes_on:
+                    list(log.up_to(file.parent, STEPS, online.log(0, 0)))
+                else:
+                    _ = fill(OnlineLog(str(tmp_path)), CPU)[:]
+                outcomes.add("read")
+            except InputError:
+                outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
