@@ -5,7 +5,8 @@
     python benchmarks/collecting.py --table
 
 Each case is a command in a process of its own: its CPU seconds, the largest resident memory that it ever had, and the
-lines in which it tells of datasets; of a chain's datasets also the mean returns. Cases in the raw file are not run again.
+lines in which it tells of datasets; of a chain's datasets also the mean returns. Cases in the raw
+file are not run again.
 """
 
 from __future__ import annotations
