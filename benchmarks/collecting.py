@@ -37,7 +37,7 @@ CASES = {
     "pong-1e4": f"{PONG} --steps=10000 --output={RUNS}/pong-1e4-v0",
     "pong-1e5": f"{PONG} --steps=100000 --output={RUNS}/pong-1e5-v0",
     "robot-1e6": f"{ROBOT} --steps=1000000 --output={RUNS}/robot-1e6-v0",
-    "cartpole": f"{CHAIN}/discrete.yaml --folder {RUNS}/cartpole --steps 20000",
+    "cartpole": f"{CHAIN}/discrete.yaml --folder {RUNS}/cartpole",
     "pendulum": f"{CHAIN}/continuous.yaml --folder {RUNS}/pendulum --steps 20000",
 }
 
