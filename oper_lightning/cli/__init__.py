@@ -15,7 +15,7 @@ from oper_lightning import __version__, renamed
 from oper_lightning.cli import folders, signals
 from oper_lightning.errors import InputError, Stopped, TrainingError, first_line, nearest, note, one_line
 
-VERBS = ("fit", "validate", "test", "predict", "run", "inspect", "report", "convert")
+VERBS = ("fit", "validate", "test", "predict", "run", "inspect", "report", "convert", "collect")
 HELP = f"""oper {__version__}: prioritised offline reinforcement learning
 
 usage: oper <verb> ...
@@ -28,6 +28,7 @@ usage: oper <verb> ...
   inspect    look at a dataset and at weights for it, before training
   report     turn finished runs into tables and pictures
   convert    turn a dataset into another format, or published .npy weights into a weights file
+  collect    write what a policy does in an environment as a dataset
 
 `oper <verb> --help` says more. An example, in two stages:
 
@@ -142,6 +143,10 @@ def _dispatch(args: list[str]) -> int:
         from oper_lightning.cli.convert import convert
 
         call(convert, rest)
+    elif verb == "collect":
+        from oper_lightning.cli.collect import collect
+
+        call(collect, rest)
     else:
         try:
             OperCLI([verb, *rest])

@@ -73,10 +73,13 @@ def convert(
         source = open_source(files[0])
     elif files:
         raise InputError(f"{files[0]}: the dataset is named by --source already")
-    _dataset(source, to, target, fraction, seed, data_format)
+    dataset(source, to, target, fraction, seed, data_format)
 
 
-def _dataset(source: Source, to: To, target: Path, fraction: float, seed: int, data_format: str) -> None:
+def dataset(
+    source: Source, to: To, target: Path, fraction: float = 1.0, seed: int = 0, data_format: str = "arrow"
+) -> None:
+    """Writes a dataset in another format, and says what became of it; see :func:`write_dataset`."""
     (episodes, total), (count, rows), found, losses = write_dataset(source, to, target, fraction, seed, data_format)
     print(f"{target}: {episodes:,} of {total:,} episodes, {count:,} transitions, fingerprint {found}")
     for loss in losses:

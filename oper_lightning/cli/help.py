@@ -26,6 +26,7 @@ FUNCTIONS = {
     "inspect": PACKAGE / "report" / "inspect.py",
     "report": PACKAGE / "report" / "report.py",
     "convert": PACKAGE / "cli" / "convert.py",
+    "collect": PACKAGE / "cli" / "collect.py",
 }
 TRAINER = {
     "max_steps": "length of the run in gradient updates",
@@ -91,11 +92,13 @@ def verb_help(verb: str) -> str:
 
 
 def _function_help(verb: str) -> str:
-    """Help of a verb that calls a function. The first argument of the function needs no flag."""
+    """Help of a verb that calls a function. The first argument of the function needs no flag; its name is a plural if
+    it takes several words."""
     called = function(FUNCTIONS[verb], verb)
     first, (text, default) = next(iter(called.explained().items()))
     word = first.rstrip("s").upper()
-    words = [f"{word} [{word} ...]" if default is REQUIRED else f"[{word} ...]"]
+    several = f"{word} [{word} ...]" if default is REQUIRED else f"[{word} ...]"
+    words = [several if first.endswith("s") else word]
     words += [f"[--{name} VALUE]" for name in list(called.arguments)[1:]]
     return "\n".join(
         [

@@ -60,11 +60,16 @@ class Parser(LightningArgumentParser):
 
 
 def call(function: Callable[..., None], words: list[str]) -> None:
-    """Calls a function with arguments from the command line: its first parameter by position, the others by name."""
+    """Calls a function with arguments from the command line: its first parameter by position, the others by name.
+
+    The first one takes several words if its name is a plural.
+    """
     load_all()  # so that short names are known, and told
     parser = Parser(prog=f"oper {function.__name__}")
     first = next(iter(inspect.signature(function).parameters.values()))
-    if first.default is inspect.Parameter.empty:
+    if not first.name.endswith("s"):
+        parser.add_argument(first.name, type=str)
+    elif first.default is inspect.Parameter.empty:
         parser.add_argument(first.name, nargs="+")
     else:
         parser.add_argument(first.name, nargs="*", default=[])

@@ -170,7 +170,7 @@ class World:
                 playing.pop(copy, None)
                 return
             playing[copy] = episode
-            with self._explained(seeds[episode], 0):
+            with self.explained(seeds[episode], 0):
                 observations[copy] = self.reset(copy, seeds[episode])
 
         for copy in range(len(self.copies)):
@@ -179,7 +179,7 @@ class World:
             actions = self.clipped(act(torch.from_numpy(observations.copy())).cpu().numpy())
             for copy, episode in list(playing.items()):
                 step = int(lengths[episode]) + 1
-                with self._explained(seeds[episode], step):
+                with self.explained(seeds[episode], step):
                     observations[copy], reward, terminated, truncated = self.step(copy, actions[copy])
                     if step == LONGEST and not (terminated or truncated):
                         raise ValueError("the episode does not end; set a limit in data.rollouts.steps")
@@ -198,7 +198,7 @@ class World:
         return joined
 
     @contextlib.contextmanager
-    def _explained(self, seed: int, step: int) -> Iterator[None]:
+    def explained(self, seed: int, step: int) -> Iterator[None]:
         """Says in which episode and at which step an environment failed; it may raise anything."""
         try:
             yield

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from oper_lightning.data import log
 from oper_lightning.data.sources.recorded import environment_of_spec
-from oper_lightning.data.sources.source import Origin, Source, action_box
+from oper_lightning.data.sources.source import GIVEN, Origin, Source, action_box, given_reference
 from oper_lightning.data.transitions import transitions_from
 from oper_lightning.errors import InputError, note, reading
 
@@ -30,14 +30,22 @@ class OnlineLog(Source):
         steps: number of environment steps, of all copies of the environment together, from the run's beginning on; by
             default all of them.
         environment: Gymnasium id of the environment; by default the one that the run names, if it is a plain one.
+        reference: the two returns that score 0 and 100; by default there is no score.
     """
 
-    def __init__(self, path: str, steps: int | None = None, environment: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        steps: int | None = None,
+        environment: str | None = None,
+        reference: tuple[float, float] | None = None,
+    ) -> None:
         if steps is not None and steps < 1:
             raise InputError(f"{path}: steps {steps}; at least 1 is needed")
         self.path = path
         self.steps = steps
         self.environment = environment
+        self.reference = given_reference(reference, path)
 
     def __str__(self) -> str:
         return self.path
@@ -47,7 +55,7 @@ class OnlineLog(Source):
         keys = found.about.get("observation_keys", [])
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise InputError(f"{self.path}: observation_keys must be a list of names")
-        environment, options = (self.environment, {}) if self.environment else _environment(found.about, self.path)
+        environment, options = (self.environment, {}) if self.environment else environment_told(found.about, self.path)
         low, high = _bounds(found, self.path)
         run = log.folder_of(self.path).absolute().parent.name
         return Origin(
@@ -57,6 +65,8 @@ class OnlineLog(Source):
             observation_keys=tuple(keys),
             action_low=low,
             action_high=high,
+            reference=self.reference,
+            reference_from=GIVEN if self.reference else Origin.reference_from,
         )
 
     def __len__(self) -> int:
@@ -142,8 +152,8 @@ def _bounds(found: _Found, origin: object) -> tuple[Any, Any]:
     return action_box(low, high, str(origin))
 
 
-def _environment(about: dict[str, Any], origin: object) -> tuple[str | None, dict[str, Any]]:
-    """Id and options of the environment that a log names; none, with a note, if that cannot be made again."""
+def environment_told(about: dict[str, Any], origin: object) -> tuple[str | None, dict[str, Any]]:
+    """Id and options of the environment that a run's file names; none, with a note, if that cannot be made again."""
     name, options = about.get("environment"), about.get("environment_options", {})
     if isinstance(name, str) and ":" in name:
         note(

@@ -30,32 +30,43 @@ def write(recording: Recording, folder: Path, data_format: str, dataset_id: str)
         data_format: arrow or hdf5.
         dataset_id: its id in the metadata.
     """
+    environment, lost = recording.environment(with_options=True)
+    spec = None if environment is None else env_spec(environment, recording.origin.environment_options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        storage = new_storage(folder, _observation_space(recording), _action_space(recording), spec, data_format)
+        storage.update_metadata(_metadata(recording, dataset_id))
+        storage.update_episodes(_episodes(recording))
+        storage.update_metadata({"dataset_size": type(storage).get_size(storage)})
+    return [lost] if lost else []
+
+
+def new_storage(folder: Path, observations: Any, actions: Any, spec: Any | None, data_format: str) -> Any:
+    """Minari's storage in the folder of a dataset, which is made; it does not add up sizes by itself.
+
+    Args:
+        folder: of the dataset.
+        observations: Gymnasium space of an observation.
+        actions: Gymnasium space of an action.
+        spec: Gymnasium's spec of the environment, if it may be written.
+        data_format: arrow or hdf5.
+
+    Raises:
+        InputError: if this version of Minari would change images.
+    """
     from minari.dataset.minari_storage import MinariStorage
 
-    origin, images = recording.origin, recording.table.frames is not None
-    environment, lost = recording.environment(with_options=True)
     options: dict[str, Any] = {}
     if "jpeg_encoding" in inspect.signature(MinariStorage.new).parameters:
         options["jpeg_encoding"] = False
-    elif images:
+    elif observations.dtype == np.uint8:
         raise InputError("this version of Minari would make JPEG of images and so change them; install minari>=0.5.4")
-    (folder / "data").mkdir(parents=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        storage = MinariStorage.new(
-            (folder / "data").absolute(),
-            observation_space=_observation_space(recording),
-            action_space=_action_space(recording),
-            env_spec=None if environment is None else env_spec(environment, origin.environment_options),
-            data_format=data_format,
-            **options,
-        )
-        storage.update_metadata(_metadata(recording, dataset_id))
-        # Minari adds up the sizes of all files after each episode, which takes longer and longer.
-        size, storage.get_size = storage.get_size, lambda: 0.0
-        storage.update_episodes(_episodes(recording))
-        storage.update_metadata({"dataset_size": float(size())})
-    return [lost] if lost else []
+    place = (folder / "data").absolute()
+    place.mkdir(parents=True, exist_ok=True)
+    storage = MinariStorage.new(place, observations, actions, spec, data_format, **options)
+    # Minari adds up the sizes of all files after each episode, which takes longer and longer.
+    storage.get_size = lambda: 0.0
+    return storage
 
 
 def _episodes(recording: Recording) -> Iterator[EpisodeBuffer]:
@@ -76,23 +87,39 @@ def _episodes(recording: Recording) -> Iterator[EpisodeBuffer]:
 
 
 def _metadata(recording: Recording, dataset_id: str) -> dict[str, Any]:
+    origin = recording.origin
+    about = f"{len(recording.spans):,} of {recording.total:,} episodes of {origin.dataset}"
+    return metadata(dataset_id, "", about, recording.stack, origin.reference)
+
+
+def metadata(
+    dataset_id: str, algorithm: str, description: str, stack: int, reference: tuple[float, float] | None
+) -> dict[str, Any]:
+    """What a dataset says of itself.
+
+    Args:
+        dataset_id: its id.
+        algorithm: what played, if that is known.
+        description: a sentence.
+        stack: how many of the frames that it holds make an observation.
+        reference: returns that score 0 and 100.
+    """
     import minari
 
-    origin = recording.origin
     known: dict[str, Any] = {
         "dataset_id": dataset_id,
         "minari_version": minari.__version__,
         "author": set(),
         "author_email": set(),
-        "algorithm_name": "",
+        "algorithm_name": algorithm,
         "code_permalink": "",
-        "description": f"{len(recording.spans):,} of {recording.total:,} episodes of {origin.dataset}",
+        "description": description,
         "requirements": [],
     }
-    if recording.stack > 1:
-        known["frame_stack"] = recording.stack
-    if origin.reference is not None:
-        known |= dict(zip(("ref_min_score", "ref_max_score"), map(float, origin.reference), strict=True))
+    if stack > 1:
+        known["frame_stack"] = stack
+    if reference is not None:
+        known |= dict(zip(("ref_min_score", "ref_max_score"), map(float, reference), strict=True))
     return known
 
 
