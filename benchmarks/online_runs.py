@@ -33,7 +33,7 @@ from oper_lightning.data import log
 
 ROOT = Path(__file__).resolve().parent.parent
 RAW = ROOT / "benchmarks" / "raw" / "online_runs"
-UPDATES = 6_000
+UPDATES = 20_000
 # Processes that start with everything imported, so that kills come in training.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["oper_lightning.cli.verbs"])
@@ -106,8 +106,13 @@ def kills(count: int, data: Path) -> dict[str, Any]:
         reached: list[int] = []
         while len(reached) < count:
             process = start(words(data, Path("killed")))
-            # On average a run comes so far that the whole takes as many kills as it is to get.
-            process.join(3 + chance.uniform(0, 2.5 * whole / count))
+            # From a checkpoint of its own on, so that most of them get on; every fifth at once.
+            before, patience = updates(Path("killed")), time.time() + 60
+            while len(reached) % 5 and process.is_alive() and time.time() < patience:
+                time.sleep(0.01)
+                if updates(Path("killed")) > before:
+                    break
+            process.join(chance.uniform(0, whole / count))
             if process.exitcode is not None:
                 break
             process.kill()
