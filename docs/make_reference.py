@@ -9,6 +9,7 @@ from oper_lightning.cli.help import TRAINER
 from oper_lightning.cli.outline import PACKAGE, REQUIRED, Outline, class_of, classes
 
 DATA = class_of(PACKAGE / "data" / "datamodule.py", "OfflineDataModule")
+ONLINE = class_of(PACKAGE / "data" / "online.py", "OnlineDataModule")
 ROLLOUTS = class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts")
 PAGE = Path(__file__).with_name("reference.md")
 HEAD = """# Configuration reference
@@ -51,8 +52,8 @@ that the argument must be given.
 | `--print_config` | shows the whole configuration and stops |
 """
 QUOTE = "'"
-KINDS = {"model": "Algorithms", "source": "Sources", "priority": "Priorities"}
-FLAGS = {"model": "model", "source": "data.source", "priority": "data.priority"}
+KINDS = {"model": "Algorithms", "source": "Sources", "priority": "Priorities", "bonus": "Bonuses"}
+FLAGS = {"model": "model", **{kind: f"data.{kind}" for kind in ("source", "priority", "bonus")}}
 
 
 def plain(text: str) -> str:
@@ -87,7 +88,9 @@ def page() -> str:
         parts.append(f"## {title}: `--{FLAGS[kind]}`\n")
         for name, cls in classes(kind).items():
             parts += [f"### {name}\n", f"{plain(cls.about)}\n", *table(cls, FLAGS[kind]), ""]
-    parts += ["## Data: `--data`\n", *table(DATA, "data", ("source", "priority", "rollouts")), ""]
+    parts += ["## Data: `--data`\n", *table(DATA, "data", ("source", "priority", "bonus", "rollouts")), ""]
+    parts += ["## Data that grow: `--data=OnlineDataModule`\n", f"{plain(ONLINE.about)} Beside the arguments above:\n"]
+    parts += [*table(ONLINE, "data", tuple(DATA.arguments)), ""]
     parts += ["## Evaluation: `--data.rollouts`\n", f"{plain(ROLLOUTS.about)} `--data.rollouts=null` trains without.\n"]
     parts += [*table(ROLLOUTS, "data.rollouts"), ""]
     parts += ["## Trainer: `--trainer`\n"]

@@ -6,12 +6,13 @@ Whatever else the modules hold may change. They are:
 - data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``OGBench``,
   ``Tianshou``, ``RLUnplugged``, ``Reacher``; ``Source``, ``Origin`` and ``transitions_from`` to write another;
   ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
+- bonuses: ``RND``, ``CountBonus``; ``Bonus`` to write another;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
-- algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``; for discrete actions ``DiscreteBC``,
-  ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``; OPER-A's stage 1 ``OperA``; to write another:
-  ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``, ``squared_error``,
-  ``expectile_error``, ``quantile_error``;
+- algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``, ``RLPD``; for discrete actions
+  ``DiscreteBC``, ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``; OPER-A's stage 1 ``OperA``; to write
+  another: ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``,
+  ``squared_error``, ``expectile_error``, ``quantile_error``;
 - ``InputError``, which says in one line what was wrong with something that a person gave.
 """
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
     from oper_lightning.algorithms.bc import BC
     from oper_lightning.algorithms.bcq import BCQ
+    from oper_lightning.algorithms.cal_ql import CalQL
     from oper_lightning.algorithms.cql import CQL
     from oper_lightning.algorithms.crr import CRR
     from oper_lightning.algorithms.discrete_bc import DiscreteBC
@@ -34,7 +36,11 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.iql import IQL
     from oper_lightning.algorithms.onestep import OnestepRL
     from oper_lightning.algorithms.oper_a import OperA
+    from oper_lightning.algorithms.rlpd import RLPD
     from oper_lightning.algorithms.td3_bc import TD3BC
+    from oper_lightning.data.bonuses.bonus import Bonus
+    from oper_lightning.data.bonuses.counts import CountBonus
+    from oper_lightning.data.bonuses.rnd import RND
     from oper_lightning.data.datamodule import OfflineDataModule
     from oper_lightning.data.sampler import WeightedSampler
     from oper_lightning.data.sources.d3rlpy import D3rlpy
@@ -73,6 +79,9 @@ _PUBLIC = {
     "Reacher": "data.sources.reacher",
     "Tianshou": "data.sources.tianshou",
     "RLUnplugged": "data.sources.rl_unplugged",
+    "Bonus": "data.bonuses.bonus",
+    "CountBonus": "data.bonuses.counts",
+    "RND": "data.bonuses.rnd",
     "Rollouts": "envs.rollouts",
     "InputError": "errors",
     "Priority": "priorities.priority",
@@ -87,7 +96,9 @@ _PUBLIC = {
     "BCQ": "algorithms.bcq",
     "IQL": "algorithms.iql",
     "CQL": "algorithms.cql",
+    "CalQL": "algorithms.cal_ql",
     "OnestepRL": "algorithms.onestep",
+    "RLPD": "algorithms.rlpd",
     "DiscreteBC": "algorithms.discrete_bc",
     "DiscreteBCQ": "algorithms.discrete_bcq",
     "DiscreteCQL": "algorithms.discrete_cql",

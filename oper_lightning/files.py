@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from oper_lightning.errors import InputError, reading
+from oper_lightning.errors import InputError, first_line, reading
 
 LARGEST_TEXT = 16 << 20  # bytes of a configuration or of a dataset's metadata
 MUCH = 1 << 30  # bytes that may be packed however tightly
@@ -130,6 +130,32 @@ def fits_memory(size: int, origin: object, what: str) -> None:
         raise InputError(
             f"{origin}: {what} would take {size / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free"
         )
+
+
+def read_torch(path: str | Path) -> Any:
+    """What a file of PyTorch holds, on the CPU: tensors and plain values. Nothing in it is run.
+
+    Raises:
+        InputError: if it is missing or broken, or holds anything else.
+    """
+    import zipfile
+
+    import torch
+
+    file = existing(path, "checkpoint")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            # What PyTorch writes is not compressed: what is could be of any size once it is read.
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+        if compressed:
+            raise InputError(f"{path}: not a checkpoint of oper-lightning: its entries are compressed")
+        fits_memory(file.stat().st_size, path, "its tensors")
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a broken file makes PyTorch raise
+        reason = first_line(error)
+        raise InputError(f"{path}: not a whole checkpoint ({reason}); try best.ckpt or last.ckpt beside it") from None
 
 
 def plausibly_packed(packed: int, size: int, origin: object, what: str) -> None:

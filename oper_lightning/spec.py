@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -95,6 +96,8 @@ class DataSpec:
     """whether an action is one of a few, known by its number"""
     pixels: bool = False
     """whether observations are images of bytes, uint8 ``[C, H, W]``, which networks get as they are"""
+    reward_range: tuple[float, float] | None = None
+    """lowest and highest recorded reward, scaled and shifted; None where nothing was recorded"""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint, readable with ``weights_only=True``."""
@@ -172,6 +175,34 @@ class DataSpec:
         return shape[0]
 
 
+ValueBounds = tuple[float, float] | Literal["data"] | None
+"""lowest and highest value that a target bootstraps from, or where to find them"""
+
+
+def bounds_of_values(given: ValueBounds, spec: DataSpec, discount: float) -> tuple[float, float]:
+    """Lowest and highest value that targets may bootstrap from; infinite where there is no bound.
+
+    ``data`` stands for what returns can be if all rewards lie in the range of the recorded ones, and an episode may end
+    at once or never: for rewards from -1 to 0 and a discount of 0.99 they are -100 and 0.
+
+    Raises:
+        InputError: if bounds are in the wrong order, or cannot be had.
+    """
+    if given is None:
+        return -math.inf, math.inf
+    if given != "data":
+        low, high = given
+        if not low < high:
+            raise InputError(f"model.value_bounds [{low}, {high}]: the lowest value must be below the highest")
+        return low, high
+    if spec.reward_range is None:
+        raise InputError("model.value_bounds=data goes by recorded rewards, and there are none; give two numbers")
+    if not discount < 1:
+        raise InputError(f"model.value_bounds=data has no meaning at a discount of {discount}; give two numbers")
+    low, high = spec.reward_range
+    return min(low, low / (1 - discount)), max(high, high / (1 - discount))
+
+
 def _needed(entry: Field[Any]) -> bool:
     return entry.default is MISSING and entry.default_factory is MISSING
 
@@ -197,6 +228,9 @@ def _fits(name: str, value: Any, values: dict[str, Any]) -> bool:
     if name == "reference":
         numbers = isinstance(value, tuple) and len(value) == 2 and all(type(v) in (int, float) for v in value)
         return value is None or (numbers and value[0] != value[1])
+    if name == "reward_range":
+        numbers = isinstance(value, tuple) and len(value) == 2 and all(type(v) is float for v in value)
+        return value is None or (numbers and -math.inf < value[0] <= value[1] < math.inf)
     if name == "discrete":
         return isinstance(value, bool) and (not value or values["action_shape"] == ())
     if name in ("d4rl", "pixels"):

@@ -14,8 +14,8 @@ from typing import Any
 
 from oper_lightning import algorithms, priorities, renamed
 from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
-from oper_lightning.data import online, sources
-from oper_lightning.data.bonus import Bonus
+from oper_lightning.data import bonuses, online, sources
+from oper_lightning.data.bonuses.bonus import Bonus
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources.source import Source
 from oper_lightning.errors import InputError
@@ -34,7 +34,7 @@ def kind_at(key: str) -> type | None:
 def load_all() -> None:
     """Imports all files of the package that hold classes of these kinds, so that their short names are known."""
     assert issubclass(online.OnlineDataModule, OfflineDataModule)
-    for package in (algorithms, sources, priorities):
+    for package in (algorithms, sources, priorities, bonuses):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
 

@@ -49,6 +49,7 @@ LINKED = [*PAGES, ROOT / "benchmarks" / "README.md"]
 CUT = ["--trainer.max_steps=10", "--data.updates_per_epoch=10", "--data.batch_size=32"]
 STAGE_1 = ["--data.updates_per_epoch=2"]  # its five iterations are whole epochs
 STAGE_2 = ["--data.rollouts.episodes=1"]
+ONLINE = ["--data.warmup=20", "--data.updates_per_step=1", "--data.updates_per_block=5"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ATTRIBUTES = ("data.weights", "data.storage")  # of a datamodule in Python
 OWN_MODULES = ("pumps", "mine", "linear")
@@ -146,7 +147,9 @@ def run_oper(words: list[str]) -> None:
 def cut_further(words: list[str]) -> list[str]:
     if any("configs/oper_a" in word for word in words):
         return STAGE_1
-    return [] if "--data.rollouts=null" in words else STAGE_2
+    files = [Path(word.removeprefix("--config=")).read_text() for word in words if word.endswith(".yaml")]
+    online = ONLINE if "OnlineDataModule" in " ".join([*words, *files]) else []
+    return online if "--data.rollouts=null" in words else [*online, *STAGE_2]
 
 
 def run_chain(words: list[str]) -> None:
@@ -211,10 +214,10 @@ def test_a_page_does_what_it_says(page: Path, ready: Path, tmp_path: Path, monke
 
 def known_arguments() -> set[str]:
     found = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
-    for flag, kind in (("model", "model"), ("data.source", "source"), ("data.priority", "priority")):
+    for flag, kind in (("model", "model"), *((f"data.{kind}", kind) for kind in ("source", "priority", "bonus"))):
         found |= {flag, f"{flag}.help"}
         found |= {f"{flag}.{name}" for cls in classes(kind).values() for name in cls.arguments}
-    found |= {f"data.{name}" for name in make_reference.DATA.arguments}
+    found |= {f"data.{name}" for data in (make_reference.DATA, make_reference.ONLINE) for name in data.arguments}
     return found | {f"data.rollouts.{name}" for name in make_reference.ROLLOUTS.arguments}
 
 

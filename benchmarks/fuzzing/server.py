@@ -23,6 +23,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from fuzzing import stock
+from fuzzing.bonuses import BONUSES
 from fuzzing.case import LARGEST_FILE, Kind, Told
 from fuzzing.chains import CHAINS, LEDGERS
 from fuzzing.checkpoints import CHECKPOINTS
@@ -54,6 +55,7 @@ KINDS = {
     "words": WORDS,
     "events": EVENTS,
     "log": LOGS,
+    "bonus": BONUSES,
 }
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # of a case, on a machine that does nothing else

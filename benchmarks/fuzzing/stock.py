@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzzing import arrays, checkpoints, hdf5, logs, published
+from fuzzing import arrays, bonuses, checkpoints, hdf5, logs, published
 from fuzzing.arrays import EPISODES, STEPS
 
 TRAP = """open("sprung", "w").close()
@@ -45,6 +45,8 @@ def make(run: Callable[[list[str]], int]) -> None:
         _good(run, f"{fit} --output=runs/{model} --trainer.max_steps=8 --trainer.max_epochs=1")
     online = "--data=OnlineDataModule --data.environment=Pendulum-v1 --data.warmup=30 --data.parallel=2"
     _good(run, f"fit --model=TD3BC --model.normalise_observations=false {online} {logs.QUICK} --output={logs.RUN}")
+    curious = f"{online} --data.bonus=RND {bonuses.SIZES}"
+    _good(run, f"fit --model=TD3BC --model.normalise_observations=false {curious} {logs.QUICK} --output={bonuses.RUN}")
     _good(run, f"{fit} --output=whole")
     shutil.move("whole/weights.safetensors", "weights.safetensors")
     shutil.rmtree("whole")

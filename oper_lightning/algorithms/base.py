@@ -57,8 +57,9 @@ class OfflineAlgorithm(LightningModule, ABC):
         super().__init__()
         self.automatic_optimization = False
         # Only the subclass's arguments: with them it can be made again from a checkpoint.
-        own = inspect.signature(type(self)).parameters
-        self.save_hyperparameters(ignore=["compile", *({"normalise_observations"} - own.keys())])
+        variants = [cls for cls in type(self).__mro__ if issubclass(cls, OfflineAlgorithm)][:-1]
+        own = {name for cls in variants for name in inspect.signature(cls).parameters}
+        self.save_hyperparameters(ignore=["compile", *({"normalise_observations"} - own)])
         self.normalises = normalise_observations
         self.spec: DataSpec | None = None
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))

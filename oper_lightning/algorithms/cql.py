@@ -22,7 +22,7 @@ from oper_lightning.nn import ranks
 from oper_lightning.nn.losses import squared_error
 from oper_lightning.nn.networks import EnsembleMLP, SquashedPolicy, lecun, orthogonal
 from oper_lightning.nn.optim import adam, frozen_copy, polyak
-from oper_lightning.spec import Batch, DataSpec
+from oper_lightning.spec import Batch, DataSpec, ValueBounds, bounds_of_values
 
 LARGEST_ACTION = 0.999  # recorded actions are clipped: a tanh reaches 1 nowhere
 LARGEST_LAGRANGE = 1e6
@@ -53,6 +53,9 @@ class CQL(OfflineAlgorithm):
         policy_hidden_sizes: widths of the policy's hidden layers.
         critic_hidden_sizes: widths of the critics' hidden layers.
         orthogonal_init: whether layers are initialised orthogonally (gain sqrt 2, the last 0.01), as in CORL.
+        normalise_features: whether what goes into the critics' last layers is brought to length 1.
+        value_bounds: lowest and highest value that targets bootstrap from; data takes what the recorded rewards allow;
+            null for no bounds.
         policy_learning_rate: learning rate of policy and entropy temperature (Adam).
         critic_learning_rate: learning rate of critics and Lagrange multiplier (Adam).
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
@@ -78,6 +81,8 @@ class CQL(OfflineAlgorithm):
         policy_hidden_sizes: Sequence[int] = (256, 256),
         critic_hidden_sizes: Sequence[int] = (256, 256),
         orthogonal_init: bool = False,
+        normalise_features: bool = False,
+        value_bounds: ValueBounds = None,
         policy_learning_rate: float = 3e-4,
         critic_learning_rate: float = 3e-4,
         normalise_observations: bool = False,
@@ -108,19 +113,23 @@ class CQL(OfflineAlgorithm):
         self.policy_hidden_sizes = policy_hidden_sizes
         self.critic_hidden_sizes = critic_hidden_sizes
         self.orthogonal_init = orthogonal_init
+        self.normalise_features = normalise_features
+        self.value_bounds = value_bounds
         self.policy_learning_rate = policy_learning_rate
         self.critic_learning_rate = critic_learning_rate
 
     def build(self, spec: DataSpec) -> None:
         observations, actions = spec.observation_size, spec.action_size
         self.policy = SquashedPolicy(observations, actions, self.policy_hidden_sizes)
-        self.critics = EnsembleMLP((2,), [observations + actions, *self.critic_hidden_sizes])
+        sizes = [observations + actions, *self.critic_hidden_sizes]
+        self.critics = EnsembleMLP((2,), sizes, normalise_features=self.normalise_features)
         for network in (self.policy, self.critics):
             if self.orthogonal_init:
                 orthogonal(network, last_gain=0.01)
             else:
                 lecun(network, last_scale=0.01)
         self.target_critics = frozen_copy(self.critics)
+        self.lowest, self.highest = bounds_of_values(self.value_bounds, spec, self.discount)
         self.wanted_entropy = -float(actions) if self.target_entropy is None else self.target_entropy
         fixed = self.entropy_temperature
         self.log_temperature = nn.Parameter(torch.tensor(0.0 if fixed is None else math.log(fixed)))
@@ -144,22 +153,17 @@ class CQL(OfflineAlgorithm):
         with torch.no_grad():
             action, log_density = self.policy.sample(following, self.sampled_actions if self.max_target_backup else 1)
             value, best = self.values(self.target_critics, following, action).amin(0).max(1)
+            value = value.clamp(self.lowest, self.highest)
             if self.backup_entropy:
-                value -= self.log_temperature.exp() * log_density.gather(1, best.unsqueeze(1)).squeeze(1)
+                value = value - self.log_temperature.exp() * log_density.gather(1, best.unsqueeze(1)).squeeze(1)
             target = batch["next", "reward"] + batch["discount"] * value
         return squared_error(recorded, target.expand_as(recorded)).sum(0)
 
     def difference(self, batch: TensorDict, recorded: Tensor) -> Tensor:
         """How far the critics' soft maximum over actions lies above the values of recorded actions, ``[2, B]``."""
-        observation, count = batch["observation"], self.sampled_actions
-        with torch.no_grad():
-            now, now_density = self.policy.sample(observation, count)
-            ahead, ahead_density = self.policy.sample(batch["next", "observation"], count)
-            box = ranks.rand_like(now) * 2 - 1
-            box_density = torch.full_like(now_density, -now.shape[-1] * math.log(2))
-        values = self.values(self.critics, observation, torch.cat([box, ahead, now], 1))
+        values, log_density = self.candidates(batch)
         if self.importance_sampling:
-            values = values - torch.cat([box_density, ahead_density, now_density], 1)
+            values = values - log_density
         else:
             values = torch.cat([values, recorded.unsqueeze(-1)], -1)
         soft_maximum = self.cql_temperature * torch.logsumexp(values / self.cql_temperature, -1)
@@ -167,6 +171,19 @@ class CQL(OfflineAlgorithm):
         if self.difference_min is None and self.difference_max is None:
             return difference
         return difference.clamp(self.difference_min, self.difference_max)
+
+    def candidates(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
+        """Values ``[2, B, 3 n]`` of n uniform actions, n of the policy at the next observation and n of it at the
+        observation; and their log densities ``[B, 3 n]``.
+        """
+        observation, count = batch["observation"], self.sampled_actions
+        with torch.no_grad():
+            now, now_density = self.policy.sample(observation, count)
+            ahead, ahead_density = self.policy.sample(batch["next", "observation"], count)
+            box = ranks.rand_like(now) * 2 - 1
+            box_density = torch.full_like(now_density, -now.shape[-1] * math.log(2))
+        values = self.values(self.critics, observation, torch.cat([box, ahead, now], 1))
+        return values, torch.cat([box_density, ahead_density, now_density], 1)
 
     def policy_loss(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
         """Soft actor loss ``[B]``, and the policy's log density ``[B]`` at its own actions.

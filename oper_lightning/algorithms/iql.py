@@ -20,7 +20,7 @@ from oper_lightning.errors import InputError
 from oper_lightning.nn.losses import advantage_weight, expectile_error, squared_error
 from oper_lightning.nn.networks import DeterministicPolicy, EnsembleMLP, FixedStdPolicy, orthogonal, sample
 from oper_lightning.nn.optim import Schedule, adam, frozen_copy, polyak, schedule, set_learning_rate
-from oper_lightning.spec import Batch, DataSpec
+from oper_lightning.spec import Batch, DataSpec, ValueBounds, bounds_of_values
 
 LARGEST_WEIGHT = 100.0
 
@@ -39,6 +39,8 @@ class IQL(OfflineAlgorithm):
         discount: factor of future rewards, per step.
         tau: share of the online critics that moves into the targets with each update.
         n_step: number of rewards that are summed before the target bootstraps. Paper: 1.
+        value_bounds: lowest and highest value that targets bootstrap from; data takes what the recorded rewards allow;
+            null for no bounds.
         hidden_sizes: widths of the hidden layers of policy, values and critics.
         learning_rate: learning rate of the three Adam optimisers.
         normalise_observations: whether the networks see observations with mean 0 and standard deviation 1.
@@ -54,6 +56,7 @@ class IQL(OfflineAlgorithm):
         discount: float = 0.99,
         tau: float = 0.005,
         n_step: int = 1,
+        value_bounds: ValueBounds = None,
         hidden_sizes: Sequence[int] = (256, 256),
         learning_rate: float = 3e-4,
         normalise_observations: bool = False,
@@ -72,6 +75,7 @@ class IQL(OfflineAlgorithm):
         self.discount = discount
         self.tau = tau
         self.n_step = n_step
+        self.value_bounds = value_bounds
         self.hidden_sizes = hidden_sizes
         self.learning_rate = learning_rate
 
@@ -84,6 +88,7 @@ class IQL(OfflineAlgorithm):
         for part in (self.policy, self.value, self.critics):
             orthogonal(part)
         self.target_critics = frozen_copy(self.critics)
+        self.lowest, self.highest = bounds_of_values(self.value_bounds, spec, self.discount)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         self.policy_optimiser = adam(self.policy.parameters(), self.learning_rate)
@@ -106,7 +111,7 @@ class IQL(OfflineAlgorithm):
     def critic_loss(self, batch: TensorDict) -> Tensor:
         """Squared Bellman errors of both critics, summed, equation 6, ``[B]``."""
         with torch.no_grad():
-            following = self.value.first(batch["next", "observation"])
+            following = self.value.first(batch["next", "observation"]).clamp(self.lowest, self.highest)
             target = batch["next", "reward"] + batch["discount"] * following
         values = self.critics(torch.cat([batch["observation"], batch["action"]], -1))
         return squared_error(values, target.expand_as(values)).sum(0)
@@ -137,7 +142,8 @@ class IQL(OfflineAlgorithm):
         data, cloned = batch.evaluation, self.one_policy_batch(batch)
         # The order matters: each network uses what the one before has just learnt.
         target = self.target_value(data)
-        value_loss = (data["weight"] * self.value_loss(data, target)).mean()
+        bounded = target.clamp(self.lowest, self.highest)
+        value_loss = (data["weight"] * self.value_loss(data, bounded)).mean()
         self.minimise(value_loss, self.value_optimiser)
         if cloned is not data:
             target = self.target_value(cloned)

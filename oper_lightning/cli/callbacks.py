@@ -148,7 +148,7 @@ class SaveConfig(SaveConfigCallback):
         folders.still_there()
         config = self.config.clone()
         # Where this process read and wrote does not describe the run.
-        for key in ("ckpt_path", "output", "trainer.default_root_dir"):
+        for key in ("ckpt_path", "start", "output", "trainer.default_root_dir"):
             config[key] = None
         with whole(Path(trainer.default_root_dir) / "config.yaml") as file:
             file.write(f"# {versions()}\n{self.parser.dump(config, skip_unset=False)}".encode())

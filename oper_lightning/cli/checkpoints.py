@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from oper_lightning import renamed
 from oper_lightning.cli import folders, signals
-from oper_lightning.errors import InputError, first_line, reading
-from oper_lightning.files import existing, fits_memory, whole
+from oper_lightning.errors import InputError, reading
+from oper_lightning.files import read_torch, whole
 from oper_lightning.training import stored
 
 
@@ -25,20 +24,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: if it is missing, broken, or of another make.
     """
-    file = existing(path, "checkpoint")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            # What PyTorch writes is not compressed: what is could be of any size once it is read.
-            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-        if compressed:
-            raise InputError(f"{path}: not a checkpoint of oper-lightning: its entries are compressed")
-        fits_memory(file.stat().st_size, path, "its tensors")
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a broken file makes PyTorch raise
-        reason = first_line(error)
-        raise InputError(f"{path}: not a whole checkpoint ({reason}); try best.ckpt or last.ckpt beside it") from None
+    checkpoint = read_torch(path)
     with reading(path, "a checkpoint"):
         stored.sections(checkpoint, str(path))
         version = str(checkpoint.get("pytorch-lightning_version"))

@@ -20,7 +20,7 @@ from oper_lightning.files import place, read_yaml
 from oper_lightning.trust import KINDS, existing, kind_at, reaches, trusted
 
 # Flags that name a class, by the kind of the class.
-CLASS_FLAGS = {"model": "--model", "source": "--data.source", "priority": "--data.priority"}
+CLASS_FLAGS = {"model": "--model", **{kind: f"--data.{kind}" for kind in ("source", "priority", "bonus")}}
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _data(tree: Any, origin: Path, words: list[str]) -> dict[str, Any]:
     data = dict(_mapping(tree, origin, "data"))
     arguments = dict(_mapping(data.get("init_args"), origin, "data.init_args"))
     arguments.pop("memmap_folder", None)  # what lies there is replaced
-    for key in ("source", "priority"):
+    for key in ("source", "priority", "bonus"):
         entry = arguments.get(key)
         name = entry.get("class_path") if isinstance(entry, dict) else entry
         if value_of(words, CLASS_FLAGS[key]) is not None and existing(name, KINDS[key]) is None:
@@ -141,12 +141,16 @@ def _mapping(value: Any, origin: object, key: str) -> dict[str, Any]:
 def checkpoint_file(named: str, verb: str) -> Path:
     """The checkpoint that a word on the command line means: a file, or the folder of a run.
 
+    Args:
+        named: the word.
+        verb: what it is for: the verb of the command, or start for a run that begins with it.
+
     Raises:
         InputError: if it is neither; the line names what is there.
     """
     path = place(named)
     if path.is_dir():
-        names = ("last.ckpt",) if verb == "fit" else ("best.ckpt", "last.ckpt")
+        names = ("last.ckpt",) if verb in ("fit", "start") else ("best.ckpt", "last.ckpt")
         for name in names:
             if (path / name).is_file():
                 note(f"{named}: {'going on from' if verb == 'fit' else 'taking'} {path / name}")
@@ -193,17 +197,25 @@ def complete(config: dict[str, Any]) -> None:
     if isinstance(rollouts := data.get("rollouts"), dict):
         _no_nulls(Rollouts, rollouts, "data.rollouts")
     parts = {"model": config.get("model"), "data": config.get("data")}
-    parts |= {f"data.{key}": data.get(key) for key in ("source", "priority")}
+    parts |= {f"data.{key}": data.get(key) for key in ("source", "priority", "bonus")}
     for key, entry in parts.items():
         if isinstance(entry, dict) and (cls := existing(entry.get("class_path"), kind_at(key))):
             _no_nulls(cls, entry.get("init_args") or {}, key)
 
 
 def _no_nulls(cls: type, arguments: dict[str, Any], key: str) -> None:
-    for name, parameter in inspect.signature(cls).parameters.items():
+    for name, parameter in parameters_of(cls).items():
         optional = parameter.default is None or any(word in str(parameter.annotation) for word in ("None", "Optional"))
         if name in arguments and arguments[name] is None and not optional:
             raise InputError(f"{key}.{name} is null, but needs a value; leave it out for its default")
+
+
+def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
+    """The parameters of a class, and of the classes above it to which it hands on those that it does not name."""
+    own = dict(inspect.signature(cls).parameters)
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()) or cls.__mro__[1] is object:
+        return own
+    return {**parameters_of(cls.__mro__[1]), **own}
 
 
 def with_origin(message: str, checkpoint: Path | None, words: list[str]) -> str:
@@ -222,7 +234,8 @@ def with_origin(message: str, checkpoint: Path | None, words: list[str]) -> str:
     if not known or any(file in message for file in known) or message.startswith(tuple(said)):
         return message
     files = [*yamls, *([str(checkpoint)] if checkpoint else [])]
-    if checkpoint and not yamls and (beside := checkpoint.with_name("config.yaml")).is_file():
+    begins = checkpoint is not None and value_of(words, *FLAGS["checkpoint"]) is None  # which brings the model alone
+    if checkpoint and not yamls and not begins and (beside := checkpoint.with_name("config.yaml")).is_file():
         files.append(str(beside))
     return f"{message} (what the command does not say comes from {' and '.join(files)})"
 

@@ -45,7 +45,7 @@ def check(verb: str, words: list[str]) -> None:
         known: dict[str, Iterable[str]] = {"": ["help", "h", "config", "print_config", *called]}
         kinds = {"source": "source"} if "source" in called else {}
     elif verb in LIGHTNING:
-        known = {"": TOP, "trainer": _trainer()}
+        known = {"": (*TOP, *(["start"] if verb == "fit" else [])), "trainer": _trainer()}
         kinds = {"model": "model", "data": "data", "data.source": "source", "data.priority": "priority"}
         kinds["data.bonus"] = "bonus"
         known |= _data(words)

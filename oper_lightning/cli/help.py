@@ -127,6 +127,10 @@ def _lightning_help(verb: str) -> str:
         "hyper-parameters; config.yaml beside it brings the data"
     )
     first = "[--config FILE] [--model CLASS] [--ckpt_path PATH]" if fit else "--ckpt_path PATH [--config FILE]"
+    begin = (
+        "begin with what another run has learnt: class and hyper-parameters, networks, targets, optimisers and bonus of "
+        "this checkpoint, or of the last.ckpt of a run's folder; counters begin at 0, and the data may be others"
+    )
     usage = f"usage: oper {verb} {first} [--output FOLDER] [--data.… VALUE] [--trainer.… VALUE]"
     lines = [
         *textwrap.wrap(usage, WIDTH, subsequent_indent=" " * 10, break_on_hyphens=False),
@@ -137,7 +141,7 @@ def _lightning_help(verb: str) -> str:
         _entry("--config FILE", "yaml with any of the arguments below; flags that stand after it win over it", 2),
         _entry("--print_config", "show the configuration that the arguments make, with every default, and stop", 2),
         _entry("--output FOLDER", output if fit else f"{output}; by default the checkpoint's folder", 2),
-        *([_entry("--ckpt_path PATH", start, 2)] if fit else []),
+        *([_entry("--ckpt_path PATH", start, 2), _entry("--start PATH", begin, 2)] if fit else []),
         _entry("--seed_everything N", "seed of all randomness [0]", 2),
         "",
         *(_kind("model", "model") if fit else []),

@@ -18,7 +18,7 @@ FOLDERS = {
     "model": ("algorithms", "OfflineAlgorithm"),
     "source": ("data/sources", "Source"),
     "priority": ("priorities", "Priority"),
-    "bonus": ("data", "Bonus"),
+    "bonus": ("data/bonuses", "Bonus"),
     "data": ("data", "LightningDataModule"),
 }
 REQUIRED = None  # the default of an argument that has none

@@ -24,6 +24,7 @@ from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callba
 from oper_lightning.cli.help import LIGHTNING
 from oper_lightning.cli.messages import explain, lightnings_objections, unwrap, wrap
 from oper_lightning.cli.resume import changes
+from oper_lightning.cli.start import Start
 from oper_lightning.cli.words import FLAGS, listed, plain, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.log import folder_of, forget
@@ -80,6 +81,8 @@ class OperCLI(LightningCLI):
 
     folder: Path | None
     checkpoint: Path | None
+    start: Path | None
+    """the checkpoint that a new run begins with"""
     earlier: dict[str, Any]
     """what the config.yaml beside the checkpoint holds"""
     reached: int | None
@@ -87,7 +90,7 @@ class OperCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         load_all()
-        self.folder = self.checkpoint = None
+        self.folder = self.checkpoint = self.start = None
         self.earlier = {}
         self.reached = None
         try:
@@ -125,6 +128,12 @@ class OperCLI(LightningCLI):
             default=None,
             help="Folder that the run writes to; by default runs/<names of the yamls>/<number>.",
         )
+        parser.add_argument(
+            "--start",
+            type=str | None,
+            default=None,
+            help="Checkpoint of another run, with whose networks, targets, optimisers and bonus this one begins.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Takes class and hyper-parameters from the checkpoint where nothing was given explicitly."""
@@ -133,6 +142,7 @@ class OperCLI(LightningCLI):
             super().parse_arguments(parser, [args[0], "--help"])
         verb, words = args[0], args[1:]
         given = {name: value_of(words, *flags) for name, flags in FLAGS.items()}
+        start = given.pop("start")
         self.family = Path("runs") / ("-".join(Path(name).stem for name in values_of(words, *FLAGS["config"])) or verb)
         self.resume = given["checkpoint"] is not None
         if given["checkpoint"] not in (None, "last", "best"):
@@ -147,7 +157,13 @@ class OperCLI(LightningCLI):
             raise InputError(f"oper {verb} needs a trained network: --ckpt_path=<folder of a run>")
         yamls = configuration.named_yamls(words)
         configuration.import_named(words, yamls)
-        before, made_by = self._from_checkpoint(Path(path), words, yamls) if path is not None else ([], None)
+        before: list[str] = []
+        made_by = None
+        if path is not None:
+            before, made_by = self._from_checkpoint(Path(path), words, yamls)
+        elif start is not None:  # a run that goes on has begun already
+            self.start = configuration.checkpoint_file(start, "start")
+            before, made_by = self._from_start(self.start, words)
         own = configuration.with_text(without(words, *FLAGS["checkpoint"]), yamls)
         own += [f"--ckpt_path={path}"] if path is not None else []
         try:
@@ -158,7 +174,7 @@ class OperCLI(LightningCLI):
             parts |= {f"{path} and {beside}": before} if before else {}
             message = configuration.blamed(parser, verb, parts, unwrap(str(error)), yamls)
             raise InputError(message) from None
-        for key, value in (("output", given["output"]), ("ckpt_path", path)):
+        for key, value in (("output", given["output"]), ("ckpt_path", path), ("start", start)):
             if value is None and self.config[verb].get(key) is not None:
                 raise InputError(
                     f"{key} belongs on the command line, not into a yaml: --{key}={self.config[verb][key]}"
@@ -166,7 +182,7 @@ class OperCLI(LightningCLI):
         configuration.complete(self.config[verb].as_dict())
         named = self.config[verb].model.class_path
         if made_by is not None and existing(named, OfflineAlgorithm) is not existing(made_by, OfflineAlgorithm):
-            raise InputError(f"{path} holds {made_by}, but the configuration asks for {named}")
+            raise InputError(f"{path or self.start} holds {made_by}, but the configuration asks for {named}")
 
     def _from_checkpoint(self, path: Path, words: list[str], yamls: dict[str, dict[str, Any]]) -> tuple[list[str], str]:
         """What a checkpoint and the config.yaml beside it say, as words of a command; and the checkpoint's class."""
@@ -178,6 +194,12 @@ class OperCLI(LightningCLI):
             self.earlier = configuration.read_mapping(beside)
         data = {} if yamls else self.earlier
         return configuration.checkpoint_words(path, checkpoint, data, words), checkpoint["class_path"]
+
+    def _from_start(self, path: Path, words: list[str]) -> tuple[list[str], str]:
+        """What the checkpoint that a run begins with says of the model, as words of a command; and its class."""
+        self.checkpoint = path
+        checkpoint = read_checkpoint(path)
+        return configuration.checkpoint_words(path, checkpoint, {}, words), checkpoint["class_path"]
 
     def _folder(self, verb: str, output: str | None, config: str | None, checkpoint: str | None) -> Path | None:
         """The run's folder as far as it is known before it is claimed."""
@@ -245,6 +267,8 @@ class OperCLI(LightningCLI):
             if given.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
                 callbacks.append(Progress())
             callbacks.append(Announcement())
+            if self.start is not None:
+                callbacks.append(Start(self.start))
         else:
             callbacks = [one for one in callbacks if not isinstance(one, Checkpoint | ProgressBar)]
             kwargs.update(logger=False, enable_checkpointing=False, enable_progress_bar=False)

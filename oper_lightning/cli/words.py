@@ -15,7 +15,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # Flags that decide where a run reads and writes, and so are read before the parser sees them.
-FLAGS = {"output": ("--output",), "config": ("--config", "-c"), "checkpoint": ("--ckpt_path",)}
+FLAGS = {"output": ("--output",), "config": ("--config", "-c"), "checkpoint": ("--ckpt_path",), "start": ("--start",)}
 
 
 def values_of(words: list[str], *flags: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.data import matching, storage
-from oper_lightning.data.bonus import Bonus
+from oper_lightning.data.bonuses.bonus import Bonus, bring, paid
 from oper_lightning.data.buffer import replay_buffer
 from oper_lightning.data.frames import moved
 from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, own_episodes, shared_out
@@ -179,6 +180,7 @@ class OfflineDataModule(LightningDataModule):
         if reads:
             self._match(loaded)
         scaled = loaded.arrange(self.reward_scale, self.reward_shift)
+        self._spec = dataclasses.replace(self._spec, reward_range=loaded.reward_range(scaled))
         columns = getattr(self.trainer.lightning_module, "columns", None) if self.trainer is not None else None
         if columns is not None and stage in ("fit", "predict"):
             loaded.add(columns, scaled)
@@ -196,7 +198,7 @@ class OfflineDataModule(LightningDataModule):
             device = self._device() if self.location == "device" else torch.device("cpu")
             kept = storage.fill(self.source, device, look_at=self._look_at, room=self._room())
         loaded = Table(self.source, kept, len(self.source))
-        if len(loaded) < self.batch_size and not self._room():
+        if 0 < len(loaded) < self.batch_size and not self._room():
             raise InputError(
                 f"{self.source}: data.batch_size {self.batch_size} is larger than the dataset "
                 f"({len(loaded):,} transitions)"
@@ -356,8 +358,10 @@ class OfflineDataModule(LightningDataModule):
         if self.upsample is not None:
             first = self.source.lengths()[0] if isinstance(self.source, Joined) else 0
             if self.upsample.among == "gathered" and not first:
-                raise InputError("data.upsample.among: gathered rows are those behind the first of several sources: "
-                                 "join them with data.source Joined, or leave it out")
+                raise InputError(
+                    "data.upsample.among: gathered rows are those behind the first of several sources: "
+                    "join them with data.source Joined, or leave it out"
+                )
             good = self.upsample.good(loaded.transitions, first)
         return Mixture(rows, self._weights, loaded.device, later, self.offline_share, good, self.upsample)
 
@@ -377,24 +381,20 @@ class OfflineDataModule(LightningDataModule):
         rows = self._at_hand("batches").rows
         block = self._mixture.draw(rows, self.mode, self.roles, self.seed, self.drawn, updates, self.batch_size)
         if self.bonus is not None:
-            block = self._paid(block, self.bonus)
+            block = self.transfer_batch_to_device(block, self._device(), 0)
+            block, numbers = paid(block, self.bonus, self.seed, self.drawn)
+            self._log_bonus(numbers, updates)
         self.drawn += updates
         return block
 
-    def _paid(self, block: Batch, bonus: Bonus) -> Batch:
-        """The block with a bonus on the rewards that critics see."""
-        device = self._device()
-        block = self.transfer_batch_to_device(block, device, 0)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(ranks.stream_seed(self.seed, "bonus", self.drawn))
-            extra = bonus.scale * bonus(block.evaluation)
-        paid = block.evaluation.clone(recurse=False)
-        paid["next"] = paid["next"].clone(recurse=False)
-        reward = paid["next", "reward"]
-        if extra.shape != reward.shape:
-            raise InputError(f"{type(bonus).__name__}: a bonus of shape {list(extra.shape)} for {list(reward.shape)}")
-        paid["next", "reward"] = reward + extra
-        return Batch(*(paid if part is block.evaluation else part for part in block))
+    def _log_bonus(self, numbers: dict[str, Tensor], updates: int) -> None:
+        """Logs means over all ranks as bonus/…, as often as the trainer logs."""
+        every, done = getattr(self.trainer, "log_every_n_steps", 0), self.drawn + updates
+        if every and (done // every > self.drawn // every or done == self.trainer.max_steps):  # type: ignore[union-attr]
+            means = ranks.sum_over_ranks(torch.stack([*numbers.values()])) / ranks.world_size()
+            logged = dict(zip([f"bonus/{name}" for name in numbers], means.tolist(), strict=True))
+            for logger in self.trainer.loggers:  # type: ignore[union-attr]
+                logger.log_metrics(logged, step=done)
 
     # What Lightning asks for -------------------------------------------------------------------------------------
 
@@ -453,4 +453,4 @@ class OfflineDataModule(LightningDataModule):
         if (was := state_dict.get("rewards", self._scaling())) != self._scaling():
             note(f"{self._scaling()} now, {was:.100} before: what critics have learnt is in the old units")
         if self.bonus is not None and "bonus" in state_dict:
-            self.bonus.load_state_dict(state_dict["bonus"])
+            bring(self.bonus, state_dict["bonus"], getattr(self.trainer, "ckpt_path", None) or "the checkpoint")

@@ -74,6 +74,15 @@ class Table:
         )
         return scaled
 
+    def reward_range(self, scaled: TensorDict) -> tuple[float, float] | None:
+        """Lowest and highest reward of the N recorded transitions; None if there are none.
+
+        Args:
+            scaled: what :meth:`arrange` returned.
+        """
+        rewards = scaled["next", "reward"][: len(self)]
+        return (float(rewards.min()), float(rewards.max())) if len(self) else None
+
     def add(self, columns: Callable[[TensorDict], TensorDict], scaled: TensorDict) -> None:
         """Puts an algorithm's columns of the N recorded transitions into ``entries``; zeros for the rows behind.
 

@@ -250,6 +250,7 @@ def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:
 
 # How gymnasium-robotics' environments are called; their names go on with size, reward and version.
 ROBOTICS = ("Adroit", "AntMaze_", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze_")
+WALL = "oper/PointMassWall"
 ATARI = ("oper/", "ALE/")  # this package's ids of Atari games, and ale-py's own
 
 
@@ -269,6 +270,8 @@ def atari_id(environment: str) -> str | None:
 
 def _missing(environment: str) -> str | None:
     """How to get the packages that an environment needs, where they are known and not installed."""
+    if environment.startswith(WALL):
+        return None
     for names, extra, packages in ((ROBOTICS, "robotics", ["gymnasium_robotics"]), (ATARI, "atari", ["ale_py", "cv2"])):
         if environment.startswith(names) and not all(map(importlib.util.find_spec, packages)):
             return f"pip install 'oper-lightning[{extra}]' brings it"
@@ -276,13 +279,19 @@ def _missing(environment: str) -> str | None:
 
 
 def _register(environment: str) -> None:
-    """Registers the environments of optional packages that are installed, where the id is not known yet."""
+    """Registers this package's environments, and those of optional packages that are installed, where the id is not
+    known yet.
+    """
     import gymnasium
 
     if environment in gymnasium.registry:
         return
     with _quiet(), contextlib.suppress(ImportError):
-        if environment.startswith(ATARI):
+        if environment.startswith(WALL):
+            from oper_lightning.envs import point_mass_wall
+
+            point_mass_wall.register()
+        elif environment.startswith(ATARI):
             from oper_lightning.envs import atari
 
             atari.register()

@@ -53,18 +53,33 @@ def with_dropout(network: nn.Sequential, inputs: Tensor, chance: float) -> Tenso
     return hidden
 
 
+SHORTEST = 1e-8  # features that are shorter are divided by this: all units may be off
+
+
 class EnsembleMLP(nn.Module):
     """Independent MLPs of equal shape with one output each, evaluated together.
 
     Args:
         members: shape M of the ensemble: ``(2,)`` for twin critics, ``(S, 2)`` for twin values of S seeds.
         sizes: layer sizes from the input to the last hidden layer; every member ends in one number.
-        layer_norm: whether each hidden layer is normalised before its ReLU.
+        layer_norm: whether each hidden layer is normalised before its ReLU, then scaled and shifted by each member.
+        normalise_features: whether what goes into the last layer is brought to Euclidean length 1 (as in OOO,
+            arXiv 2310.08558).
+        epsilon: what the normalisation of layers adds to variances.
     """
 
-    def __init__(self, members: tuple[int, ...], sizes: Sequence[int], layer_norm: bool = False) -> None:
+    def __init__(
+        self,
+        members: tuple[int, ...],
+        sizes: Sequence[int],
+        layer_norm: bool = False,
+        normalise_features: bool = False,
+        epsilon: float = 1e-5,
+    ) -> None:
         super().__init__()
         self.members = members
+        self.normalise_features = normalise_features
+        self.epsilon = epsilon
         count = math.prod(members)
         possible([*sizes, 1], count)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
@@ -95,6 +110,13 @@ class EnsembleMLP(nn.Module):
             hidden = torch.baddbmm(bias, self._activate(hidden, layer, slice(None)), weight)
         return hidden.reshape(*self.members, rows[0])
 
+    def some(self, inputs: Tensor, members: Tensor) -> Tensor:
+        """Outputs ``[m, B]`` of the members with numbers ``[m]``, int64, alone for inputs ``[B, D]``."""
+        hidden = inputs.expand(len(members), *inputs.shape)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias[members], self._activate(hidden, layer, members), weight[members])
+        return hidden.squeeze(-1)
+
     def first(self, inputs: Tensor) -> Tensor:
         """Outputs ``[B]`` of the first member alone for inputs ``[B, D]``."""
         hidden = inputs
@@ -102,14 +124,17 @@ class EnsembleMLP(nn.Module):
             hidden = torch.addmm(bias[0], self._activate(hidden, layer, 0), weight[0])
         return hidden.squeeze(-1)
 
-    def _activate(self, hidden: Tensor, layer: int, member: int | slice) -> Tensor:
+    def _activate(self, hidden: Tensor, layer: int, member: int | slice | Tensor) -> Tensor:
         """What goes into a layer: the inputs for the first, else the activated outputs of the layer before it."""
         if layer == 0:
             return hidden
         if len(self.scales):
-            hidden = functional.layer_norm(hidden, hidden.shape[-1:])
+            hidden = functional.layer_norm(hidden, hidden.shape[-1:], eps=self.epsilon)
             hidden = hidden * self.scales[layer - 1][member] + self.shifts[layer - 1][member]
-        return functional.relu_(hidden)
+        hidden = functional.relu_(hidden)
+        if self.normalise_features and layer == len(self.weights) - 1:
+            return functional.normalize(hidden, dim=-1, eps=SHORTEST)
+        return hidden
 
 
 class TwoHeads(nn.Module):
@@ -165,6 +190,17 @@ def lecun(network: nn.Module, last_scale: float) -> None:
             nn.init.trunc_normal_(weight, std=std / TRUNCATED, a=-2 * std / TRUNCATED, b=2 * std / TRUNCATED)
         bound = math.sqrt(3 * last_scale / _fan_in(weights[-1]))
         weights[-1].uniform_(-bound, bound)
+        for bias in biases:
+            bias.zero_()
+
+
+@torch.no_grad()
+def xavier(network: nn.Module) -> None:
+    """Initialises all layers uniformly within sqrt(6 / (fan-in + fan-out)), after Glorot and Bengio; biases zero."""
+    for weights, biases in _layers(network):
+        for weight in weights:
+            bound = math.sqrt(6 / sum(weight.shape[-2:]))
+            weight.uniform_(-bound, bound)
         for bias in biases:
             bias.zero_()
 
@@ -240,23 +276,32 @@ class FixedStdPolicy(nn.Module):
 class SquashedPolicy(nn.Module):
     """Maps observations ``[..., O]`` to tanh-squashed normal distributions over actions ``[..., A]`` in (-1, 1).
 
-    Log standard deviations are the network's, times a learnt factor (first 1) plus a learnt offset (first -1), within
-    (-20, 2): the policy of JaxCQL, after Haarnoja et al. 2018, arXiv 1812.05905.
+    Log standard deviations are the network's, within (-20, 2): the policy of Haarnoja et al. 2018, arXiv 1812.05905.
+
+    Args:
+        observations: length O of observations.
+        actions: length A of actions.
+        hidden_sizes: widths of the hidden layers.
+        scaled: whether log standard deviations are first multiplied by a learnt factor (at the start 1), and a learnt
+            offset (-1) is added, as in JaxCQL.
     """
 
     LOWEST, HIGHEST = -20.0, 2.0
 
-    def __init__(self, observations: int, actions: int, hidden_sizes: Sequence[int]) -> None:
+    def __init__(self, observations: int, actions: int, hidden_sizes: Sequence[int], scaled: bool = True) -> None:
         super().__init__()
         self.body = mlp([observations, *hidden_sizes, 2 * actions])
-        self.factor = nn.Parameter(torch.ones(()))
-        self.offset = nn.Parameter(torch.tensor(-1.0))
+        self.scaled = scaled
+        if scaled:
+            self.factor = nn.Parameter(torch.ones(()))
+            self.offset = nn.Parameter(torch.tensor(-1.0))
 
     def forward(self, observation: Tensor) -> Normal:
         """The distribution before squashing."""
         mean, log_std = cast(Tensor, self.body(observation)).float().chunk(2, -1)
-        std = (self.factor * log_std + self.offset).clamp(self.LOWEST, self.HIGHEST).exp()
-        return Normal(mean, std, validate_args=False)
+        if self.scaled:
+            log_std = self.factor * log_std + self.offset
+        return Normal(mean, log_std.clamp(self.LOWEST, self.HIGHEST).exp(), validate_args=False)
 
     def sample(self, observation: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Actions ``[B, count, A]`` for observations ``[B, O]`` and their log densities ``[B, count]``."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from oper_lightning.data.online import EPISODES
 from oper_lightning.errors import InputError, note
+from oper_lightning.report import coverage
 from oper_lightning.report.curves import LAST
 from oper_lightning.report.draw_runs import TRAINING, draw_curves, draw_training
 from oper_lightning.report.page import Page, Table
@@ -55,6 +56,15 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
             f"over {ACROSS[x]}.",
             f"Of the last {EPISODES} episodes, played by the exploring policy, warm-up included. {_bands(played)}",
             "-episodes",
+        )
+    if found := coverage.visits(logged):
+        page.heading("Where runs have been")
+        page.picture(
+            coverage.draw(found),
+            f"Visits of places in the space of observations: {coverage.said(found)}.",
+            "The first run of each method: what was recorded, and what it gathered, part after part; the brighter, the "
+            "more often. Right: how many cells of the grid recorded and gathered steps have led to.",
+            "-coverage",
         )
     if figure := draw_training(_along(logged, x), methods, ACROSS[x]):
         page.heading("What was logged in training")

@@ -39,6 +39,7 @@ NOT_COMPARED = (
     "seed_everything",
     "output",
     "ckpt_path",
+    "start",
     "trainer.",
     SOURCE,
     WEIGHTS,
@@ -155,7 +156,8 @@ def read_config(run: str | Path) -> dict[str, Any]:
     try:
         config = renamed.config(tree)
         data = config["data"]["init_args"]
-        names = [part["class_path"] for part in (config["model"], data["source"], data.get("priority")) if part]
+        parts = config["model"], data["source"], data.get("priority"), data.get("bonus")
+        names = [part["class_path"] for part in parts if part]
         known = all(isinstance(name, str) for name in names) and isinstance(config["trainer"]["max_steps"], int)
     except (TypeError, KeyError, ValueError, AttributeError):
         known = False
@@ -215,7 +217,7 @@ def defaults(cls: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            found = {**found, **defaults(cls.__mro__[1])}
+            found = {**found, **{key: value for key, value in defaults(cls.__mro__[1]).items() if key not in found}}
         elif parameter.default is not parameter.empty:
             value = parameter.default
             found[name] = (

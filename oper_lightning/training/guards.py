@@ -25,8 +25,11 @@ ADVICE = (
 
 
 def possible(model: OfflineAlgorithm) -> None:
-    """Refuses to train with a priority that no loss term sees."""
+    """Refuses to train with a priority that no loss term sees, and with bounds of values beside a bonus."""
     data = model.trainer.datamodule  # type: ignore[attr-defined]
+    # Bounds are those of returns without a bonus. They would cut off the values that exploration is worth.
+    if getattr(model, "value_bounds", None) is not None and getattr(data, "bonus", None) is not None:
+        raise InputError("model.value_bounds would cut off what data.bonus adds to values: leave out one of the two")
     if getattr(data, "priority", None) is not None and not {*data.roles} & {*model.reads}:
         raise InputError(
             f"data.prioritise names {', '.join(data.roles)}, but {type(model).__name__} has no such loss term, so that "

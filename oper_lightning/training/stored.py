@@ -125,11 +125,11 @@ def to_go_on(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if callback.state_key in checkpoint["callbacks"]:
             expected.setdefault("callbacks", {})[callback.state_key] = callback.state_dict()
-    if wrong := _unlike(checkpoint, expected):
+    if wrong := unlike(checkpoint, expected):
         raise InputError(f"{name}: training cannot go on from it: {wrong}")
 
 
-def _unlike(found: Any, expected: Any, place: str = "") -> str | None:
+def unlike(found: Any, expected: Any, place: str = "") -> str | None:
     """The first place at which what was found is of another kind than expected, in words."""
     if isinstance(expected, dict):
         if not isinstance(found, dict):
@@ -137,7 +137,7 @@ def _unlike(found: Any, expected: Any, place: str = "") -> str | None:
         for key, value in expected.items():
             if key not in found:
                 return f"{place or 'it'} has no {key}"
-            if wrong := _unlike(found[key], value, f"{place}.{key.split('{')[0]}".strip(".")):
+            if wrong := unlike(found[key], value, f"{place}.{key.split('{')[0]}".strip(".")):
                 return wrong
         return None
     same = isinstance(found, type(expected)) or (isinstance(found, int | float) and isinstance(expected, int | float))
@@ -154,8 +154,10 @@ def optimisers(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
     Raises:
         InputError: names the optimiser and what is wrong with it.
     """
-    name, states, updates = origin(checkpoint), checkpoint["optimizer_states"], checkpoint["global_step"]
+    name, states, updates = origin(checkpoint), checkpoint.get("optimizer_states"), checkpoint["global_step"]
     mine = model.trainer.optimizers
+    if not isinstance(states, list):
+        raise InputError(f"{name}: training cannot go on from it: it has no optimizer_states")
     if len(states) != len(mine):
         raise InputError(
             f"{name}: it has the states of {len(states)} optimisers; {type(model).__name__} has {len(mine)}"
@@ -172,14 +174,14 @@ def _optimiser(optimiser: torch.optim.Optimizer, stored: Any) -> str | None:
     """What is wrong with an optimiser's stored state, in words."""
     plain = optimiser.state_dict()
     layout: dict[str, Any] = {"state": {}, "param_groups": []}
-    if wrong := _unlike(stored, layout):
+    if wrong := unlike(stored, layout):
         return wrong
     if len(stored["param_groups"]) != len(plain["param_groups"]):
         return f"are {len(stored['param_groups'])} groups of parameters, not {len(plain['param_groups'])}"
     parameters: dict[int, Tensor] = {}
     for group, here, real in zip(stored["param_groups"], plain["param_groups"], optimiser.param_groups, strict=True):
         expected = {key: value for key, value in here.items() if key not in ("lr", "initial_lr")}
-        if wrong := _unlike(group, expected):
+        if wrong := unlike(group, expected):
             return f"is a group of parameters of which {wrong}"
         if group["params"] != here["params"]:
             return f"is a group of {len(group['params'])} parameters; {len(here['params'])} are needed"

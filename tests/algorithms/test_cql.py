@@ -447,3 +447,40 @@ def test_networks_may_begin_orthogonal_as_corls_do() -> None:
             weight = layer.weight if layer.out_features < layer.in_features else layer.weight.T
             torch.testing.assert_close(weight @ weight.T / gain**2, torch.eye(len(weight)), rtol=0, atol=1e-5)
     assert not torch.equal(*model.critics.weights[0])
+
+
+def test_features_of_length_one_reach_the_critics_and_their_targets() -> None:
+    """Each critic by itself: hidden layers, division by the length, last layer."""
+    model, rows = built(normalise_features=True), batch()
+    plain = built()
+    plain.critics.load_state_dict(model.critics.state_dict())
+    pairs = torch.cat([rows["observation"], model.recorded_action(rows)], -1)
+    for critics in (model.critics, model.target_critics):
+        for member, network in enumerate(members(critics)):
+            features = network[:-1](pairs)
+            features = features / features.square().sum(-1, keepdim=True).sqrt()
+            expected = network[-1](features).squeeze(-1)
+            for found in (critics(pairs)[member], critics(pairs, frozen=True)[member]):
+                torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(model.critics.first(pairs), model.critics(pairs)[0])
+    assert not torch.allclose(plain.recorded_value(rows), model.recorded_value(rows))
+    # Where all units are off there is no length to divide by.
+    model.critics.biases[-2].data.fill_(-1e6)
+    assert model.critics(pairs).equal(model.critics.biases[-1].squeeze(-1).expand(2, ROWS))
+
+
+@pytest.mark.parametrize("entropy", [True, False])
+def test_targets_bootstrap_within_bounds(entropy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is bootstrapped is bounded, before the entropy and the reward are added."""
+    model, rows = built(value_bounds=(-0.01, 0.02), backup_entropy=entropy, critic_hidden_sizes=(16, 16)), batch()
+    model.target_critics.weights[-1].data *= 100
+    recorded = Recorded(model, monkeypatch)
+    found = model.bellman_error(rows, torch.zeros(2, ROWS))
+    [(actions, densities)] = recorded.samples
+    value = model.values(model.target_critics, rows["next", "observation"], actions).amin(0).squeeze(1)
+    assert (value < -0.01).any()
+    assert (value > 0.02).any()
+    value = torch.minimum(torch.maximum(value, torch.tensor(-0.01)), torch.tensor(0.02))
+    value = value - densities.squeeze(1) if entropy else value
+    target = rows["next", "reward"] + rows["discount"] * value
+    torch.testing.assert_close(found, 2 * target**2)

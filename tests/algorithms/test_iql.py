@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 from helpers import columns, transitions
-from networks import ROWS, Pair, as_module, assert_normalises, batch, moved_by_role, ready
+from networks import ROWS, Pair, as_module, assert_normalises, batch, moved_by_role, ready, spec
 from tensordict import TensorDict
 from test_shared import algorithm, data, fit, parameters, same
 from torch import nn
 
 from oper_lightning import InputError, OperR
 from oper_lightning.algorithms.iql import IQL
-from oper_lightning.spec import Batch
+from oper_lightning.data.bonuses.bonus import Bonus
+from oper_lightning.spec import Batch, bounds_of_values
 
 
 def built(**options: Any) -> IQL:
@@ -296,3 +298,74 @@ def test_decoupled_the_values_see_uniform_data(mode: str, tmp_path: Path) -> Non
     for name, value in states[0].items():
         if not name.startswith(("observation_", "action_")):
             assert value.equal(states[1][name]) != name.startswith("policy."), name
+
+
+def test_targets_bootstrap_within_bounds() -> None:
+    """Values learn from bounded critics, critics bootstrap from bounded values; the advantage has no bounds."""
+    bounds = (-3.0, -0.6)
+    free, model, rows = built(), built(value_bounds=bounds), batch()
+    for part in (free, model):
+        part.value.weights[-1].data *= 10
+        part.target_critics.weights[-1].data *= 10
+    target = model.target_value(rows)
+    assert target.equal(free.target_value(rows))
+    following = model.value.first(rows["next", "observation"])
+    for values in (target, following):
+        assert values.min() < bounds[0]
+        assert values.max() > bounds[1]
+    bootstrapped = following.clamp(*bounds)
+    values = model.critics(torch.cat([rows["observation"], rows["action"]], -1))
+    expected = (values - rows["next", "reward"] - rows["discount"] * bootstrapped).square().sum(0)
+    torch.testing.assert_close(model.critic_loss(rows), expected)
+    assert model.policy_loss(rows, target)[1].equal(target - model.value.first(rows["observation"]))
+    results = model.update(Batch(rows, rows, rows))
+    error = target.clamp(*bounds) - free.value.first(rows["observation"])
+    weight = torch.where(error > 0, 0.7, 0.3)
+    torch.testing.assert_close(results["value_loss"], (weight * error**2).mean())
+    torch.testing.assert_close(results["value"], target.mean())
+
+
+def test_bounds_may_come_from_the_recorded_rewards(tmp_path: Path) -> None:
+    """As critics see them, scaled and shifted; a checkpoint has them without the data."""
+    module, model = data(reward_scale=2.0, reward_shift=-1.0), algorithm("IQL", value_bounds="data", discount=0.9)
+    fit(model, module, tmp_path, 20)
+    rewards = 2 * module.transitions["next", "reward"] - 1
+    low, high = rewards.min().item(), rewards.max().item()
+    assert (model.lowest, model.highest) == pytest.approx((10 * low, 10 * high))
+    loaded = IQL.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert (loaded.lowest, loaded.highest) == (model.lowest, model.highest)
+
+
+def test_an_episode_may_end_at_once_or_never() -> None:
+    for rewards, expected in (((-1.0, 0.0), (-100, 0)), ((0.5, 2.0), (0.5, 200)), ((-3.0, -1.0), (-300, -1))):
+        known = dataclasses.replace(spec(), reward_range=rewards)
+        assert bounds_of_values("data", known, 0.99) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "discount", "words"),
+    [
+        ("data", 0.99, "goes by recorded rewards, and there are none"),
+        ((1.0, 1.0), 0.99, "the lowest value must be below the highest"),
+        ((math.nan, 1.0), 0.99, "the lowest value must be below the highest"),
+    ],
+)
+def test_bounds_that_cannot_be(bounds: Any, discount: float, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        built(value_bounds=bounds, discount=discount)
+    known = dataclasses.replace(spec(), reward_range=(0.0, 1.0))
+    with pytest.raises(InputError, match="no meaning at a discount of 1"):
+        bounds_of_values("data", known, 1.0)
+
+
+def test_bounds_are_refused_beside_a_bonus(tmp_path: Path) -> None:
+    class Novel(Bonus):
+        def build(self, *_: Any) -> None:
+            return
+
+        def __call__(self, block: TensorDict) -> torch.Tensor:
+            return torch.ones(block.shape)
+
+    fit(algorithm("IQL"), data(bonus=Novel()), tmp_path / "free", 20)
+    with pytest.raises(InputError, match="cut off what data.bonus adds"):
+        fit(algorithm("IQL", value_bounds=(0, 1)), data(bonus=Novel()), tmp_path / "bounded", 20)

@@ -52,25 +52,33 @@ ACTORS_LOSSES = {
     "TD3BC": {"improvement_loss", "constraint_loss"},
     "IQL": {"policy_loss"},
     "CQL": {"policy_loss"},
+    "CalQL": {"policy_loss"},
     "OnestepRL": {"policy_loss"},
+    "RLPD": {"policy_loss"},
     "CRR": {"policy_loss"},
     "DiscreteIQL": {"policy_loss"},
 }
 
 
+def arguments(name: str) -> set[str]:
+    """Of an algorithm, those of the one that it is a variant of included."""
+    family = [cls for cls in ALGORITHMS[name].__mro__ if issubclass(cls, OfflineAlgorithm)]
+    return {key for cls in family for key in inspect.signature(cls).parameters}
+
+
 def algorithm(name: str, **options: Any) -> OfflineAlgorithm:
-    known = inspect.signature(ALGORITHMS[name]).parameters
+    known = arguments(name)
     return ALGORITHMS[name](**{**{key: value for key, value in SMALL.items() if key in known}, **options})
 
 
 def rates(name: str, rate: float) -> dict[str, float]:
     """All learning rates of an algorithm."""
-    return {key: rate for key in inspect.signature(ALGORITHMS[name]).parameters if key.endswith("learning_rate")}
+    return {key: rate for key in arguments(name) if key.endswith("learning_rate")}
 
 
 def no_bootstrapping(name: str) -> dict[str, float]:
     """What makes an algorithm's targets the rewards themselves."""
-    return {"discount": 0.0} if "discount" in inspect.signature(ALGORITHMS[name]).parameters else {}
+    return {"discount": 0.0} if "discount" in arguments(name) else {}
 
 
 def data(rows: Rows | dict[str, np.ndarray] = "continuous", **options: Any) -> OfflineDataModule:

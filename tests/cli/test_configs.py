@@ -28,10 +28,14 @@ def given(path: Path) -> list[str]:
     return [f"--config={file}" for file in [*below, path]]
 
 
+def top(path: Path) -> Path:
+    """The yaml that a file lies over, or the file itself."""
+    return path if path.parent == CONFIGS else path.parent.with_suffix(".yaml")
+
+
 def kind(path: Path) -> Kind:
     """Of the actions that a configuration's algorithm is for."""
-    top = path if path.parent == CONFIGS else path.parent.with_suffix(".yaml")
-    model = yaml.safe_load(top.read_text())["model"]
+    model = yaml.safe_load(top(path).read_text())["model"]
     return known_types("model")[model if isinstance(model, str) else model["class_path"]].kinds[0]
 
 
@@ -40,10 +44,14 @@ def kind(path: Path) -> Kind:
 )
 def test_every_configuration_trains(path: Path, small_file: Path, small_discrete_file: Path) -> None:
     file = small_discrete_file if kind(path) == "discrete" else small_file
+    text, source = path.read_text() + top(path).read_text(), ["--data.source=D4RL", f"--data.source.path={file}"]
+    if "OnlineDataModule" in text:
+        environment = "CartPole-v1" if kind(path) == "discrete" else "Reacher-v5"
+        source = [*(source if "source:" in text else []), f"--data.environment={environment}"]
+        source += ["--data.warmup=10", "--data.updates_per_step=1", "--data.updates_per_block=2"]
     words = [
         *given(path),
-        "--data.source=D4RL",
-        f"--data.source.path={file}",
+        *source,
         "--data.updates_per_epoch=2",
         "--data.batch_size=32",
         "--data.rollouts=null",
@@ -71,6 +79,6 @@ def test_every_link_of_a_chain_is_understood(
         # Links that are repeated differ by their seed.
         for words in {" ".join(words[:-2]).split("--seed_everything")[0]: words for words in links.values()}.values():
             if words[0] == "fit":
-                words = [word for word in words if not word.startswith(("--ckpt_path", "--output"))]
+                words = [word for word in words if not word.startswith(("--ckpt_path", "--start", "--output"))]
                 assert oper(*words, "--print_config") == 0
                 assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_steps"] > 0

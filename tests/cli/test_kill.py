@@ -29,6 +29,7 @@ STAGES = {
     "online": [
         "--data=OnlineDataModule", "--data.parallel=2", "--data.warmup=100", "--data.visible=episode",
         "--model=TD3BC", "--model.n_step=3", "--data.priority=OperR", "--data.rollouts=null",
+        "--data.bonus={class_path: RND, init_args: {hidden_sizes: [16], features: 8}}",
     ],
 }  # fmt: skip
 
@@ -155,5 +156,7 @@ def test_kills_lose_nothing_but_time(stage: str, small_file: Path, small_discret
         logs = [gathered(folder) for folder in (alone, killed)]
         assert all(value.equal(logs[1][name]) for name, value in logs[0].items())
         assert logs[0]["reward"].shape == (2, 40 + 600 // 2)
+        bonuses = [checkpoint["OnlineDataModule"]["bonus"] for checkpoint in (first, second)]
+        assert all(value.equal(bonuses[1][name]) for name, value in bonuses[0].items())
     assert not list(killed.glob("*.part*"))
     print(f"{stage}: killed after updates {reached[1:]}")

@@ -21,6 +21,7 @@ BATCH = 32
 SEVEN = "--data.rollouts={episodes: 7, parallel: 3}"
 MODELS = known_types("model")
 PRIORITISED = ["--data.priority=OperR", SEVEN]
+RND = "--data.bonus={class_path: RND, init_args: {hidden_sizes: [16], features: 8, every: 2}}"
 RUNS = {
     **{name: (name, PRIORITISED) for name in MODELS},
     "OperA": ("OperA", ["--model.iterations=2", "--data.rollouts=null"]),
@@ -31,6 +32,7 @@ RUNS = {
     "lagrange": ("CQL", ["--model.lagrange_gap=2", *PRIORITISED]),
     "images": ("CRR", ["--model.target_update=7", "--data.priority=OperR", "--data.rollouts=null"]),
     "online": ("TD3BC", ["--data=OnlineDataModule", "--data.parallel=4", "--data.warmup=40", *PRIORITISED]),
+    "bonus": ("TD3BC", [RND, SEVEN]),
     "reverse_kl": ("OnestepRL", ["--model.operator=reverse_kl", "--model.phases=[1,1,1]", *PRIORITISED]),
 }
 
@@ -92,6 +94,10 @@ def test_two_ranks_are_one_process_with_the_whole_batch(name: str, folder: Path)
     assert alone["global_step"] == shared["global_step"] == 40
     for key, value in alone["state_dict"].items():
         torch.testing.assert_close(shared["state_dict"][key], value, rtol=1e-4, atol=2e-6, msg=key)
+    if name == "bonus":
+        here, there = (checkpoint["OfflineDataModule"]["bonus"] for checkpoint in (alone, shared))
+        for key, value in here.items():
+            torch.testing.assert_close(there[key], value, rtol=1e-4, atol=2e-6, msg=key)
 
     logged, expected = numbers(folder / "ranks" / name), numbers(Path("alone"))
     assert logged.keys() == expected.keys()

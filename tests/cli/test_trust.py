@@ -99,6 +99,7 @@ def small(**arguments: Any) -> dict[str, Any]:
         ("data.source", lambda name: source({"class_path": f"{name}.Other", "init_args": {"path": "small.hdf5"}})),
         ("data.source", lambda name: source({"class_path": "oper_lightning.OperR"})),
         ("data.priority", lambda name: other("priority", {"class_path": f"{name}.call"})),
+        ("data.bonus", lambda name: other("bonus", {"class_path": f"{name}.call"})),
         ("data.rollouts", lambda name: other("rollouts", {"class_path": f"{name}.call"})),
         ("data.rollouts.environment", lambda name: other("rollouts", {"environment": f"{name}:Some-v0"})),
         ("data.source.environment", lambda name: source(small(environment=f"{name}:Some-v0"))),

@@ -1,0 +1,1 @@
+"""What novelty is worth: bonuses on rewards, one file for each way to tell what is new."""
