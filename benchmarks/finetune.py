@@ -2,9 +2,9 @@
 
     python benchmarks/finetune.py --data ../shared/data
 
-Cal-QL and IQL are trained on hopper-replay for 20,000 updates. They go on from there for 5,000 steps in the environment,
-one update for each, and are scored every 1,000 steps. Raw results (curves) go to benchmarks/raw/finetune; runs that are
-there are not made again, and a run that was stopped goes on.
+Cal-QL and IQL are trained on hopper-replay for 20,000 updates. They go on from there for 5,000 steps in the
+environment, one update for each, and are scored every 1,000 steps. Raw results (curves) go to benchmarks/raw/finetune;
+runs that are there are not made again, and a run that was stopped goes on.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ that the argument must be given.
 | `--config FILE` | a yaml; several are laid over each other in order |
 | `--output FOLDER` | where the run writes; by default `runs/<names of the yamls>/<number>` |
 | `--ckpt_path` | of a checkpoint or run to go on from (`fit`; or `last`) or to judge; [resuming](resuming.md) |
+| `--start` | of a checkpoint or run whose networks and optimisers a new run begins with; [resuming](resuming.md) |
 | `--seed_everything N` | the seed of all randomness, 0 by default |
 | `--print_config` | shows the whole configuration and stops |
 """

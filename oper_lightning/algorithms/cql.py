@@ -162,10 +162,7 @@ class CQL(OfflineAlgorithm):
     def difference(self, batch: TensorDict, recorded: Tensor) -> Tensor:
         """How far the critics' soft maximum over actions lies above the values of recorded actions, ``[2, B]``."""
         values, log_density = self.candidates(batch)
-        if self.importance_sampling:
-            values = values - log_density
-        else:
-            values = torch.cat([values, recorded.unsqueeze(-1)], -1)
+        values = values - log_density if self.importance_sampling else torch.cat([values, recorded.unsqueeze(-1)], -1)
         soft_maximum = self.cql_temperature * torch.logsumexp(values / self.cql_temperature, -1)
         difference = soft_maximum - recorded
         if self.difference_min is None and self.difference_max is None:

@@ -128,8 +128,8 @@ def _lightning_help(verb: str) -> str:
     )
     first = "[--config FILE] [--model CLASS] [--ckpt_path PATH]" if fit else "--ckpt_path PATH [--config FILE]"
     begin = (
-        "begin with what another run has learnt: class and hyper-parameters, networks, targets, optimisers and bonus of "
-        "this checkpoint, or of the last.ckpt of a run's folder; counters begin at 0, and the data may be others"
+        "begin with what another run has learnt: class and hyper-parameters, networks, targets, optimisers and bonus "
+        "of this checkpoint, or of the last.ckpt of a run's folder; counters begin at 0, and the data may be others"
     )
     usage = f"usage: oper {verb} {first} [--output FOLDER] [--data.… VALUE] [--trainer.… VALUE]"
     lines = [

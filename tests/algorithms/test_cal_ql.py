@@ -58,7 +58,8 @@ def test_without_a_bound_it_is_cql_bit_for_bit(lagrange: float | None, importanc
             model.branch = model.prepare(number)
             model.update(Batch(rows, rows, rows))
     assert same(*(parameters(model) for model in models))
-    for first, second in zip(models[0].critic_optimiser.state.values(), models[1].critic_optimiser.state.values()):
+    states = [model.critic_optimiser.state.values() for model in models]
+    for first, second in zip(*states, strict=True):
         assert all(value.equal(second[name]) for name, value in first.items())
     # With a bound that holds it is another algorithm.
     rows = bounded(5.0)

@@ -33,6 +33,17 @@ RUNS = {
     "images": ("CRR", ["--model.target_update=7", "--data.priority=OperR", "--data.rollouts=null"]),
     "online": ("TD3BC", ["--data=OnlineDataModule", "--data.parallel=4", "--data.warmup=40", *PRIORITISED]),
     "bonus": ("TD3BC", [RND, SEVEN]),
+    "prior_data": (
+        "RLPD",
+        [
+            "--model.policy_freq=2",
+            "--data=OnlineDataModule",
+            "--data.parallel=4",
+            "--data.warmup=40",
+            "--data.offline_share=0.5",
+            *PRIORITISED,
+        ],
+    ),
     "reverse_kl": ("OnestepRL", ["--model.operator=reverse_kl", "--model.phases=[1,1,1]", *PRIORITISED]),
 }
 

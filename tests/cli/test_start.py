@@ -203,9 +203,7 @@ CASES: dict[str, tuple[Change, list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_checkpoint_is_looked_at_first(
-    case: str, run: Path, others: list[str], refused: Callable[..., str]
-) -> None:
+def test_a_checkpoint_is_looked_at_first(case: str, run: Path, others: list[str], refused: Callable[..., str]) -> None:
     change, words, expected = CASES[case]
     file = changed(run, change)
     line = refused("fit", f"--start={file}", *words, *others, "--output=run")
