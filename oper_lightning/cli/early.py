@@ -16,7 +16,20 @@ from oper_lightning.cli.words import FLAGS, value_of, values_of
 from oper_lightning.errors import InputError, nearest
 from oper_lightning.files import existing
 
-TOP = ("help", "h", "config", "c", "print_config", "seed_everything", "model", "data", "trainer", "output", "ckpt_path")
+TOP = (
+    "help",
+    "h",
+    "config",
+    "c",
+    "print_config",
+    "seed_everything",
+    "model",
+    "data",
+    "trainer",
+    "output",
+    "ckpt_path",
+    "start",
+)
 ENTRIES = ("help", "class_path", "init_args", "dict_kwargs")  # what jsonargparse takes for any class
 LONGEST = 4000  # digits of a number; Python reads 4,300
 
@@ -45,7 +58,7 @@ def check(verb: str, words: list[str]) -> None:
         known: dict[str, Iterable[str]] = {"": ["help", "h", "config", "print_config", *called]}
         kinds = {"source": "source"} if "source" in called else {}
     elif verb in LIGHTNING:
-        known = {"": (*TOP, *(["start"] if verb == "fit" else [])), "trainer": _trainer()}
+        known = {"": TOP, "trainer": _trainer()}
         kinds = {"model": "model", "data": "data", "data.source": "source", "data.priority": "priority"}
         kinds["data.bonus"] = "bonus"
         known |= _data(words)

@@ -143,6 +143,8 @@ class OperCLI(LightningCLI):
         verb, words = args[0], args[1:]
         given = {name: value_of(words, *flags) for name, flags in FLAGS.items()}
         start = given.pop("start")
+        if start is not None and verb != "fit":
+            raise InputError(f"--start is what a run of `oper fit` begins with; {verb} takes --ckpt_path={start}")
         self.family = Path("runs") / ("-".join(Path(name).stem for name in values_of(words, *FLAGS["config"])) or verb)
         self.resume = given["checkpoint"] is not None
         if given["checkpoint"] not in (None, "last", "best"):

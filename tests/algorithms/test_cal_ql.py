@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import columns, transitions
+from helpers import columns, oper, transitions
 from networks import ROWS, batch, ready
 from tensordict import TensorDict
 from test_shared import algorithm, data, fit, parameters, same
@@ -14,6 +14,7 @@ from test_shared import algorithm, data, fit, parameters, same
 from oper_lightning import InputError
 from oper_lightning.algorithms.cal_ql import CalQL
 from oper_lightning.algorithms.cql import CQL
+from oper_lightning.report.runs import defaults
 from oper_lightning.spec import Batch
 
 SMALL: dict[str, Any] = {"policy_hidden_sizes": (16, 16), "critic_hidden_sizes": (16, 16), "sampled_actions": 4}
@@ -183,3 +184,24 @@ def test_its_defaults_and_its_parents_arguments_are_kept(tmp_path: Path) -> None
     loaded = CalQL.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert (loaded.normalises, loaded.tau, loaded.max_target_backup) == (True, 0.02, True)
     assert same(parameters(model), parameters(loaded))
+
+
+def test_online_it_needs_whole_episodes(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows of running episodes have no return yet. With finished ones, bounds are those of the log as a whole."""
+    words = [
+        "fit", "--model=CalQL", "--model.policy_hidden_sizes=[8]", "--model.critic_hidden_sizes=[8]",
+        "--model.sampled_actions=2", "--data=OnlineDataModule", "--data.source=D4RL",
+        f"--data.source.path={small_file}", "--data.rollouts=null", "--data.warmup=60", "--data.batch_size=32",
+        "--data.updates_per_epoch=20", "--trainer.max_steps=40",
+    ]  # fmt: skip
+    assert oper(*words, "--output=refused") == 1
+    assert "CalQL needs the returns of whole episodes: set data.visible to episode" in capsys.readouterr().err
+    assert not Path("refused/last.ckpt").exists()
+    assert oper(*words, "--data.visible=episode", "--output=run") == 0
+    assert oper(*words, "--model.discount=null", "--output=other") == 1
+    assert "model.discount is null, but needs a value" in capsys.readouterr().err
+
+
+def test_its_own_defaults_win_over_its_parents() -> None:
+    known = defaults(CalQL)
+    assert (known["orthogonal_init"], known["policy_learning_rate"], known["cql_weight"]) == (True, 1e-4, 5.0)

@@ -36,9 +36,8 @@ def test_what_is_read_from_files_is_what_is_imported(kind: str) -> None:
     assert sorted(real) == list(read)
     for name, cls in real.items():
         expected = signature(cls)
-        names = {
-            key: value for one in reversed(cls.__mro__) for key, value in vars(sys.modules[one.__module__]).items()
-        }
+        # A default that is handed on may be a name of a parent's file.
+        names = {key: v for one in reversed(cls.__mro__) for key, v in vars(sys.modules[one.__module__]).items()}
         assert read[name].arguments.keys() == expected.keys(), name
         for argument, (text, default) in read[name].explained().items():
             assert text, f"{name}: {argument} is not explained"

@@ -166,6 +166,15 @@ def test_class_and_hyper_parameters_follow_the_checkpoint_unless_given(run: Path
     assert other == {**before["hyper_parameters"], "alpha": 1.25}
 
 
+def test_policies_of_discrete_actions_begin_so_too(small_discrete_file: Path) -> None:
+    words = ["--data.source=D4RL", f"--data.source.path={small_discrete_file}", *QUICK, "--trainer.max_steps=20"]
+    assert oper("fit", "--model=DiscreteCQL", "--model.hidden_sizes=[8]", *words, "--output=first") == 0
+    assert oper("fit", "--start=first", *words, "--output=second") == 0
+    first, second = (torch.load(f"{name}/last.ckpt", weights_only=True) for name in ("first", "second"))
+    steps = [left["optimizer_states"][0]["state"][0]["step"] for left in (first, second)]
+    assert steps == [20, 40]
+
+
 def test_a_chain_begins_a_link_with_an_earlier_one(others: list[str], small_file: Path) -> None:
     chain = {
         "folder": "chain",
@@ -219,7 +228,8 @@ def test_data_of_other_shapes_are_refused(run: Path, tmp_path: Path, refused: Ca
 
 
 def test_it_is_a_flag_of_fit_alone(run: Path, others: list[str], refused: Callable[..., str]) -> None:
-    assert "no argument 'start'" in refused("validate", f"--ckpt_path={run}", f"--start={run}")
+    line = refused("validate", f"--start={run}")
+    assert line == f"--start is what a run of `oper fit` begins with; validate takes --ckpt_path={run}"
     Path("mine.yaml").write_text(f"start: {run}\nmodel: TD3BC")
     line = refused("fit", "--config=mine.yaml", *others, "--output=run")
     assert f"start belongs on the command line, not into a yaml: --start={run}" in line
