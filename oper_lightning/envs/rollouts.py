@@ -250,7 +250,17 @@ def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:
 
 
 # How gymnasium-robotics' environments are called; their names go on with size, reward and version.
-ROBOTICS = ("Adroit", "oper/Adroit", "oper/Kitchen", "AntMaze_", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze_")
+ROBOTICS = (
+    "Adroit",
+    "oper/Adroit",
+    "oper/Kitchen",
+    "AntMaze_",
+    "Fetch",
+    "FrankaKitchen",
+    "HandManipulate",
+    "HandReach",
+    "PointMaze_",
+)
 # Where this package's own tasks are registered, by how their ids begin; the other ids with oper/ are Atari games.
 OWN = {
     ("oper/PointMassWall",): "point_mass_wall",

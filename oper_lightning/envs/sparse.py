@@ -41,7 +41,9 @@ class Beyond(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         left_out: number of an entry that observations are without; none by default.
     """
 
-    def __init__(self, env: gymnasium.Env[np.ndarray, np.ndarray], distance: float, left_out: int | None = None) -> None:
+    def __init__(
+        self, env: gymnasium.Env[np.ndarray, np.ndarray], distance: float, left_out: int | None = None
+    ) -> None:
         super().__init__(env)
         self.distance = distance
         self.left_out = left_out

@@ -59,7 +59,9 @@ class Ending(Source):
         """Number of rows that are kept, for which all are read once."""
         count = sum(int(self._keep(episodes).sum()) for episodes in self.source.episodes())
         if not count:
-            raise InputError(f"{self}: no reward of {self.reward:g} or more, so that Ending keeps no row; lower its reward")
+            raise InputError(
+                f"{self}: no reward of {self.reward:g} or more, so that Ending keeps no row; lower its reward"
+            )
         log.info(f"{self}: {count:,} of {len(self.source):,} rows are kept")
         return count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -104,7 +105,7 @@ class Filtered(Source):
 
     def _looked_at(self) -> Iterator[TensorDict]:
         """The source's episodes, of which the last may be cut off."""
-        left = len(self.source) if self.first is None else self.first
+        left = self.first or sys.maxsize
         for episodes in self.source.episodes():
             if len(episodes) > left:
                 episodes = episodes[:left].clone()
