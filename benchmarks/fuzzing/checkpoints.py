@@ -34,7 +34,8 @@ def use_run(rng: Random) -> str:
         [
             RESUME,
             RESUME,
-            f"fit --start={CHECKPOINT} {DATA} --data.rollouts=null --data.batch_size=8 --data.updates_per_epoch=4 {GO_ON}",
+            f"fit --start={CHECKPOINT} {DATA} --data.rollouts=null --data.batch_size=8 --data.updates_per_epoch=4 "
+            f"{GO_ON}",
             f"fit --config=runs/case/config.yaml --output=runs/case --ckpt_path=last {GO_ON}",
             f"validate --ckpt_path={CHECKPOINT} --data.rollouts.environment=Pendulum-v1 --data.rollouts.episodes=1",
             f"test --ckpt_path={CHECKPOINT} --data.rollouts.environment=Pendulum-v1 --data.rollouts.episodes=1",

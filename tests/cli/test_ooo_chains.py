@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
-from helpers import oper
+from helpers import columns, oper, write_hdf5
 
 from oper_lightning.cli.chain import load
 
@@ -75,8 +77,8 @@ def good(rows: int, rule: str, value: float | None = None, **how: str) -> dict[s
 
 BEST = good(32, "best", mode="append", among="gathered")
 NAIL = good(32, "reward", 25, mode="append", among="gathered")
-# Chain, what is given to it, scale of the bonus, updates offline, steps online, share of recorded rows online and in the
-# last phase, its updates, its up-sampling, budgets, and the settings of both learners.
+# Chain, what is given to it, scale of the bonus, updates offline, steps online, share of recorded rows online and in
+# the last phase, its updates, its up-sampling, budgets, and the settings of both learners.
 Row = tuple[str, dict[str, str], float, int, int, Any, Any, int, Any, list[float], dict[str, Any], dict[str, Any]]
 ROWS: list[Row] = [
     # IQL: the published command lines 1 to 5, and 6 to 10 for the last phase.
@@ -203,3 +205,50 @@ def test_settings_of_rlpd(robot: str, monkeypatch: pytest.MonkeyPatch, capsys: p
     agree(last, {**alike, "critics": 2, "subset": None, "layer_norm": False, "policy_freq": 1, "value_bounds": "data"})
     agree(last, {"max_steps": M, "bonus": None, "upsample": good(32, "best", mode="append")})
     agree(last["source"]["init_args"], {"path": f"runs/ooo/rlpd-{robot}/explore", "steps": 250_000})
+
+
+SMALL = ["--data.batch_size=32", "--data.rollouts=null", "--data.updates_per_epoch=20"]
+
+
+def run(words: list[str], *extra: str) -> dict[str, Any]:
+    """Runs a link, made small, and gives its checkpoint."""
+    words = [word for word in words if not word.startswith(("--trainer.max_steps", "--ckpt_path", "--data.rollouts"))]
+    words = [f"--config={ROOT / word[9:]}" if word.startswith("--config=") else word for word in words]
+    assert oper(*words, *SMALL, *extra) == 0
+    folder = next(word[9:] for word in words if word.startswith("--output="))
+    checkpoint: dict[str, Any] = torch.load(f"{folder}/last.ckpt", weights_only=True)
+    return checkpoint
+
+
+def test_rlpds_phases_run() -> None:
+    links = load(str(ROOT / "configs/ooo/rlpd.yaml"), {"budget": "40"})["links"]
+    assert run(links["explore"], "--data.warmup=36", "--trainer.max_steps=100")["global_step"] == 100
+    assert run(links["retrain_40"], "--trainer.max_steps=20")["global_step"] == 20
+
+
+@pytest.mark.parametrize("chain", ["iql-maze2d", "cal_ql-maze2d"])
+def test_phases_with_recorded_data_run(chain: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arrays = columns([40, 60], 4, 2)
+    arrays["observations"][:] = np.random.default_rng(0).uniform([1, 1, -1, -1], [7, 9, 1, 1], (100, 4))
+    arrays["next_observations"][:-1] = arrays["observations"][1:]
+    arrays["rewards"][:] = np.arange(100) % 7 == 0
+    arrays["terminals"][:] = False
+    arrays["timeouts"][[39, 99]] = True
+    file = write_hdf5(tmp_path / "maze.hdf5", arrays)
+    links = load(str(ROOT / f"configs/ooo/{chain}.yaml"), {"budget": "40"})["links"]
+    small = ["--model.critic_hidden_sizes=[8]", "--model.policy_hidden_sizes=[8]"]
+    small = ["--model.hidden_sizes=[8]"] if chain.startswith("iql") else small
+    for name, length in (("offline", 20), ("explore", 40), ("retrain_40", 20)):
+        words = [word.replace("maze2d-large-v1", str(file)) for word in links[name]]
+        caplog.clear()
+        caplog.set_level("INFO", "oper_lightning")
+        assert run(words, *small, f"--trainer.max_steps={length}")["global_step"] == length
+        kept = sum(
+            arrays["rewards"][row] == 0
+            and not any(np.abs(arrays["observations"][row, :2] - place).max() <= 0.5 for place in PLACES)
+            for row in range(100)
+        )
+        assert f"{kept} of 100 rows are kept" in caplog.text
+
+
+PLACES = np.array([[7, 9], [1, 1], [7, 1]]) - 0.2
