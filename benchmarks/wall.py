@@ -212,7 +212,7 @@ def table(large: bool = False) -> str:
             "; ".join(ways) or "–",
             interval(returns) if returns else "–",
             " ".join(f"{value:.1f}" for value in returns),
-            f"{min(test['reached'] for test in tests)} % or more" if tests else "–",
+            f"at least {min(test['reached'] for test in tests)} %" if tests else "–",
             f"{sum(test['under the wall'] > JUDGED // 2 for test in tests)} of {len(tests)}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -248,7 +248,7 @@ def picture(retrain: str) -> None:
         panel.plot(*START, "o", color=COLOURS[6], markersize=4)
         panel.plot(*GOAL, "*", color=COLOURS[1], markersize=11)
         panel.set(xlim=(LOW[0], HIGH[0]), ylim=(LOW[1], HIGH[1]), aspect="equal")
-    ways.legend(handles=handles, fontsize="small", loc="upper right")
+    figure.legend(handles=handles, fontsize="small", loc="outside lower right", ncols=2)
     figure.savefig(ROOT / "benchmarks" / "wall.png", dpi=110)
 
 

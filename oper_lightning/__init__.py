@@ -10,8 +10,8 @@ Whatever else the modules hold may change. They are:
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
 - algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``, ``RLPD``; for discrete actions
-  ``DiscreteBC``, ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``; OPER-A's stage 1 ``OperA``; to write
-  another: ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``,
+  ``DiscreteBC``, ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``, ``QRDQN``; OPER-A's stage 1 ``OperA``; to
+  write another: ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``,
   ``squared_error``, ``expectile_error``, ``quantile_error``;
 - ``InputError``, which says in one line what was wrong with something that a person gave.
 """
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.iql import IQL
     from oper_lightning.algorithms.onestep import OnestepRL
     from oper_lightning.algorithms.oper_a import OperA
+    from oper_lightning.algorithms.qrdqn import QRDQN
     from oper_lightning.algorithms.rlpd import RLPD
     from oper_lightning.algorithms.td3_bc import TD3BC
     from oper_lightning.data.bonuses.bonus import Bonus
@@ -104,6 +105,7 @@ _PUBLIC = {
     "DiscreteCQL": "algorithms.discrete_cql",
     "CRR": "algorithms.crr",
     "DiscreteIQL": "algorithms.discrete_iql",
+    "QRDQN": "algorithms.qrdqn",
     "OperA": "algorithms.oper_a",
     "Batch": "spec",
     "DataSpec": "spec",

@@ -19,6 +19,7 @@ from fuzzing.npz import Trap
 MODELS = ("BC", "TD3BC", "IQL", "OperA")
 CHECKPOINT = "runs/case/last.ckpt"
 GO_ON = "--trainer.max_steps=8 --trainer.max_epochs=-1"  # stock runs are half of 8 updates
+SMALL = "--data.rollouts=null --data.batch_size=8 --data.updates_per_epoch=4"
 RESUME = f"fit --ckpt_path={CHECKPOINT} {GO_ON}"
 
 
@@ -34,8 +35,7 @@ def use_run(rng: Random) -> str:
         [
             RESUME,
             RESUME,
-            f"fit --start={CHECKPOINT} {DATA} --data.rollouts=null --data.batch_size=8 --data.updates_per_epoch=4 "
-            f"{GO_ON}",
+            f"fit --start={CHECKPOINT} {DATA} {SMALL} {GO_ON}",
             f"fit --config=runs/case/config.yaml --output=runs/case --ckpt_path=last {GO_ON}",
             f"validate --ckpt_path={CHECKPOINT} --data.rollouts.environment=Pendulum-v1 --data.rollouts.episodes=1",
             f"test --ckpt_path={CHECKPOINT} --data.rollouts.environment=Pendulum-v1 --data.rollouts.episodes=1",

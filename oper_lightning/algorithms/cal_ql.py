@@ -19,7 +19,7 @@ from oper_lightning.errors import InputError
 
 
 class CalQL(CQL):
-    """Cal-QL: CQL whose critics never learn a value below what the recorded behaviour earned; for fine-tuning online.
+    """Cal-QL: CQL that pushes no value of the policy's actions below what was earned; to be fine-tuned online.
 
     The return of the recorded behaviour is counted without a bonus. A bonus is never negative, so that it stays a lower
     bound of the values with one.

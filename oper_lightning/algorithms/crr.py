@@ -19,7 +19,7 @@ from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.transitions import n_step
 from oper_lightning.errors import InputError
 from oper_lightning.nn.losses import squared_error
-from oper_lightning.nn.networks import TwoHeads, of_action
+from oper_lightning.nn.networks import TwoHeads, of_action, sampled
 from oper_lightning.nn.optim import adam, copy_to, frozen_copy
 from oper_lightning.spec import Batch, DataSpec
 
@@ -147,3 +147,8 @@ class CRR(OfflineAlgorithm):
     def act(self, observation: Tensor) -> Tensor:
         _, logits = self.network(self.observe(observation))
         return self.to_environment(logits.argmax(-1))
+
+    def explore(self, observation: Tensor) -> Tensor:
+        """A sample of the policy."""
+        _, logits = self.network(self.observe(observation))
+        return self.to_environment(sampled(logits))

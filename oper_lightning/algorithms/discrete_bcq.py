@@ -19,7 +19,7 @@ from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.transitions import n_step
 from oper_lightning.errors import InputError
 from oper_lightning.nn.losses import huber_error
-from oper_lightning.nn.networks import TwoHeads, of_action
+from oper_lightning.nn.networks import TwoHeads, epsilon_greedy, of_action
 from oper_lightning.nn.optim import adam, copy_to, frozen_copy
 from oper_lightning.spec import Batch, DataSpec
 
@@ -34,6 +34,7 @@ class DiscreteBCQ(OfflineAlgorithm):
         discount: factor of future rewards, per step.
         n_step: number of rewards that are summed before the target bootstraps. Paper: 1.
         target_update: number of updates after which the online network is copied into the target. Atari: 8000.
+        epsilon: chance of a random action while gathering transitions.
         hidden_sizes: widths of the hidden layers of values and clone; by default 512 above images and 256, 256 above
             vectors.
         learning_rate: learning rate of the Adam optimiser. Atari: 6.25e-5.
@@ -51,6 +52,7 @@ class DiscreteBCQ(OfflineAlgorithm):
         discount: float = 0.99,
         n_step: int = 1,
         target_update: int = 320,
+        epsilon: float = 0.05,
         hidden_sizes: Sequence[int] | None = None,
         learning_rate: float = 3e-4,
         normalise_observations: bool = True,
@@ -61,11 +63,14 @@ class DiscreteBCQ(OfflineAlgorithm):
             raise InputError(f"DiscreteBCQ: threshold {threshold} is not in [0, 1)")
         if target_update < 1:
             raise InputError(f"DiscreteBCQ: target_update {target_update} must be at least 1")
+        if not 0 <= epsilon <= 1:
+            raise InputError(f"DiscreteBCQ: epsilon {epsilon} is not in [0, 1]")
         self.log_threshold = math.log(threshold) if threshold else -math.inf
         self.logits_penalty = logits_penalty
         self.discount = discount
         self.n_step = n_step
         self.target_update = target_update
+        self.epsilon = epsilon
         self.hidden_sizes = hidden_sizes
         self.learning_rate = learning_rate
 
@@ -120,3 +125,8 @@ class DiscreteBCQ(OfflineAlgorithm):
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         return self.to_environment(self.best(*self.network(self.observe(observation))))
+
+    def explore(self, observation: Tensor) -> Tensor:
+        """The policy's action or, with the chance ``epsilon``, any."""
+        values, logits = self.network(self.observe(observation))
+        return self.to_environment(epsilon_greedy(self.best(values, logits), values.shape[-1], self.epsilon))

@@ -19,7 +19,7 @@ from oper_lightning.data.transitions import n_step
 from oper_lightning.errors import InputError
 from oper_lightning.nn.encoders import encoder, widths
 from oper_lightning.nn.losses import quantile_error
-from oper_lightning.nn.networks import mlp, of_action
+from oper_lightning.nn.networks import epsilon_greedy, mlp, of_action
 from oper_lightning.nn.optim import adam, copy_to, frozen_copy
 from oper_lightning.spec import Batch, DataSpec
 
@@ -33,6 +33,7 @@ class DiscreteCQL(OfflineAlgorithm):
         discount: factor of future rewards, per step.
         n_step: number of rewards that are summed before the target bootstraps. Paper: 1.
         target_update: number of updates after which the online network is copied into the target.
+        epsilon: chance of a random action while gathering transitions.
         hidden_sizes: widths of the hidden layers; by default 512 above images and 256, 256 above vectors.
         learning_rate: learning rate of the Adam optimiser. Atari: 1e-4.
         normalise_observations: whether the network sees vectors with mean 0 and standard deviation 1.
@@ -49,6 +50,7 @@ class DiscreteCQL(OfflineAlgorithm):
         discount: float = 0.99,
         n_step: int = 1,
         target_update: int = 500,
+        epsilon: float = 0.05,
         hidden_sizes: Sequence[int] | None = None,
         learning_rate: float = 3e-4,
         normalise_observations: bool = True,
@@ -59,6 +61,8 @@ class DiscreteCQL(OfflineAlgorithm):
             raise InputError(f"DiscreteCQL: quantiles {quantiles} must be at least 1")
         if target_update < 1:
             raise InputError(f"DiscreteCQL: target_update {target_update} must be at least 1")
+        if not 0 <= epsilon <= 1:
+            raise InputError(f"DiscreteCQL: epsilon {epsilon} is not in [0, 1]")
         if not cql_weight >= 0:
             raise InputError(f"DiscreteCQL: cql_weight {cql_weight} must not be negative")
         self.cql_weight = cql_weight
@@ -66,6 +70,7 @@ class DiscreteCQL(OfflineAlgorithm):
         self.discount = discount
         self.n_step = n_step
         self.target_update = target_update
+        self.epsilon = epsilon
         self.hidden_sizes = hidden_sizes
         self.learning_rate = learning_rate
 
@@ -126,3 +131,8 @@ class DiscreteCQL(OfflineAlgorithm):
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         return self.to_environment(self.critic(self.observe(observation)).mean(-1).argmax(-1))
+
+    def explore(self, observation: Tensor) -> Tensor:
+        """The action of highest value or, with the chance ``epsilon``, any."""
+        values = self.critic(self.observe(observation)).mean(-1)
+        return self.to_environment(epsilon_greedy(values.argmax(-1), values.shape[-1], self.epsilon))

@@ -20,7 +20,7 @@ from oper_lightning.data.transitions import n_step
 from oper_lightning.errors import InputError
 from oper_lightning.nn.encoders import encoder, widths
 from oper_lightning.nn.losses import advantage_weight, expectile_error, squared_error
-from oper_lightning.nn.networks import TwoHeads, mlp, of_action
+from oper_lightning.nn.networks import TwoHeads, mlp, of_action, sampled
 from oper_lightning.nn.optim import adam, frozen_copy, polyak
 from oper_lightning.spec import Batch, DataSpec
 
@@ -143,3 +143,7 @@ class DiscreteIQL(OfflineAlgorithm):
     @torch.no_grad()
     def act(self, observation: Tensor) -> Tensor:
         return self.to_environment(self.policy(self.observe(observation)).argmax(-1))
+
+    def explore(self, observation: Tensor) -> Tensor:
+        """A sample of the policy."""
+        return self.to_environment(sampled(self.policy(self.observe(observation)).float()))

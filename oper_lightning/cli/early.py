@@ -58,10 +58,8 @@ def check(verb: str, words: list[str]) -> None:
         known: dict[str, Iterable[str]] = {"": ["help", "h", "config", "print_config", *called]}
         kinds = {"source": "source"} if "source" in called else {}
     elif verb in LIGHTNING:
-        known = {"": TOP, "trainer": _trainer()}
-        kinds = {"model": "model", "data": "data", "data.source": "source", "data.priority": "priority"}
-        kinds["data.bonus"] = "bonus"
-        known |= _data(words)
+        known = {"": (*TOP, *(["start"] if verb == "fit" else [])), "trainer": _trainer(), **_data(words)}
+        kinds = {"model": "model", "data": "data", **{f"data.{kind}": kind for kind in ("source", "priority", "bonus")}}
         for file in values_of(words, *FLAGS["config"]):
             existing(file, "configuration")
     else:

@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data import matching, storage
+from oper_lightning.data import matching
 from oper_lightning.data.bonuses.bonus import Bonus, bring, paid
 from oper_lightning.data.buffer import replay_buffer
 from oper_lightning.data.frames import moved
+from oper_lightning.data.loaded import LoadedData, Location
 from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, own_episodes, shared_out
 from oper_lightning.data.mixture import Mixture, Mode, Stretches, Upsample, weigh
-from oper_lightning.data.rl import TensorDictReplayBuffer, TensorStorage
+from oper_lightning.data.rl import TensorDictReplayBuffer
 from oper_lightning.data.sources.joined import Joined
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.table import Table
-from oper_lightning.data.transitions import are_images, is_discrete
-from oper_lightning.envs.rollouts import Rollouts, World
+from oper_lightning.envs.rollouts import Rollouts
 from oper_lightning.errors import InputError, nearest, note
-from oper_lightning.files import place
 from oper_lightning.nn import ranks
 from oper_lightning.priorities.priority import Priority, checked
-from oper_lightning.spec import ROLES, Batch, DataSpec, Role
+from oper_lightning.spec import ROLES, Batch, Role
 
 
-class OfflineDataModule(LightningDataModule):
+class OfflineDataModule(LoadedData):
     """Recorded transitions for offline reinforcement learning, for this package's algorithms or for a loop of your own.
 
     In a loop of your own call ``data = OfflineDataModule(source, priority); data.setup()``. Then take batches from
@@ -85,38 +81,29 @@ class OfflineDataModule(LightningDataModule):
         offline_share: float | None = None,
         upsample: Upsample | None = None,
         bonus: Bonus | None = None,
-        location: Literal["device", "memory", "memmap"] = "device",
+        location: Location = "device",
         memmap_folder: str | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
-        self.source = source
+        super().__init__(source, batch_size, clip_actions, location, memmap_folder)
         self.priority = priority
         self.mode: Mode = mode
         self.prioritise = prioritise
-        self.batch_size = batch_size
         self.updates_per_epoch = updates_per_epoch
         self.updates_per_block = updates_per_block
         self.rollouts = rollouts
         self.reward_scale = reward_scale
         self.reward_shift = reward_shift
-        self.clip_actions = clip_actions
         self.offline_share = offline_share
         self.upsample = upsample
         self.bonus = bonus
-        self.location = location
-        self.memmap_folder = memmap_folder
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())) if seed is None else seed
         self.drawn = 0
         """gradient updates whose transitions have been drawn"""
-        self.world: World | None = None
-        self._loaded: Table | None = None
-        self._spec: DataSpec
         self._mixture: Mixture
         self._weights: Tensor | None = None
         self._weights_of = ""  # name of the priority that gave the weights, for messages
         self._weighed_by: Priority | None = None  # the priority that was asked last
-        self._temporary: str | None = None
         for name in ("batch_size", "updates_per_epoch", "updates_per_block"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -144,12 +131,6 @@ class OfflineDataModule(LightningDataModule):
         return (self.prioritise,) if isinstance(self.prioritise, str) else tuple(self.prioritise)
 
     # Loading -----------------------------------------------------------------------------------------------------
-
-    def prepare_data(self) -> None:
-        """Downloads, makes or maps what is missing on disk; one process per machine."""
-        self.source.prepare()
-        if self.location == "memmap":
-            storage.map_new(self.source, self._map_folder(), self._look_at, self._room())
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and checks the data, weighs them and, under a trainer, makes the environment.
@@ -185,126 +166,24 @@ class OfflineDataModule(LightningDataModule):
         if columns is not None and stage in ("fit", "predict"):
             loaded.add(columns, scaled)
         if self.bonus is not None and fresh and (self.trainer is None or stage == "fit"):
+            if loaded.frames is not None:
+                raise InputError(
+                    f"{self.source}: images, which {type(self.bonus).__name__} is not for; leave out data.bonus"
+                )
             self.bonus.build(self._spec, self._device(), self.seed)
             self.bonus.seen(loaded.transitions)
         self._loaded = loaded
-
-    def _read(self) -> Table:
-        if self.trainer is None:
-            self.prepare_data()
-        if self.location == "memmap":
-            kept = storage.load_mapped(self._map_folder())
-        else:
-            device = self._device() if self.location == "device" else torch.device("cpu")
-            kept = storage.fill(self.source, device, look_at=self._look_at, room=self._room())
-        loaded = Table(self.source, kept, len(self.source))
-        if 0 < len(loaded) < self.batch_size and not self._room():
-            raise InputError(
-                f"{self.source}: data.batch_size {self.batch_size} is larger than the dataset "
-                f"({len(loaded):,} transitions)"
-            )
-        if self.world is not None:
-            matching.check_shapes(self.source, loaded.observation_shape, loaded.transitions["action"], self.world)
-        return loaded
-
-    def _device(self) -> torch.device:
-        """Where training is done."""
-        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-
-    def _room(self) -> int:
-        """Number of rows for transitions that are yet to be gathered."""
-        return 0
-
-    def _look_at(self, episodes: TensorDict) -> None:
-        """Asks the trained module, as soon as some episodes are there, whether it is for such data."""
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        if check := getattr(module, "check_data", None):
-            kind = "discrete" if is_discrete(episodes["action"]) else "continuous"
-            check(kind, are_images(episodes["observation"]), self.source)
 
     def _weigh(self, loaded: Table) -> None:
         weights = None if self.priority is None else weigh(self.priority, loaded.transitions)
         self._hold(loaded, weights, type(self.priority).__name__)
         self._weighed_by = self.priority
 
-    def _match(self, loaded: Table) -> None:
-        """Brings data and environment together."""
-        origin, actions, ask = self.source.origin(), loaded.transitions["action"], self.trainer is not None
-        low, high, _ = matching.action_bounds(self.source, actions, self.world, origin, ask)
-        matching.check_actions(self.source, actions, low, high, self.clip_actions)
-        self._spec = matching.spec(
-            loaded.transitions, loaded.observation_shape, origin, self.world, (low.cpu(), high.cpu()), loaded.recorded
-        )
-
-    def teardown(self, stage: str) -> None:
-        """Closes the environments; :meth:`setup` makes them anew."""
-        if self.world is not None:
-            self.world.close()
-            self.world = None
-
-    def _map_folder(self) -> Path:
-        if self.memmap_folder is not None:
-            return place(self.memmap_folder) / "transitions"
-        if self.trainer is not None:
-            return Path(self.trainer.default_root_dir) / "memmap" / "transitions"
-        if self._temporary is None:
-            self._temporary = storage.temporary_folder(self)
-        return Path(self._temporary) / "transitions"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: all but the trainer, the environments and a temporary folder to tidy up."""
-        return {**self.__dict__, "trainer": None, "world": None, "_temporary": None}
-
-    # What is loaded ----------------------------------------------------------------------------------------------
-
-    def _at_hand(self, what: str) -> Table:
-        if self._loaded is None:
-            raise InputError(f"OfflineDataModule has no {what} before the data are loaded: call setup() first")
-        return self._loaded
-
-    @property
-    def spec(self) -> DataSpec:
-        """What an algorithm needs to know of the data."""
-        self._at_hand("spec")
-        return self._spec
-
-    @property
-    def storage(self) -> TensorStorage:
-        """All N transitions as recorded, in torchrl's TED layout: reward and flags are ``[N, 1]``.
-
-        Images are put together from frames when rows are asked for: ``storage[:]`` would make all of them.
-        """
-        return self._at_hand("storage").storage
-
-    @property
-    def transitions(self) -> TensorDict:
-        """The memory of :attr:`storage` as a TensorDict ``[N]`` in which reward and flags are ``[N]``.
-
-        In place of images it has numbers of frames, see :mod:`oper_lightning.data.transitions`; :meth:`rows` has them.
-        """
-        return self._at_hand("transitions").transitions
-
-    @property
-    def table(self) -> TensorDict:
-        """The transitions as algorithms get them, TensorDict ``[N]``: rewards scaled, with the algorithm's columns."""
-        return self._at_hand("table").entries
-
     @property
     def weights(self) -> Tensor | None:
         """The priority, float64 ``[N]``, mean 1; ``[S, N]`` while S seeds train together; None if uniform."""
         self._at_hand("weights")
         return self._weights
-
-    def rows(self, index: Tensor | slice) -> TensorDict:
-        """The transitions with row numbers ``[...]`` (or a slice), as algorithms get them: scaled, with columns."""
-        return self._at_hand("rows").rows(index)
-
-    def in_order(self, size: int | None = None) -> Iterator[TensorDict]:
-        """All transitions in row order, as from :meth:`rows`; whole episodes, ``size`` rows or more at a time.
-
-        By default 8192 rows, or 1024 of images.
-        """
-        return self._at_hand("rows").in_order(size)
 
     def __repr__(self) -> str:
         """What is loaded and how it is weighed, in a line."""

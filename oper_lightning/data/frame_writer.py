@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
-from oper_lightning.data.frames import ABOUT, FILE, Frames
+from oper_lightning.data.frames import ABOUT, FILE, Frames, lengthened
 from oper_lightning.errors import InputError
 from oper_lightning.files import fits_memory
 
@@ -28,6 +30,7 @@ class FrameWriter:
     Args:
         episodes: the first ones.
         rows: number of transitions that will come.
+        later: number of transitions that will be gathered, for whose frames there is to be room.
         origin: where they come from, for messages.
         device: where the frames are to be in the end.
         folder: writes them to a file in this folder instead.
@@ -37,7 +40,7 @@ class FrameWriter:
     """
 
     def __init__(
-        self, episodes: TensorDict, rows: int, origin: object, device: torch.device, folder: Path | None
+        self, episodes: TensorDict, rows: int, later: int, origin: object, device: torch.device, folder: Path | None
     ) -> None:
         length = int(torch.nonzero(episodes["next", "done"].reshape(-1))[:1].sum()) + 1
         some = episodes[: min(length, LOOKED_AT)]
@@ -48,6 +51,7 @@ class FrameWriter:
         self.origin = origin
         self.device = device
         self.folder = folder
+        self.later = later + later // 8  # episodes of more than a few steps need no more
         self.count = 0
         self.digest = hashlib.sha256()
         self.file: BinaryIO | None = None
@@ -56,8 +60,11 @@ class FrameWriter:
             folder.mkdir(parents=True, exist_ok=True)
             self.file = open(folder / FILE, "wb")  # noqa: SIM115 (closed by close)
         else:
-            self._fits_device(rows + self.stack)
-            self._grow(rows + self.stack)
+            self._fits_device(rows + self.stack + self.later)
+            self._fits_memory(rows + self.stack + self.later)
+            self.array = np.empty(
+                (rows + self.stack + self.later, *self.shape), dtype=np.uint8
+            )  # memory, yet untouched
 
     def put(self, episodes: TensorDict) -> TensorDict:
         """Keeps the frames of episodes; returns the transitions with ``first`` in place of observations."""
@@ -65,7 +72,7 @@ class FrameWriter:
         begins = episodes["next", "done"].reshape(-1).numpy().copy()
         begins[:] = np.append(True, begins[:-1])
         first = np.empty((2, len(begins)), dtype=np.int64)
-        part = max(1, PART // observation[0].size)
+        part = max(1, PART // math.prod(observation.shape[1:]))
         for start in range(0, len(begins), part):
             rows = slice(start, start + part)
             first[:, rows] = self._append(observation, following, begins, rows)
@@ -75,22 +82,16 @@ class FrameWriter:
 
     def _append(self, observation: np.ndarray, following: np.ndarray, begins: np.ndarray, rows: slice) -> np.ndarray:
         """Keeps the frames of some rows; gives the first frames of their observations and next ones, ``[2, M]``."""
-        now, after, starts, stack = observation[rows], following[rows], begins[rows], self.stack
-        moves = np.ones(len(now), dtype=bool)  # whether the next observation is the same one moved up by a frame
+        now, after, starts = observation[rows], following[rows], begins[rows]
+        moves = np.ones(len(now), dtype=bool)
         if not self._overlap(observation, following):
-            moves = _alike(now[:, self.channels :], after[:, : -self.channels])
+            moves = moved_up(now, after, self.channels)
             # The first row of an episode begins a run of frames in any case.
             inside = slice(max(rows.start, 1), rows.stop)
             earlier = slice(inside.start - 1, inside.start - 1 + len(observation[inside]))
             starts[inside.start - rows.start :] |= ~_alike(observation[inside], following[earlier])
-        added = np.where(moves, 1, stack)
-        end = np.cumsum(added + stack * starts)
-        frames, steps = self._room(int(end[-1])), np.arange(stack)
-        frames[end - 1] = after[:, -self.channels :]
-        for which, images, begin in ((starts, now, end - added - stack), (~moves, after, end - stack)):
-            if which.any():
-                frames[begin[which, None] + steps] = images[which].reshape(-1, stack, *self.shape)
-        numbers = np.stack([end - added - stack, end - stack]) + self.count
+        frames, numbers = laid_out(now, after, starts, moves, self.channels, self._room)
+        numbers += self.count
         self.digest.update(frames.reshape(-1).data)
         if self.file is not None:
             self.file.write(frames.reshape(-1).data)
@@ -111,8 +112,11 @@ class FrameWriter:
             self._grow(max(count, len(self.array) // 16))
         return self.array[self.count : self.count + count]
 
+    def _fits_memory(self, count: int) -> None:
+        fits_memory(count * math.prod(self.shape), self.origin, "its images")
+
     def _grow(self, count: int) -> None:
-        fits_memory(count * int(np.prod(self.shape)), self.origin, "its images")
+        self._fits_memory(count)
         # In place: the system moves pages, so that there are never two copies.
         self.array.resize((len(self.array) + count, *self.shape), refcheck=False)
 
@@ -129,14 +133,59 @@ class FrameWriter:
     def close(self) -> Frames:
         """All that was kept; no more will come."""
         digest = self.digest.hexdigest()
+        total = self.count + self.later
         if self.file is not None and self.folder is not None:
             self.file.close()
-            about = {"shape": [self.count, *self.shape], "stack": self.stack, "digest": digest}
+            lengthened(self.folder / FILE, total * math.prod(self.shape))
+            about = {"shape": [total, *self.shape], "count": self.count, "stack": self.stack, "digest": digest}
             (self.folder / ABOUT).write_text(json.dumps(about))
             return Frames.mapped(self.folder)
-        self._fits_device(self.count)
-        self.array.resize((self.count, *self.shape), refcheck=False)
-        return Frames(torch.from_numpy(self.array).to(self.device), self.stack, digest)
+        self._fits_device(total)
+        if not self.later:
+            self.array.resize((self.count, *self.shape), refcheck=False)
+        data = torch.from_numpy(self.array)
+        if self.device.type != "cpu":
+            data = torch.empty((total, *self.shape), dtype=torch.uint8, device=self.device)
+            data[: self.count] = torch.from_numpy(self.array[: self.count])
+        return Frames(data, self.stack, digest, count=self.count)
+
+
+def laid_out(
+    observation: np.ndarray,
+    following: np.ndarray,
+    starts: np.ndarray,
+    moves: np.ndarray,
+    channels: int,
+    room: Callable[[int], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Writes what is new in observations and next observations ``[M, C, ...]`` as frames behind each other.
+
+    Args:
+        observation: of rows that follow each other.
+        following: the next ones.
+        starts: whether a row's observation is another than the one that the row before led to; bool ``[M]``. Where the
+            first row's is not, the frames that it shares with the row before lie just before the room.
+        moves: whether the next observation is the same one moved up by a frame; bool ``[M]``.
+        channels: of a frame.
+        room: gives the place for so many frames, ``[count, channels, ...]``.
+
+    Returns:
+        the place, and where in it observations and next ones begin, int64 ``[2, M]``.
+    """
+    stack = observation.shape[1] // channels
+    added = np.where(moves, 1, stack)
+    end = np.cumsum(added + stack * starts)
+    frames, steps = room(int(end[-1])), np.arange(stack)
+    frames[end - 1] = following[:, -channels:]
+    for which, images, begin in ((starts, observation, end - added - stack), (~moves, following, end - stack)):
+        if which.any():
+            frames[begin[which, None] + steps] = images[which].reshape(-1, stack, *frames.shape[1:])
+    return frames, np.stack([end - added - stack, end - stack])
+
+
+def moved_up(observation: np.ndarray, following: np.ndarray, channels: int) -> np.ndarray:
+    """Which next observations ``[M, C, ...]`` are the observations moved up by a frame of ``channels``; ``[M]``."""
+    return _alike(observation[:, channels:], following[:, :-channels])
 
 
 def _channels(observation: np.ndarray, following: np.ndarray) -> int:

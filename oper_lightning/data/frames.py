@@ -10,6 +10,7 @@ was not kept, rows in any order) all S frames are stored: what comes out is what
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,17 +56,21 @@ class Frames:
     """Frames side by side, and stacks of them.
 
     Args:
-        data: the frames, uint8 ``[F, c, ...]``.
+        data: the frames, uint8 ``[F, c, ...]``, with room for others behind them.
         stack: number S of frames in an observation.
-        digest: SHA-256 of the frames.
+        digest: SHA-256 of the frames that were recorded.
         path: the file that they are mapped from, if any.
+        count: number of frames without the room; by default there is none.
     """
 
-    def __init__(self, data: Tensor, stack: int, digest: str, path: Path | None = None) -> None:
+    def __init__(
+        self, data: Tensor, stack: int, digest: str, path: Path | None = None, count: int | None = None
+    ) -> None:
         self.data = data
         self.stack = stack
         self.digest = digest
         self.path = path
+        self.count = len(data) if count is None else count
         self.spare: list[np.ndarray] = []
 
     @classmethod
@@ -77,11 +82,49 @@ class Frames:
         """
         path, about = folder / FILE, read_json(folder / ABOUT)
         shape = tuple(about["shape"])
-        size = int(np.prod(shape))
-        if not path.is_file() or path.stat().st_size != size:
-            raise InputError(f"{path}: not the {size:,} bytes of frames that {ABOUT} names; remove the folder")
-        data = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
-        return cls(data.view(shape), about["stack"], about["digest"], path)
+        return cls(_mapped(path, shape), about["stack"], about["digest"], path, about["count"])
+
+    def part(self, first: Tensor, following: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The frames ``[F', c, ...]`` that some observations and next ones need, the numbers of these among them, and
+        the number S.
+
+        Args:
+            first: numbers of the first frames of observations, int64 ``[...]``.
+            following: of the next ones.
+        """
+        steps = torch.arange(self.stack, device=first.device)
+        used = (torch.stack([first, following]).reshape(-1, 1) + steps).unique()
+        numbers = torch.searchsorted(used, first), torch.searchsorted(used, following)
+        return self.data.index_select(0, used), *numbers, torch.tensor(self.stack)
+
+    def take_room(self, count: int) -> int:
+        """Number of the first of ``count`` frames, behind those that there are, which the caller then writes.
+
+        Raises:
+            InputError: if there is no room, and no memory or disk for more.
+        """
+        first = self.count
+        if first + count > len(self.data):
+            self._grow(max(count, len(self.data) // 8))
+        self.count += count
+        return first
+
+    def _grow(self, count: int) -> None:
+        """Adds room for so many frames; rarely needed, where episodes are short."""
+        shape = (len(self.data) + count, *self.data.shape[1:])
+        if self.path is not None:
+            try:
+                lengthened(self.path, math.prod(shape))
+            except OSError as error:
+                raise InputError(
+                    f"{self.path}: no room for more images ({error.strerror}); free some space, then go "
+                    f"on with --ckpt_path=last"
+                ) from None
+            self.data = _mapped(self.path, shape)
+            return
+        if self.data.device.type == "cpu":
+            fits_memory(math.prod(shape), "data.location", "all images, for which more room is needed,")
+        self.data = torch.cat([self.data, self.data.new_empty(count, *shape[1:])])
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
@@ -96,7 +139,7 @@ class Frames:
             with _fitting():
                 return self.data.index_select(0, number).reshape(shape)
         frames = self.data.flatten(1).numpy()
-        drawn = self._room(len(number) * frames.shape[1]).reshape(len(number), -1)
+        drawn = self._room(len(number) * frames.shape[1]).reshape(len(number), frames.shape[1])
         np.take(frames, number.numpy(), axis=0, out=drawn, mode="clip")  # "raise" would copy once more
         return torch.from_numpy(drawn).reshape(shape)
 
@@ -137,13 +180,32 @@ class Frames:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: of mapped frames where they lie."""
-        return {**self.__dict__, "spare": [], "data": self.data if self.path is None else None}
+        """What a copy takes along: the frames without the room behind them; of mapped ones where they lie."""
+        shape = tuple(self.data.shape)
+        data = self.data if self.count == len(self.data) else self.data[: self.count].clone()
+        return {**self.__dict__, "spare": [], "data": data if self.path is None else shape}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.path is not None:
-            self.data = Frames.mapped(self.path.parent).data
+            self.data = _mapped(self.path, state["data"])
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Frames in a file, uint8 of this shape."""
+    size = math.prod(shape)
+    if not path.is_file() or path.stat().st_size != size:
+        raise InputError(f"{path}: not the {size:,} bytes of frames that {ABOUT} names; remove the folder")
+    return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8).view(shape)
+
+
+def lengthened(path: Path, size: int) -> None:
+    """Makes a file longer, and takes the place on the disk: on a full one, writing to a map would end the process."""
+    with open(path, "r+b") as file:
+        if hasattr(os, "posix_fallocate") and size:
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
 
 
 class FrameStorage(TensorStorage):  # type: ignore[misc]

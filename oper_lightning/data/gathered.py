@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -10,10 +11,12 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.data.log import COLUMNS
+from oper_lightning.data.frame_blocks import FrameBlocks
+from oper_lightning.data.log import COLUMNS, FRAMES, LARGEST
 from oper_lightning.data.matching import scaled
 from oper_lightning.data.mixture import Stretches
 from oper_lightning.data.table import Table
+from oper_lightning.data.transitions import seen_as
 
 Visible = Literal["step", "episode"]
 
@@ -33,6 +36,7 @@ class Gathered:
         self, table: Table, copies: int, columns: Callable[[TensorDict], TensorDict], visible: Visible
     ) -> None:
         self.table = table
+        self.seen = seen_as(table.all)
         self.columns = columns
         self.visible = visible
         self.room = (len(table.all) - len(table)) // copies
@@ -45,6 +49,10 @@ class Gathered:
         """steps that the copy had taken when that episode began"""
         self.starts = [len(table) + copy * self.room for copy in range(copies)]
         self.rows = Stretches(torch.tensor(self.starts, device=table.device))
+        size = math.prod(table.observation_shape if table.frames is None else table.frames.data.shape[1:])
+        self.together = max(1, LARGEST // (copies * size))
+        """steps that are written into a file"""
+        self.blocks = FrameBlocks(table.frames, copies, self.room) if table.frames is not None else None
 
     def part(self, copy: int, first: int, last: int) -> TensorDict:
         """Steps of a copy, TensorDict ``[n]`` of raw transitions, in the memory where they lie."""
@@ -66,13 +74,17 @@ class Gathered:
             own = {key: rows[key][copy] for key in COLUMNS}
             part = self.part(copy, first, self.steps)
             done = own["terminated"] | own["truncated"]
-            for key in ("observation", "action"):
-                part[key].copy_(own[key])
+            part["action"].copy_(own["action"])
             following = part["next"]
             for key in ("reward", "terminated", "truncated"):
                 following[key].copy_(own[key])
-            following["observation"].copy_(own["next_observation"])
             following["done"].copy_(done)
+            observed, led_to = own["observation"], own["next_observation"]
+            if self.blocks is not None:
+                begins = torch.cat([torch.tensor([self.began[copy] == first]), done[:-1]])
+                observed, led_to = self.blocks.put(copy, observed.numpy(), led_to.numpy(), begins.numpy())
+            part[self.seen].copy_(observed)
+            following[self.seen].copy_(led_to)
             ended += self._arrange(copy, first + torch.nonzero(done).squeeze(1) + 1)
         self._show()
         return [(earned, length) for _, earned, length in sorted(ended)]
@@ -116,12 +128,15 @@ class Gathered:
             self._arrange(copy, torch.tensor([self.steps]))
         self._show()
 
-    def log(self, first: int) -> dict[str, Tensor]:
-        """The steps from ``first`` on as :meth:`put` takes them."""
-        parts = [self.part(copy, first, self.steps) for copy in range(len(self.starts))]
-        place = {"next_observation": ("next", "observation")}
-        place |= {key: ("next", key) for key in ("reward", "terminated", "truncated")}
-        return {key: torch.stack([part[place.get(key, key)] for part in parts]) for key in COLUMNS}
+    def log(self, first: int, last: int) -> dict[str, Tensor]:
+        """The steps from ``first`` to ``last`` as :func:`oper_lightning.data.log.write` takes them."""
+        parts: TensorDict = torch.stack([self.part(copy, first, last) for copy in range(len(self.starts))])
+        following = parts["next"]
+        columns = {"action": parts["action"], **{key: following[key] for key in ("reward", "terminated", "truncated")}}
+        if self.table.frames is None:
+            return {**columns, "observation": parts["observation"], "next_observation": following["observation"]}
+        images = self.table.frames.part(parts["first"], following["first"])
+        return {**columns, **dict(zip(FRAMES, images, strict=True))}
 
     def running(self, copy: int) -> np.ndarray:
         """Actions of the episode that a copy plays, ``[n, ...]``."""
@@ -129,5 +144,8 @@ class Gathered:
 
     def last(self) -> np.ndarray:
         """What each copy was led to by its last step, ``[E, *O]``."""
-        rows = [self.part(copy, self.steps - 1, self.steps) for copy in range(len(self.starts))]
-        return torch.cat([row["next", "observation"] for row in rows]).cpu().numpy()
+        numbers = torch.tensor(self.starts, device=self.table.device) + self.steps - 1
+        following = self.table.all["next", self.seen][numbers]
+        if self.table.frames is not None:
+            following = self.table.frames.take(following, self.table.frames.stack)
+        return following.cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from oper_lightning.data.frames import Frames
 from oper_lightning.errors import InputError, reading
 from oper_lightning.files import existing, place
 from oper_lightning.priorities.file import load_tensors, save_tensors
@@ -23,6 +25,11 @@ NAME = re.compile(r"(\d{9,})-(\d{9,})")
 FORMAT = "oper_lightning online log 1"
 FLAGS = ("terminated", "truncated")
 COLUMNS = ("observation", "action", "next_observation", "reward", *FLAGS)
+FRAMES = ("frames", "first", "next_first", "stack")
+"""what files of images have in place of observations and next ones: every frame once, ``[F, c, ...]``; the numbers of
+the first ones of each, ``[E, n]``; and how many make an observation"""
+PART = 1 << 26  # bytes of observations that are put together at a time
+LARGEST = 1 << 26  # bytes of a file's frames, as they are written here
 
 
 def folder_of(run: str | Path) -> Path:
@@ -42,7 +49,7 @@ def write(folder: Path, first: int, columns: dict[str, Tensor], about: dict[str,
     Args:
         folder: of the log.
         first: number of steps that each copy had taken before.
-        columns: those of :data:`COLUMNS`.
+        columns: those of :data:`COLUMNS`; of images :data:`FRAMES` in place of observations.
         about: what is to be known of the environment, see :class:`oper_lightning.data.sources.online_log.OnlineLog`.
     """
     last = first + columns["reward"].shape[1]
@@ -94,10 +101,13 @@ def head(path: Path) -> Head:
         shapes = {key: tuple(part.get_shape()) for key, part in parts.items()}
         first, last = (int(part) for part in path.stem.split("-"))
         copies, *_ = shapes.get("reward", (0,))
+        types = {key: part.get_dtype() for key, part in parts.items()}
+        if "frames" in shapes:
+            _images(path, shapes, types, int(file.get_tensor("stack")))
         whole = all(shape[:2] == (copies, last - first) for shape in shapes.values())
         if about.get("format") != FORMAT or not whole or copies < 1 or shapes.keys() != {*COLUMNS}:
             raise InputError(f"{path}: no file of an online run's log")
-        kinds = {key: (parts[key].get_dtype(), shapes[key][2:]) for key in COLUMNS}
+        kinds = {key: (types[key], shapes[key][2:]) for key in COLUMNS}
         if any(kinds[key] != ("BOOL", ()) for key in FLAGS):
             raise InputError(f"{path}: {' and '.join(FLAGS)} must be of type bool, one for each step")
         if kinds["reward"][1] or kinds["observation"] != kinds["next_observation"]:
@@ -105,42 +115,91 @@ def head(path: Path) -> Head:
         return Head(copies, kinds, about)
 
 
+def _images(path: Path, shapes: dict[str, tuple[int, ...]], types: dict[str, str], stack: int) -> None:
+    """Puts shape and type of the observations in place of those of frames.
+
+    Raises:
+        InputError: if there can be no such frames.
+    """
+    count, *frame = shapes.pop("frames")
+    steps = [(types.pop(key), shapes.pop(key)) for key in FRAMES[1:3]]
+    kind = (types.pop("frames"), types.pop("stack"), shapes.pop("stack"))
+    wanted = ("I64", shapes.get("reward"))
+    if kind != ("U8", "I64", ()) or steps != [wanted, wanted] or not 1 <= stack <= count or not frame:
+        raise InputError(f"{path}: frames must be bytes, and the numbers of each step's first ones whole numbers")
+    for key in ("observation", "next_observation"):
+        types[key], shapes[key] = "U8", (*shapes["reward"], stack * frame[0], *frame[1:])
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Columns ``[E, n, ...]`` of a file of a log, and what it says about the environment.
+    """Columns ``[E, n, ...]`` of a file of a log, see :data:`COLUMNS` and :data:`FRAMES`; and what it says about the
+    environment.
 
     Raises:
         InputError: if it is something else.
     """
     head(path)
-    return load_tensors(path)
+    columns, about = load_tensors(path)
+    for key in FRAMES[1:3] if "frames" in columns else ():
+        if columns[key].min() < 0 or columns[key].max() > len(columns["frames"]) - int(columns["stack"]):
+            raise InputError(f"{path}: {key} has numbers of frames that are not there")
+    return columns, about
 
 
-def up_to(folder: Path, steps: int, like: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The columns of the first ``steps`` steps of a log, file by file.
+def steps(columns: dict[str, Tensor], where: Any) -> dict[str, Tensor]:
+    """The columns of some steps ``[E, n][where]`` of :func:`read`; images are put together."""
+    part = {key: columns[key][where] for key in COLUMNS if key in columns}
+    if "frames" in columns:
+        images = Frames(columns["frames"], int(columns["stack"]), "")
+        seen = images.pair(columns["first"][where], columns["next_first"][where])
+        part["observation"], part["next_observation"] = seen
+    return part
+
+
+def part(columns: dict[str, Tensor], copy: int, where: slice) -> dict[str, Tensor]:
+    """Some steps ``[n']`` of one copy, in the form of :func:`read`."""
+    own = {key: columns[key][copy, where] for key in COLUMNS if key in columns}
+    if "frames" in columns:
+        frames, first, following, stack = (columns[key] for key in FRAMES)
+        some = Frames(frames, int(stack), "").part(first[copy, where], following[copy, where])
+        own |= dict(zip(FRAMES, some, strict=True))
+    return own
+
+
+def up_to(folder: Path, count: int, like: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The columns of the first ``count`` steps of a log, some at a time.
 
     Args:
         folder: of the log.
-        steps: number of steps of each copy.
-        like: columns of the same types and shapes.
+        count: number of steps of each copy.
+        like: columns of the same types and shapes, in the form of :func:`read`.
 
     Raises:
         InputError: if there are fewer, or they are of another kind.
     """
-    reached = 0
+    like, reached = steps(like, slice(None)), 0
     for first, last, path in files(folder):
-        if first < steps:
-            columns, _ = read(path)
-            for key, value in columns.items():
-                kinds = [(part.dtype, part.shape[:1] + part.shape[2:]) for part in (value, like[key])]
-                if kinds[0] != kinds[1] or (value.is_floating_point() and not value.isfinite().all()):
-                    raise InputError(f"{path}: {key} is not finite, or of another type or shape than in this run")
-            yield {key: value[:, : steps - first] for key, value in columns.items()}
-            reached = min(last, steps)
-    if reached < steps:
+        if first >= count:
+            break
+        (columns, _), (copies, kinds, _) = read(path), head(path)
+        together = max(1, PART // (2 * copies * math.prod(kinds["observation"][1])))
+        reached = min(last, count)
+        for begin in range(0, reached - first, together):
+            some = steps(columns, (slice(None), slice(begin, min(begin + together, reached - first))))
+            _check(some, like, path)
+            yield some
+    if reached < count:
         raise InputError(
             f"{folder}: it holds {reached:,} steps of each copy of the environment, and the checkpoint has seen "
-            f"{steps:,}: the checkpoint cannot go on without them"
+            f"{count:,}: the checkpoint cannot go on without them"
         )
+
+
+def _check(columns: dict[str, Tensor], like: dict[str, Tensor], path: Path) -> None:
+    for key, value in columns.items():
+        kinds = [(part.dtype, part.shape[:1] + part.shape[2:]) for part in (value, like[key])]
+        if kinds[0] != kinds[1] or (value.is_floating_point() and not value.isfinite().all()):
+            raise InputError(f"{path}: {key} is not finite, or of another type or shape than in this run")
 
 
 def forget(folder: Path, steps: int) -> None:

@@ -6,33 +6,30 @@ import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from tensordict import TensorDict
 
 from oper_lightning.data import log, matching
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.gathered import Gathered, Visible
-from oper_lightning.data.loaders import LARGEST_BLOCK, shared_out
+from oper_lightning.data.loaders import shared_out
 from oper_lightning.data.mixture import Mixture
+from oper_lightning.data.pace import Pace
 from oper_lightning.data.sources.online_log import OnlineLog
-from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.source import Source
 from oper_lightning.data.table import Table
-from oper_lightning.data.transitions import transitions_from
+from oper_lightning.data.unrecorded import unrecorded
 from oper_lightning.data.writers.dataset import dataset_id, store, write_dataset
 from oper_lightning.envs.players import Players, own
-from oper_lightning.envs.rollouts import World, ends_of
+from oper_lightning.envs.rollouts import World
 from oper_lightning.errors import InputError, note
 from oper_lightning.errors import log as written
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
-MOST_STEPS = 10  # of a copy of the environment between two blocks, where the block is chosen here
 EPISODES = 10  # the last ones, over which returns and lengths in training are averaged
 
 
@@ -76,7 +73,8 @@ class OnlineDataModule(OfflineDataModule):
     ) -> None:
         if source is None and environment is None:
             raise InputError("data.environment must be given where there is no data.source")
-        super().__init__(source if source is not None else _Unrecorded(str(environment)), **options)
+        super().__init__(source if source is not None else unrecorded(str(environment), patience), **options)
+        self._recorded = source is not None
         self.offline_share = offline_share
         self.environment = environment
         self.parallel = parallel
@@ -110,6 +108,11 @@ class OnlineDataModule(OfflineDataModule):
 
     # Lengths -----------------------------------------------------------------------------------------------------
 
+    @property
+    def pace(self) -> Pace:
+        """How many steps pay for how many updates."""
+        return Pace(self.updates_per_step, self.parallel, self.warmup)
+
     def _epoch(self) -> tuple[int, int]:
         """Blocks per epoch and updates per block, each paid for by a whole number of steps of every copy."""
         assert self.trainer is not None
@@ -117,55 +120,22 @@ class OnlineDataModule(OfflineDataModule):
             return int(self.trainer.fast_dev_run), max(round(self.updates_per_step * self.parallel), 1)  # type: ignore[attr-defined]
         if self.trainer.max_steps < 1:
             raise InputError("an online run needs its length, for the room of what it gathers: give trainer.max_steps")
-        block = self.updates_per_block
-        if block is None:
-            length = min(self.updates_per_epoch, self.trainer.max_steps)
-            fit = [k for k in range(1, length + 1) if length % k == 0 and self._whole(self._steps(k))]
-            small = [k for k in fit if k <= LARGEST_BLOCK and self._steps(k) <= MOST_STEPS]
-            block = max(small) if small else min(fit, default=1)
-        if not self._whole(self._steps(block)):
-            raise InputError(
-                f"data.updates_per_block: {block} updates at data.updates_per_step {self.updates_per_step:g} are paid "
-                f"for by {self._steps(block):g} steps of each of {self.parallel} copies of the environment; it must be "
-                f"a whole number"
-            )
+        block = self.updates_per_block or self.pace.block(min(self.updates_per_epoch, self.trainer.max_steps))
+        self.pace.check(block)
         return shared_out(self.updates_per_epoch, self.trainer.max_steps, block)
-
-    def _steps(self, updates: int) -> float:
-        """Steps of each copy that pay for so many updates."""
-        return updates / self.updates_per_step / self.parallel
-
-    @staticmethod
-    def _whole(steps: float) -> bool:
-        return round(steps) >= 1 and math.isclose(steps, round(steps), rel_tol=1e-9)
-
-    @property
-    def _block_steps(self) -> int:
-        """Steps of each copy before each block."""
-        return round(self._steps(self._epoch()[1]))
-
-    @property
-    def _first_steps(self) -> int:
-        """Steps of each copy before the first block's own."""
-        return max(self._most_first - self._block_steps, 0)
-
-    @property
-    def _most_first(self) -> int:
-        """The same, however short a block is."""
-        return -(-self.warmup // self.parallel)
 
     def steps_at(self, updates: int) -> int:
         """Environment steps, of all copies together, that have been taken when so many updates are done."""
-        return self.parallel * (self._first_steps + round(self._steps(updates)))
+        return self.pace.taken(updates, self._epoch()[1])
 
     def _room(self) -> int:
         if self.trainer is None or self.trainer.state.fn != "fit":
-            return int(isinstance(self.source, _Unrecorded))  # judging needs no rows, and a table has at least one
+            return int(not self._recorded)  # judging needs no rows, and a table has at least one
+        blocks, updates = self._epoch()
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            blocks, updates = self._epoch()
             return self.steps_at(blocks * updates)
         # A run that goes on may have begun with shorter blocks.
-        return self.parallel * (self._most_first + round(self._steps(self.trainer.max_steps)))
+        return self.pace.most(self.trainer.max_steps)
 
     # Loading -----------------------------------------------------------------------------------------------------
 
@@ -177,7 +147,7 @@ class OnlineDataModule(OfflineDataModule):
         """
         if self.trainer is None:
             raise InputError("an OnlineDataModule gathers by the policy in training: hand it to a trainer")
-        if stage == "predict" and isinstance(self.source, _Unrecorded):
+        if stage == "predict" and not self._recorded:
             raise InputError(
                 "an online run without data.source has no transitions to predict for; name some: "
                 "--data.source=OnlineLog --data.source.path=<folder of the run>"
@@ -189,7 +159,7 @@ class OnlineDataModule(OfflineDataModule):
         module: Any = self.trainer.lightning_module
         if self.dataset is not None and (store() / self.dataset).exists():
             raise InputError(f"data.dataset {self.dataset} exists already ({store() / self.dataset}); name another")
-        if isinstance(self.source, _Unrecorded) and getattr(module, "normalises", False):
+        if not self._recorded and getattr(module, "normalises", False):
             raise InputError("normalise_observations goes by recorded transitions, and there is no data.source")
         world = self._world()
         try:
@@ -231,8 +201,8 @@ class OnlineDataModule(OfflineDataModule):
             if log.is_there(self._folder()) and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
                 raise InputError(f"{self._folder()}: what another run gathered; name another folder, or remove it")
             self.players.begin()
-            self._gather(self._first_steps)
-        self._gather(round(self._steps(updates)))
+            self._gather(self.pace.first(self._epoch()[1]))
+        self._gather(round(self.pace.steps(updates)))
         block = super().draw(updates)
         every = self.trainer.log_every_n_steps  # type: ignore[union-attr]
         if every and (self.drawn // every > (self.drawn - updates) // every or self.drawn == self.trainer.max_steps):  # type: ignore[union-attr]
@@ -262,15 +232,15 @@ class OnlineDataModule(OfflineDataModule):
         assert trainer is not None
         model: Any = trainer.lightning_module
         torch.manual_seed(ranks.stream_seed(self.seed, "explore", players.steps))
-        rows = []
-        for _ in range(steps):
+        rows: list[dict[str, np.ndarray]] = []
+        for step in range(steps):
             random = self.warmup_policy == "random" and players.steps * self.parallel < self.warmup
             with ranks.alike():
                 action = self._random() if random else model.explore(torch.from_numpy(players.observation.copy()))
             rows.append(players.step(action))
-        if rows:
-            columns = {key: torch.from_numpy(np.stack([row[key] for row in rows], 1)) for key in log.COLUMNS}
-            self._keep(columns)
+            if step == steps - 1 or len(rows) * 2 * players.observation.nbytes > log.PART:
+                self._keep({key: torch.from_numpy(np.stack([row[key] for row in rows], 1)) for key in log.COLUMNS})
+                rows = []
 
     def _random(self) -> torch.Tensor:
         """Actions of all copies, uniform between the bounds."""
@@ -302,8 +272,10 @@ class OnlineDataModule(OfflineDataModule):
     def _write(self) -> None:
         """Puts on disk what has been gathered since the last time."""
         now = self.gathered.steps
-        if now > self._written and ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
-            log.write(self._folder(), self._written, self.gathered.log(self._written), self._about())
+        if ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
+            for first in range(self._written, now, self.gathered.together):
+                columns = self.gathered.log(first, min(first + self.gathered.together, now))
+                log.write(self._folder(), first, columns, self._about())
         self._written = now
 
     def _about(self) -> dict[str, Any]:
@@ -328,7 +300,7 @@ class OnlineDataModule(OfflineDataModule):
         if path and ranks.rank() == 0:
             log.bring(Path(path).parent / log.FOLDER, folder)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
-        for columns in log.up_to(folder, steps, self.gathered.log(0)):
+        for columns in log.up_to(folder, steps, self.gathered.log(0, 0)):
             self._keep(columns)
         self.trainer.strategy.barrier()  # type: ignore[union-attr]
         if ranks.rank() == 0:
@@ -359,7 +331,7 @@ class OnlineDataModule(OfflineDataModule):
                 f"data.parallel is {self.parallel}, but the run has gathered with {copies} copies of the environment: "
                 f"a run that goes on must keep it"
             )
-        if not 0 <= steps - round(self._steps(drawn)) <= self._most_first:
+        if not 0 <= steps - round(self.pace.steps(drawn)) <= self.pace.most_first:
             raise InputError(
                 f"the run has taken {steps * copies:,} steps for {drawn:,} updates, which do not fit data.warmup "
                 f"{self.warmup:,} and data.updates_per_step {self.updates_per_step:g}: they must stay"
@@ -371,8 +343,8 @@ class OnlineDataModule(OfflineDataModule):
     def _rewrite(self) -> None:
         """Writes the last file of the log anew, in which episodes have been cut."""
         if ranks.rank() == 0:
-            first, _, _ = log.files(self._folder())[-1]
-            log.write(self._folder(), first, self.gathered.log(first), self._about())
+            first, last, _ = log.files(self._folder())[-1]
+            log.write(self._folder(), first, self.gathered.log(first, last), self._about())
 
     def on_exception(self, exception: BaseException) -> None:
         """Keeps what was gathered."""
@@ -400,35 +372,3 @@ class OnlineDataModule(OfflineDataModule):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: no environments."""
         return {**super().__getstate__(), "players": None}
-
-
-class _Unrecorded(Source):
-    """No transitions; shapes, bounds and name of an environment in which some will be gathered."""
-
-    def __init__(self, environment: str) -> None:
-        self.environment = environment
-
-    def __str__(self) -> str:
-        return self.environment
-
-    def origin(self) -> Origin:
-        (low, high), _ = self._facts
-        return Origin(dataset=self.environment, environment=self.environment, action_low=low, action_high=high)
-
-    def __len__(self) -> int:
-        return 0
-
-    def episodes(self) -> Iterator[TensorDict]:
-        yield self._facts[1]
-
-    @cached_property
-    def _facts(self) -> tuple[tuple[Any, Any], TensorDict]:
-        """Bounds of the actions, and no transitions of the right shapes."""
-        world = World(self.environment, {})
-        try:
-            blank, space = world.blank, world.action_space
-            action = np.asarray(space.sample())[None]
-            flag = np.zeros(1, dtype=bool)
-            return ends_of(space), transitions_from(blank, action, np.zeros(1), blank, flag, ~flag)[:0]
-        finally:
-            world.close()

@@ -50,7 +50,8 @@ def fill(
         device: where the storage is to be.
         folder: keeps it memory-mapped in this folder instead.
         look_at: called with the first episodes, before memory is taken; may refuse them.
-        room: number of rows, zeros, that are to follow, for transitions that will be gathered.
+        room: number of rows, zeros, that are to follow, for transitions that will be gathered; of images also room for
+            their frames. Of a source of no rows what it yields is an example of what will come, and is not kept.
 
     Raises:
         InputError: if a value is not finite, episodes do not fit each other, the last one has no end, or the storage
@@ -68,8 +69,10 @@ def fill(
             recorded = (*KEYS, RETURN) if has_returns(episodes) else KEYS
             keys = recorded
             if are_images(episodes["observation"]):
-                images = FrameWriter(episodes, rows, source, device, folder)
+                images = FrameWriter(episodes, rows, room, source, device, folder)
                 keys = tuple(OBSERVED.get(key, key) for key in recorded)
+        if not rows:
+            episodes, stop = episodes[:0], 0
         if stop > rows:
             raise InputError(f"{source}: more than the {rows:,} transitions that the source announced")
         if len(episodes) and not episodes["next", "done"][-1]:

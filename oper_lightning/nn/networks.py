@@ -167,6 +167,17 @@ def of_action(values: Tensor, action: Tensor) -> Tensor:
     return values.take_along_dim(index, 1).squeeze(1)
 
 
+def sampled(logits: Tensor) -> Tensor:
+    """An action ``[E]`` for each row of logits ``[E, A]``, as likely as they say."""
+    return functional.softmax(logits, -1).multinomial(1).squeeze(1)
+
+
+def epsilon_greedy(action: Tensor, actions: int, epsilon: Tensor | float) -> Tensor:
+    """Actions ``[E]`` counted from 0; each is exchanged, with the chance ``epsilon``, for any of all ``actions``."""
+    random = torch.rand(action.shape, device=action.device) < epsilon
+    return torch.where(random, torch.randint_like(action, actions), action)
+
+
 @torch.no_grad()
 def orthogonal(network: nn.Module, last_gain: float = math.sqrt(2)) -> None:
     """Initialises all layers orthogonally with gain sqrt(2), the last with ``last_gain``; biases are zero."""

@@ -58,6 +58,8 @@ ACTORS_LOSSES = {
     "CRR": {"policy_loss"},
     "DiscreteIQL": {"policy_loss"},
 }
+VALUES_ALONE = {"QRDQN"}
+"""whose actions nothing draws to the recorded ones: on data without a task any of them may be the best everywhere"""
 
 
 def arguments(name: str) -> set[str]:
@@ -290,6 +292,9 @@ def test_a_checkpoint_acts_alone(name: str, kind: Rows, tmp_path: Path) -> None:
     if kind != "continuous":
         assert actions.dtype is torch.int64
         acted = set(actions.tolist())
+        if name in VALUES_ALONE:
+            assert acted <= {-2, -1, 0}
+            return
         assert (len(acted) > 1 and acted < {-2, -1, 0, 1}) if kind == "images" else acted == {-2, -1, 0}
     else:
         assert (actions >= LOW - 1e-5).all()

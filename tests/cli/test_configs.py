@@ -48,7 +48,7 @@ def test_every_configuration_trains(path: Path, small_file: Path, small_discrete
     if "OnlineDataModule" in text:
         environment = "CartPole-v1" if kind(path) == "discrete" else "Reacher-v5"
         source = [*(source if "source:" in text else []), f"--data.environment={environment}"]
-        source += ["--data.warmup=10", "--data.updates_per_step=1", "--data.updates_per_block=2"]
+        source += ["--data.parallel=1", "--data.warmup=10", "--data.updates_per_step=1", "--data.updates_per_block=2"]
     words = [
         *given(path),
         *source,

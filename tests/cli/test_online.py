@@ -43,7 +43,8 @@ def fit(output: str, *words: str, environment: str = "Pendulum-v1", steps: int =
 
 
 def gathered(run: str) -> dict[str, torch.Tensor]:
-    parts = [log.read(path)[0] for _, _, path in log.files(Path(run) / "replay")]
+    whole = (slice(None), slice(None))
+    parts = [log.steps(log.read(path)[0], whole) for _, _, path in log.files(Path(run) / "replay")]
     return {key: torch.cat([part[key] for part in parts], 1) for key in parts[0]}
 
 

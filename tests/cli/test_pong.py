@@ -12,6 +12,8 @@ import torch
 from helpers import oper
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.data import log
+from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.envs.rollouts import World
 from oper_lightning.trust import descendants, load_all
 
@@ -89,3 +91,41 @@ def test_pong_end_to_end(name: str, recording: Path) -> None:
             total, over = total + reward, terminated or truncated
         returns.append(total)
     assert checkpoint["metrics"]["eval/return"] == pytest.approx(np.mean(returns))
+
+
+def test_pong_is_gathered_learnt_and_judged() -> None:
+    """With the settings of configs/, but smaller: pictures of 40 + 2 * 40 steps, each kept once."""
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    words = [
+        f"--config={configs / 'qrdqn.yaml'}",
+        f"--config={configs / 'qrdqn' / 'pong.yaml'}",
+        "--model.hidden_sizes=[64]",
+        "--model.quantiles=8",
+        "--data.parallel=2",
+        "--data.warmup=60",
+        "--data.batch_size=8",
+        "--data.updates_per_step=0.25",
+        "--data.updates_per_epoch=10",
+        "--data.updates_per_block=5",
+        f"--data.rollouts.episodes={EPISODES}",
+        f"--data.rollouts.parallel={EPISODES}",
+        f"--data.rollouts.steps={STEPS}",
+        "--trainer.max_steps=20",
+        "--output=run",
+    ]
+    assert oper("fit", *words) == 0
+    checkpoint = torch.load("run/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 20
+    assert checkpoint["metrics"]["eval/length"] == STEPS
+    steps = 60 - 20 + 80
+    frames = [log.read(path)[0]["frames"] for _, _, path in log.files(Path("run/replay"))]
+    assert frames[0].shape[1:] == (1, 84, 84)
+    assert steps < sum(map(len, frames)) <= steps + 4 * 2 * (len(frames) + 1 + steps // 64)
+    source = OnlineLog("run")
+    assert source.origin().environment == "oper/Pong-v0"
+    rows = torch.cat(list(source.episodes()))
+    assert len(rows) == steps
+    going_on = ~rows["next", "done"].squeeze(1)[:-1]
+    assert rows["observation"].shape[1:] == (4, 84, 84)
+    assert (rows["next", "observation"][:-1] == rows["observation"][1:]).all((1, 2, 3))[going_on].all()
+    assert (rows["observation"][1:, :-1] == rows["observation"][:-1, 1:]).all((1, 2, 3))[going_on].all()

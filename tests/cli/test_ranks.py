@@ -32,7 +32,6 @@ RUNS = {
     "lagrange": ("CQL", ["--model.lagrange_gap=2", *PRIORITISED]),
     "images": ("CRR", ["--model.target_update=7", "--data.priority=OperR", "--data.rollouts=null"]),
     "online": ("TD3BC", ["--data=OnlineDataModule", "--data.parallel=4", "--data.warmup=40", *PRIORITISED]),
-    "bonus": ("TD3BC", [RND, SEVEN]),
     "prior_data": (
         "RLPD",
         [
@@ -44,6 +43,7 @@ RUNS = {
             *PRIORITISED,
         ],
     ),
+    "bonus": ("TD3BC", [RND, SEVEN]),
     "reverse_kl": ("OnestepRL", ["--model.operator=reverse_kl", "--model.phases=[1,1,1]", *PRIORITISED]),
 }
 

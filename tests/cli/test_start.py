@@ -108,9 +108,8 @@ def test_it_brings_networks_optimisers_and_bonus_to_the_bit(tmp_path: Path) -> N
     assert all(value.equal(kept["state_dict"][name]) for name, value in begins.networks.items())
     for moments, state in zip(begins.moments, kept["optimizer_states"], strict=True):
         stored = [value for entry in state["state"].values() for value in entry.values()]
-        assert all(map(torch.equal, moments, stored))
-        assert stored
         assert stored[0] == 40
+        assert all(now.equal(was) for now, was in zip(moments, stored, strict=True))
     assert begins.counters == (0, 0, 0)
     assert begins.bonus == kept["OfflineDataModule"]["bonus"]["blocks"] == 8
     assert trainer.global_step == 40

@@ -189,7 +189,7 @@ def test_constant_dimensions_say_nothing() -> None:
 
 def test_images_are_refused_in_a_line() -> None:
     data = OfflineDataModule(Arrays(image_columns([10] * 4)), bonus=RND(), batch_size=16)
-    with pytest.raises(InputError, match="arrays: images, and RND is for vectors"):
+    with pytest.raises(InputError, match="Arrays: images, which RND is not for"):
         data.setup()
 
 

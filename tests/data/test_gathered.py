@@ -116,7 +116,7 @@ def test_the_log_holds_what_was_put() -> None:
     online, steps = gathered(plain, False, "step"), steps_of([columns([37], seed=1), columns([30, 7], seed=2)])
     online.put({key: column[:, :20] for key, column in steps.items()})
     online.put({key: column[:, 20:] for key, column in steps.items()})
-    for key, column in online.log(13).items():
+    for key, column in online.log(13, 37).items():
         assert column.equal(steps[key][:, 13:].to(column.dtype)), key
 
 
@@ -126,5 +126,5 @@ def test_episodes_that_are_cut_end_there() -> None:
     online.cut([1])
     assert online.episode == [0, 1]
     assert online.began == [0, 12]
-    assert online.log(0)["truncated"].nonzero().tolist() == [[1, 11]]
+    assert online.log(0, 12)["truncated"].nonzero().tolist() == [[1, 11]]
     assert online.rows.total == 12

@@ -143,3 +143,39 @@ def test_what_goes_wrong_is_said_with_name_and_step(what: str, words: str) -> No
     made.step(torch.zeros(2, 1))
     with pytest.raises(TrainingError, match=f"environment 'Forgetful-{what}-v0' failed at step 4: .*{words}"):
         made.step(torch.zeros(2, 1))
+
+
+class Dial(gymnasium.Env[np.ndarray, np.int64]):
+    """Shows the sum of the numbers of its actions, which do not begin at 0."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(3, start=-4)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.sum, self.left = int(self.np_random.integers(100)), 7
+        return np.float32([self.sum]), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert -4 <= action <= -2
+        self.sum, self.left = self.sum + int(action), self.left - 1
+        return np.float32([self.sum]), float(action), False, self.left == 0, {}
+
+
+gymnasium.register("Dial-v0", Dial, disable_env_checker=True)
+
+
+@pytest.mark.parametrize("steps", [1, 16])
+def test_discrete_actions_with_another_first_number_are_taken_and_repeated(steps: int) -> None:
+    one, generator = players("Dial-v0"), np.random.default_rng(0)
+    one.begin()
+    rows = [one.step(actions(one, generator)) for _ in range(steps)]
+    for row in rows:
+        assert row["action"].dtype == np.int64
+        assert row["next_observation"][:, 0].tolist() == (row["observation"][:, 0] + row["action"]).tolist()
+        assert row["reward"].tolist() == row["action"].tolist()
+    since = steps // 7 * 7
+    own = [np.array([row["action"][copy] for row in rows[since:]]) for copy in range(3)]
+    other = players("Dial-v0")
+    assert other.repeat(steps, one.episode.tolist(), own, rows[-1]["next_observation"])
+    assert other.observation.tolist() == one.observation.tolist()

@@ -57,8 +57,8 @@ class CountBonus(Bonus):
         """visits of each cell, ``[prod(cells)]``"""
 
     def build(self, spec: DataSpec, device: torch.device, seed: int) -> None:
-        if spec.pixels or (spec.discrete and self.of == "observation_and_action"):
-            raise InputError(f"{spec.dataset}: CountBonus counts cells of vectors, and these are images or choices")
+        if spec.discrete and self.of == "observation_and_action":
+            raise InputError(f"{spec.dataset}: data.bonus.of: discrete actions have no cells; take next_observation")
         dimensions = spec.observation_size
         if self.of == "observation_and_action":
             dimensions += spec.action_size

@@ -83,8 +83,6 @@ class RND(Bonus):
         self._state: dict[str, Tensor] = {}
 
     def build(self, spec: DataSpec, device: torch.device, seed: int) -> None:
-        if spec.pixels:
-            raise InputError(f"{spec.dataset}: images, and RND is for vectors; leave data.bonus out")
         with torch.random.fork_rng([]):
             torch.manual_seed(ranks.stream_seed(seed, "networks of the bonus", 0))
             sizes = [spec.observation_size, *self.hidden_sizes, self.features]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 from oper_lightning.data import log
 from oper_lightning.data.sources.recorded import environment_of_spec
@@ -63,20 +64,25 @@ class OnlineLog(Source):
 
     def episodes(self) -> Iterator[TensorDict]:
         found = self._found
-        running: list[list[TensorDict]] = [[] for _ in range(found.copies)]  # pieces of each copy's running episode
+        running: list[list[dict[str, Tensor]]] = [[] for _ in range(found.copies)]  # each copy's running episode
         for first, path in found.files:
-            own = _transitions(path, [found.of(copy) - first for copy in range(found.copies)])
-            ends = [(end, copy) for copy, part in enumerate(own) for end in _ends(part)]
+            columns = _columns(path)
+            done = columns["terminated"] | columns["truncated"]
+            counts = [found.of(copy) - first for copy in range(found.copies)]
+            ends = [(end, copy) for copy, count in enumerate(counts) for end in _ends(done[copy, :count])]
             begun = [0] * found.copies
             for end, copy in sorted(ends):
-                yield torch.cat([*running[copy], own[copy][begun[copy] : end + 1]])
+                piece = log.part(columns, copy, slice(begun[copy], end + 1))
+                yield _joined([*running[copy], piece], path)
                 running[copy], begun[copy] = [], end + 1
-            for copy, part in enumerate(own):
-                if begun[copy] < len(part):
-                    running[copy].append(part[begun[copy] :].clone())  # a view would keep the whole file
+            for copy, count in enumerate(counts):
+                if begun[copy] < min(count, done.shape[1]):
+                    rest = log.part(columns, copy, slice(begun[copy], count))
+                    # A view would keep the whole file.
+                    running[copy].append({key: value.clone() for key, value in rest.items()})
         for pieces in running:
             if pieces:
-                cut: TensorDict = torch.cat(pieces)
+                cut = _joined(pieces, self.path)
                 cut["next", "truncated"][-1] = cut["next", "done"][-1] = True
                 yield cut
 
@@ -110,18 +116,21 @@ def _listed(folder: Path) -> list[tuple[int, int, Path]]:
         return log.files(folder)
 
 
-def _transitions(path: Path, steps: list[int]) -> list[TensorDict]:
-    """The first steps of each copy in a file."""
+def _columns(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: gone since the folder was read: its run went on from before; start again")
-    columns, _ = log.read(path)
+    return log.read(path)[0]
+
+
+def _joined(pieces: list[dict[str, Tensor]], path: object) -> TensorDict:
+    """The pieces of an episode as transitions."""
     with reading(path, "a file of an online run's log"):
-        own = [{key: columns[key][copy, :count].numpy() for key in log.COLUMNS} for copy, count in enumerate(steps)]
-        return [transitions_from(**part) for part in own]
+        whole = [{key: value.numpy() for key, value in log.steps(piece, slice(None)).items()} for piece in pieces]
+        return torch.cat([transitions_from(**piece) for piece in whole])
 
 
-def _ends(part: TensorDict) -> list[int]:
-    ends: list[int] = torch.nonzero(part["next", "done"])[:, 0].tolist()
+def _ends(done: Tensor) -> list[int]:
+    ends: list[int] = torch.nonzero(done)[:, 0].tolist()
     return ends
 
 
