@@ -28,13 +28,13 @@ def register() -> None:
     import gymnasium_robotics
 
     gymnasium.register_envs(gymnasium_robotics)
-    found = {}
+    found: dict[str, tuple[str, int, dict[str, Any]]] = {}
     for flag in (False, True):
         for task, steps in ADROIT.items():
             found[f"oper/Adroit{task}{'Ends' * flag}-v0"] = "adroit", steps, {"task": task, "ends": flag}
         for name, tasks in TASKS.items():
-            options = {"tasks": tasks, "once": flag}
-            found[f"oper/Kitchen{name}{'Once' * flag}-v0"] = "kitchen", KITCHEN_STEPS, options
+            id_ = f"oper/Kitchen{name}{'Once' * flag}-v0"
+            found[id_] = "kitchen", KITCHEN_STEPS, {"tasks": tasks, "once": flag}
     for name, (make, steps, options) in found.items():
         if name not in gymnasium.registry:
             gymnasium.register(name, f"{__name__}:{make}", max_episode_steps=steps, kwargs=options)
@@ -70,7 +70,7 @@ class Success(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray])
         return observation, float(there) - 1.0, self.ends and there, truncated, {**info, "success": there}
 
 
-class Counted(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, np.ndarray]):
+class Counted(gymnasium.Wrapper[Any, np.ndarray, Any, np.ndarray]):
     """Pays each step with the number of tasks that have been done so far; when all are, the episode ends.
 
     An observation is D4RL's: positions of joints and objects ``[30]``, then where the tasks want them, with zeros where
@@ -82,7 +82,7 @@ class Counted(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, np.ndarray]):
         once: whether a task is paid only with the step that does it: the return is the number of tasks that were done.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, np.ndarray], tasks: list[str], once: bool) -> None:
+    def __init__(self, env: gymnasium.Env[dict[str, Any], np.ndarray], tasks: list[str], once: bool) -> None:
         from gymnasium_robotics.envs.franka_kitchen.kitchen_env import OBS_ELEMENT_GOALS, OBS_ELEMENT_INDICES
 
         super().__init__(env)
@@ -110,5 +110,5 @@ class Counted(gymnasium.Wrapper[np.ndarray, np.ndarray, Any, np.ndarray]):
         reward = float(self.done - before if self.once else self.done)
         return self._seen(observation), reward, there, truncated, {**info, "success": there}
 
-    def _seen(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def _seen(self, observation: dict[str, Any]) -> np.ndarray:
         return np.concatenate([observation["observation"][ROBOT], self.goal])

@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium.envs.mujoco import ant_v5
 from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 from gymnasium.utils import EzPickle
+from numpy.typing import NDArray
 
 MAP = (
     "############",
@@ -82,12 +83,12 @@ class AntMaze(ant_v5.AntEnv):
         ((row, column),) = cells("G")
         away = self.np_random.uniform(0, CELL / 4, 2) + self.np_random.uniform(0, CELL / 8, 2)
         self.goal = _ant_xy(row, column) + away
-        observation: np.ndarray = super().reset_model()
+        observation: np.ndarray = super().reset_model()  # type: ignore[no-untyped-call]
         return observation
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[NDArray[np.float64], Any, bool, bool, dict[str, Any]]:
         """Takes a step of a tenth of a second."""
-        observation, *_ = super().step(action)
+        observation, *_ = super().step(action)  # type: ignore[no-untyped-call]
         there = bool(np.linalg.norm(observation[:2] - self.goal) <= NEAR)
         return observation, float(there), there, False, {"success": there}
 
@@ -116,18 +117,21 @@ class Maze2d(MujocoEnv, EzPickle):
         """Puts the point near a free cell's place, in slow motion."""
         place = self.free[self.np_random.integers(len(self.free))]
         position = place + self.np_random.uniform(-0.1, 0.1, 2)
-        self.set_state(position, 0.1 * self.np_random.standard_normal(2))
+        self._put(position, 0.1 * self.np_random.standard_normal(2))
         return self._seen()
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[NDArray[np.float64], Any, bool, bool, dict[str, Any]]:
         """Pushes the point, whose speed along each axis is 5 at most before."""
-        self.set_state(self.data.qpos, np.clip(self.data.qvel, -5.0, 5.0))
+        self._put(self.data.qpos, np.clip(self.data.qvel, -5.0, 5.0))
         self.do_simulation(np.clip(action, -1.0, 1.0), self.frame_skip)
         observation = self._seen()
         there = bool(np.linalg.norm(observation[:2] - self.goal) <= NEAR)
         return observation, float(there), False, False, {"success": there}
 
-    def _seen(self) -> np.ndarray:
+    def _put(self, position: np.ndarray, velocity: np.ndarray) -> None:
+        self.set_state(position, velocity)  # type: ignore[no-untyped-call]
+
+    def _seen(self) -> NDArray[np.float64]:
         return np.concatenate([self.data.qpos, self.data.qvel])
 
 

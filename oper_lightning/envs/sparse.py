@@ -51,7 +51,7 @@ class Beyond(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
         space = env.observation_space
         assert isinstance(space, gymnasium.spaces.Box)
         low, high = self._seen(space.low), self._seen(space.high)
-        self.observation_space = gymnasium.spaces.Box(low, high, dtype=space.dtype.type)  # type: ignore[union-attr]
+        self.observation_space = gymnasium.spaces.Box(low, high, dtype=space.dtype.type)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""Environments of the harder exploration tasks: what they show and pay, when they end, and that they repeat themselves."""
+"""Environments of the harder exploration tasks: what they show and pay, when they end, that they repeat themselves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from oper_lightning.envs.rollouts import World
 from oper_lightning.errors import InputError
 
 robotics = pytest.mark.skipif(
-    importlib.util.find_spec("gymnasium_robotics") is None, reason="gymnasium-robotics (extra robotics) is not installed"
+    importlib.util.find_spec("gymnasium_robotics") is None,
+    reason="gymnasium-robotics (extra robotics) is not installed",
 )
 SIZES = {
     "AntSparse": (106, 8, 1000),
@@ -138,7 +139,7 @@ def test_the_ants_maze() -> None:
         observation, reward, terminated, truncated, info = env.step(rest)
         assert (reward, terminated, truncated, info["success"]) == (float(paid), paid, False, paid)
         np.testing.assert_array_equal(observation, [*env.unwrapped.data.qpos, *env.unwrapped.data.qvel])
-    # D4RL's constants: a step of a tenth of a second, torques of 30, and walls around the first cell and behind the last.
+    # D4RL's constants: steps of a tenth of a second, torques of 30, walls around the first cell and behind the last.
     assert env.unwrapped.dt == pytest.approx(0.1)
     assert (env.unwrapped.model.actuator_gear[:, 0] == 30).all()
     geom = env.unwrapped.model.geom_pos[env.unwrapped.model.geom_bodyid == 0]
@@ -219,7 +220,9 @@ def test_kitchen_counts_what_is_done(name: str, rewards: list[float]) -> None:
         assert found == rewards
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gymnasium_robotics") is not None, reason="gymnasium-robotics is installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("gymnasium_robotics") is not None, reason="gymnasium-robotics is installed"
+)
 @pytest.mark.parametrize("name", ["oper/AdroitPen-v0", "oper/KitchenPartial-v0"])
 def test_what_is_missing_is_named(name: str) -> None:
     with pytest.raises(InputError, match=r"pip install 'oper-lightning\[robotics\]' brings it"):
