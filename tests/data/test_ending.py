@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,18 @@ def test_episodes_end_with_the_reward_and_nowhere_else(
     assert table["next", "truncated"].tolist() == [truncated for _, _, truncated in expected]
     assert caplog.text.count(f"{len(rows)} of 115 rows are kept") == int(successful)
     assert all(np.array_equal(arrays[name], before[name]) for name in arrays)
+
+
+def test_what_a_source_keeps_is_left_alone() -> None:
+    class Kept(Arrays):
+        def episodes(self) -> Iterator[TensorDict]:
+            yield from parts
+
+    arrays = columns([5, 4], 4, 2)
+    parts = list(Arrays(arrays).episodes())
+    before = [part.clone() for part in parts]
+    read(Ending(Kept(arrays), float(np.median(arrays["rewards"]))))
+    assert all((one == other).all() for one, other in zip(parts, before, strict=True))
 
 
 def test_a_reward_that_nothing_reaches() -> None:
