@@ -45,7 +45,8 @@ def words(data: Path, output: Path) -> list[str]:
         "fit", "--model=RLPD", "--model.critics=3", "--model.hidden_sizes=[32,32]", "--model.policy_freq=2",
         "--data=OnlineDataModule", "--data.source=D4RL", f"--data.source.path={data}",
         "--data.environment=HalfCheetah-v5", "--data.offline_share=0.5", "--data.parallel=2", "--data.warmup=500",
-        "--data.bonus=RND", "--data.bonus.hidden=32", "--data.batch_size=64", "--data.updates_per_epoch=100",
+        "--data.bonus=RND", "--data.bonus.hidden_sizes=[32]", "--data.bonus.features=32",
+        "--data.batch_size=64", "--data.updates_per_epoch=100",
         "--data.rollouts=null", f"--trainer.max_steps={UPDATES}", f"--output={output}", "--ckpt_path=last",
     ]  # fmt: skip
 

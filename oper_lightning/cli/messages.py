@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from oper_lightning.cli.outline import FOLDERS
 from oper_lightning.errors import InputError, TrainingError, first_line, nearest
 from oper_lightning.trust import ALL, KINDS, descendants
 
@@ -182,7 +183,10 @@ def known_classes(key: str) -> list[str]:
 
 def known_types(key: str) -> dict[str, type]:
     """The classes of :func:`known_classes`, by name."""
-    bases = [ALL[key]] if key in ALL else list(KINDS.values())
-    found = [cls for base in bases for cls in (base, *descendants(base))]
-    ours = [cls for cls in found if not inspect.isabstract(cls) and cls.__module__.startswith("oper_lightning.")]
-    return {cls.__name__: cls for cls in ours if not cls.__name__.startswith("_")}
+    found = {}
+    for kind in [key] if key in FOLDERS else KINDS:
+        folder = f"oper_lightning.{FOLDERS[kind][0].replace('/', '.')}."
+        for cls in (ALL[kind], *descendants(ALL[kind])):
+            if cls.__module__.startswith(folder) and not inspect.isabstract(cls) and not cls.__name__.startswith("_"):
+                found[cls.__name__] = cls
+    return found

@@ -252,7 +252,7 @@ ROWS_OF_D4RL = ["--source.qlearning_rows=true"]
         (["--data.bonus=RND", "--data.bonus.feature=3"], ["feature", "features"]),
         (["--data.bonus=RND", "--data.bonus.learn=false"], ["data.bonus.learn", "data.bonus.path"]),
         (["--model=oper_lightning.algorithms.bc.BCC"], ["model", "BCC", "'BC'"]),
-        (["--model=torch.nn.Linear"], ["model", "torch.nn.Linear", "TD3BC"]),
+        (["--model=torch.nn.Linear"], ["model", "torch.nn.Linear", "IQL"]),
         (["--trainer.precision=17"], ["precision", "17", "32-true"]),
         (["--trainer.precision=16-true"], ["precision", "32-true"]),
         (["--trainer.gradient_clip_val=1"], ["gradient_clip_val"]),
