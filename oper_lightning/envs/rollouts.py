@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import io
 import math
@@ -249,8 +250,24 @@ def wrapped(environment: Any, wrappers: Sequence[dict[str, Any]]) -> Any:
 
 
 # How gymnasium-robotics' environments are called; their names go on with size, reward and version.
-ROBOTICS = ("Adroit", "AntMaze_", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze_")
-WALL = "oper/PointMassWall"
+ROBOTICS = (
+    "Adroit",
+    "oper/Adroit",
+    "oper/Kitchen",
+    "AntMaze_",
+    "Fetch",
+    "FrankaKitchen",
+    "HandManipulate",
+    "HandReach",
+    "PointMaze_",
+)
+# Where this package's own tasks are registered, by how their ids begin; the other ids with oper/ are Atari games.
+OWN = {
+    ("oper/PointMassWall",): "point_mass_wall",
+    ("oper/AntSparse", "oper/HalfCheetahSparse"): "sparse",
+    ("oper/AntMaze", "oper/Maze2d"): "mazes",
+    ("oper/Adroit", "oper/Kitchen"): "manipulation",
+}
 ATARI = ("oper/", "ALE/")  # this package's ids of Atari games, and ale-py's own
 
 
@@ -268,9 +285,14 @@ def atari_id(environment: str) -> str | None:
     return ours if ours in gymnasium.registry else None
 
 
+def own_module(environment: str) -> str | None:
+    """The module of this package that registers one of its own tasks; None for other environments."""
+    return next((module for names, module in OWN.items() if environment.startswith(names)), None)
+
+
 def _missing(environment: str) -> str | None:
     """How to get the packages that an environment needs, where they are known and not installed."""
-    if environment.startswith(WALL):
+    if own_module(environment) not in (None, "manipulation"):
         return None
     for names, extra, packages in ((ROBOTICS, "robotics", ["gymnasium_robotics"]), (ATARI, "atari", ["ale_py", "cv2"])):
         if environment.startswith(names) and not all(map(importlib.util.find_spec, packages)):
@@ -287,10 +309,8 @@ def _register(environment: str) -> None:
     if environment in gymnasium.registry:
         return
     with _quiet(), contextlib.suppress(ImportError):
-        if environment.startswith(WALL):
-            from oper_lightning.envs import point_mass_wall
-
-            point_mass_wall.register()
+        if module := own_module(environment):
+            importlib.import_module(f"oper_lightning.envs.{module}").register()
         elif environment.startswith(ATARI):
             from oper_lightning.envs import atari
 

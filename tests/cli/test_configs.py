@@ -75,9 +75,13 @@ def test_every_link_of_a_chain_is_understood(
     assert commands
     for command in commands:
         assert command[2] == str(path.relative_to(CONFIGS.parent))
-        links = load(command[2], dict(zip([word[2:] for word in command[3::2]], command[4::2], strict=True)))["links"]
-        # Links that are repeated differ by their seed.
-        for words in {" ".join(words[:-2]).split("--seed_everything")[0]: words for words in links.values()}.values():
+        # Of links that are repeated, such as once for each seed, the first says as much as all.
+        lists = {
+            key: value for key, value in yaml.safe_load(path.read_text())["set"].items() if isinstance(value, list)
+        }
+        given = dict(zip([word[2:] for word in command[3::2]], command[4::2], strict=True))
+        links = load(command[2], {key: str(value[0]) for key, value in lists.items()} | given)["links"]
+        for words in links.values():
             if words[0] == "fit":
                 words = [word for word in words if not word.startswith(("--ckpt_path", "--start", "--output"))]
                 assert oper(*words, "--print_config") == 0

@@ -88,3 +88,17 @@ def test_in_a_yaml(small_file: Path) -> None:
     assert oper("fit", "--config=a.yaml", "--output=run") == 0
     assert oper("inspect", "run", "--output=page") == 0
     assert oper("predict", "--ckpt_path=run") == 0
+
+
+@pytest.mark.parametrize("first", [1, 29, 30, 31, 56, 115, 200])
+def test_only_the_first_rows_are_looked_at(first: int) -> None:
+    arrays = columns([30, 1, 25, 40, 2, 17], 4, 2)
+    source = Filtered(Arrays(arrays), first=first)
+    table, count = read(source), min(first, 115)
+    assert len(source) == count
+    assert np.array_equal(table["observation"], arrays["observations"][:count])
+    terminated = arrays["terminals"][:count].astype(bool)
+    assert table["next", "terminated"].tolist() == terminated.tolist()
+    cut = arrays["timeouts"][:count].astype(bool)
+    cut[-1] = not terminated[-1]
+    assert table["next", "truncated"].tolist() == (cut & ~terminated).tolist()

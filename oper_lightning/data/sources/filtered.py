@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,6 +54,7 @@ class Filtered(Source):
         regions: rows whose observation lies in one of these are left out.
         rewards_above: rows with a higher reward than this are left out.
         max_len: number of rows of each recorded episode, from its beginning on, that are kept.
+        first: number of the dataset's rows, from its beginning on, that are looked at.
     """
 
     def __init__(
@@ -61,15 +63,18 @@ class Filtered(Source):
         regions: list[Region] | None = None,
         rewards_above: float | None = None,
         max_len: int | None = None,
+        first: int | None = None,
     ) -> None:
         self.source = source
         self.regions = regions or []
         self.rewards_above = rewards_above
         self.max_len = max_len
-        if not (regions or rewards_above is not None or max_len is not None):
-            raise InputError("Filtered: nothing to leave out; give regions, rewards_above or max_len")
-        if max_len is not None and max_len < 1:
-            raise InputError(f"Filtered: max_len is {max_len}; at least 1 is needed")
+        self.first = first
+        if not regions and {None} == {rewards_above, max_len, first}:
+            raise InputError("Filtered: nothing to leave out; give regions, rewards_above, max_len or first")
+        for name, number in (("max_len", max_len), ("first", first)):
+            if number is not None and number < 1:
+                raise InputError(f"Filtered: {name} is {number}; at least 1 is needed")
 
     def __str__(self) -> str:
         return str(self.source)
@@ -85,18 +90,34 @@ class Filtered(Source):
         return self._count
 
     def episodes(self) -> Iterator[TensorDict]:
-        for episodes in self.source.episodes():
+        for episodes in self._looked_at():
             if len(kept := self._filtered(episodes)):
                 yield kept
 
     @cached_property
     def _count(self) -> int:
         """Number of rows that are kept, for which all are read once."""
-        count = sum(int(self._keep(episodes).sum()) for episodes in self.source.episodes())
+        count = sum(int(self._keep(episodes).sum()) for episodes in self._looked_at())
         if not count:
             raise InputError(f"{self}: no row is kept; let Filtered leave out less")
         log.info(f"{self}: {count:,} of {len(self.source):,} rows are kept")
         return count
+
+    def _looked_at(self) -> Iterator[TensorDict]:
+        """The source's episodes, of which the last may be cut off."""
+        left = self.first or sys.maxsize
+        for episodes in self.source.episodes():
+            if len(episodes) > left:
+                episodes = episodes[:left].clone()
+                if left:
+                    cut = ~episodes["next", "done"][-1]
+                    episodes["next", "truncated"][-1] |= cut
+                    episodes["next", "done"][-1] = True
+            if len(episodes):
+                yield episodes
+            left -= len(episodes)
+            if not left:
+                return
 
     def _keep(self, episodes: TensorDict) -> Tensor:
         """Which rows of whole episodes ``[N]`` are kept."""
