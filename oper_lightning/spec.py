@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -173,6 +174,22 @@ class DataSpec:
             remedy = "" if shape else f": save {name}s as [rows, 1]"
             raise InputError(f"{self.dataset}: {name}s of shape {shape}; this algorithm needs vectors{remedy}")
         return shape[0]
+
+
+class Task(ABC):
+    """What a step earns and where an episode ends, by formula, so that imagined steps can be judged like real ones.
+
+    Observations are raw ``[B, O]`` and actions ``[B, A]`` in the environment's units, inside its bounds; an imagined
+    row may be far from everything that an environment would show.
+    """
+
+    @abstractmethod
+    def reward(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
+        """Rewards ``[B]`` of steps."""
+
+    def terminated(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
+        """Whether episodes end with these steps, bool ``[B]``; by default they never do."""
+        return torch.zeros(len(observation), dtype=torch.bool, device=observation.device)
 
 
 ValueBounds = tuple[float, float] | Literal["data"] | None
