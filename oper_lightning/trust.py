@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from oper_lightning import algorithms, priorities, renamed
-from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
+from oper_lightning.algorithms.stage import Stage, class_path
 from oper_lightning.data import bonuses, online, sources
 from oper_lightning.data.bonuses.bonus import Bonus
 from oper_lightning.data.datamodule import OfflineDataModule
@@ -21,7 +21,7 @@ from oper_lightning.data.sources.source import Source
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.priority import Priority
 
-KINDS: dict[str, type] = {"model": OfflineAlgorithm, "source": Source, "priority": Priority, "bonus": Bonus}
+KINDS: dict[str, type] = {"model": Stage, "source": Source, "priority": Priority, "bonus": Bonus}
 """what can stand at a key of a configuration"""
 ALL: dict[str, type] = {**KINDS, "data": OfflineDataModule, "sources": Source}
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from oper_lightning.cli import folders, policies, signals
-from oper_lightning.cli.checkpoints import read_checkpoint
+from oper_lightning.training.stored import read_checkpoint
 from oper_lightning.cli.convert import dataset
 from oper_lightning.cli.policies import RANDOM, Policy
 from oper_lightning.data.log import is_there

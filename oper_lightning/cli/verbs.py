@@ -16,11 +16,12 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
+from oper_lightning.algorithms.stage import Stage, class_path
 from oper_lightning.cli import configuration, folders, signals
 from oper_lightning.cli.announcement import Announcement, early_end
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
-from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
+from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
+from oper_lightning.training.stored import read_checkpoint
 from oper_lightning.cli.help import LIGHTNING
 from oper_lightning.cli.messages import explain, lightnings_objections, unwrap, wrap
 from oper_lightning.cli.resume import changes
@@ -100,7 +101,7 @@ class OperCLI(LightningCLI):
         self.reached = None
         try:
             super().__init__(
-                OfflineAlgorithm,
+                Stage,
                 LightningDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
@@ -188,7 +189,7 @@ class OperCLI(LightningCLI):
                 )
         configuration.complete(self.config[verb].as_dict())
         named = self.config[verb].model.class_path
-        if made_by is not None and existing(named, OfflineAlgorithm) is not existing(made_by, OfflineAlgorithm):
+        if made_by is not None and existing(named, Stage) is not existing(made_by, Stage):
             raise InputError(f"{path or self.start} holds {made_by}, but the configuration asks for {named}")
 
     def _from_checkpoint(self, path: Path, words: list[str], yamls: dict[str, dict[str, Any]]) -> tuple[list[str], str]:
