@@ -17,7 +17,7 @@ from oper_lightning.nn.losses import squared_error
 from oper_lightning.nn.optim import adam, frozen_copy
 from oper_lightning.spec import Batch, DataSpec
 from oper_lightning.training import stored
-from oper_lightning.training.errors_of_models import Errors
+from oper_lightning.training.model_errors import Errors
 
 PART = 20_000  # held-out rows that are looked at together
 
@@ -105,7 +105,7 @@ class DynamicsEnsemble(Stage):
 
     def penalty(self) -> Tensor:
         """Half the squared weights between hidden layers; the bounds of variances are drawn together, 0-d."""
-        hidden = [weight for weight in self.model.networks.weights][:-1]
+        hidden = list(self.model.networks.weights)[:-1]
         total = torch.stack([weight.square().sum() / 2 for weight in hidden]).sum() * self.weight_decay / self.rows
         if self.model.gaussian:
             total = total + 0.01 * (self.model.most.sum() - self.model.least.sum())
@@ -169,8 +169,8 @@ class DynamicsEnsemble(Stage):
         if callable(judged):
             self.no_policy()
         if not self._fits():
-            parts = torch.cat([self._normalise(part) for part in judged.parts(PART)])
-            self.judged = Errors.of(self.best, parts)
+            rows = torch.cat([self._normalise(part).to(self.device) for part in judged.parts(PART)])
+            self.judged = Errors.of(self.best, rows, judged.ends().to(self.device))
             return self.log_judgement("holdout", self.judged.numbers())
         sums = torch.zeros(self.members + 1, dtype=torch.float64, device=self.device)
         for part in judged.parts(PART):

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.algorithms.stage import Stage
-from oper_lightning.training.stored import read_checkpoint
 from oper_lightning.cli.configuration import checkpoint_file
 from oper_lightning.data.sources.online_log import environment_told
 from oper_lightning.envs.collecting import Behaviour
@@ -23,6 +22,7 @@ from oper_lightning.errors import InputError, first_line
 from oper_lightning.files import place
 from oper_lightning.report.weights import make
 from oper_lightning.spec import DataSpec
+from oper_lightning.training.stored import read_checkpoint
 
 RANDOM = "random"
 

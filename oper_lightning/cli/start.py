@@ -11,11 +11,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from oper_lightning.algorithms.stage import Stage
-from oper_lightning.training.stored import read_checkpoint
 from oper_lightning.data.bonuses.bonus import Bonus, bring
 from oper_lightning.errors import InputError, note
 from oper_lightning.spec import DataSpec
 from oper_lightning.training import stored
+from oper_lightning.training.stored import read_checkpoint
 
 
 class Start(Callback):

@@ -21,7 +21,6 @@ from oper_lightning.cli import configuration, folders, signals
 from oper_lightning.cli.announcement import Announcement, early_end
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
-from oper_lightning.training.stored import read_checkpoint
 from oper_lightning.cli.help import LIGHTNING
 from oper_lightning.cli.messages import explain, lightnings_objections, unwrap, wrap
 from oper_lightning.cli.resume import changes
@@ -32,6 +31,7 @@ from oper_lightning.data.log import folder_of, forget
 from oper_lightning.errors import InputError
 from oper_lightning.files import whole
 from oper_lightning.training import options
+from oper_lightning.training.stored import read_checkpoint
 from oper_lightning.trust import existing, load_all
 
 # Where this package's runs differ from Lightning's defaults.

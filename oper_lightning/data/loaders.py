@@ -137,6 +137,10 @@ class HeldOut:
         for rows in self.rows.split(size):
             yield self.data.rows(rows)
 
+    def ends(self) -> Tensor:
+        """Which of the rank's rows are the last of an episode, bool ``[n]``."""
+        return self.data.transitions["next", "done"][self.rows]
+
     def batches(self) -> Iterator[Batch]:
         """At most 40 batches; if there are more rows, evenly spread ones. Their weights are 1."""
         most = HELD_OUT_BATCHES * self.batch_size

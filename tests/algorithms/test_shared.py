@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from oper_lightning import InputError, OfflineDataModule, OperR
 from oper_lightning.algorithms import load_all
-from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.algorithms.stage import Stage
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 from oper_lightning.cli.messages import known_types
 from oper_lightning.data.sources.source import Origin
@@ -64,11 +64,11 @@ VALUES_ALONE = {"QRDQN"}
 
 def arguments(name: str) -> set[str]:
     """Of an algorithm, those of the one that it is a variant of included."""
-    family = [cls for cls in ALGORITHMS[name].__mro__ if issubclass(cls, OfflineAlgorithm)]
+    family = [cls for cls in ALGORITHMS[name].__mro__ if issubclass(cls, Stage)]
     return {key for cls in family for key in inspect.signature(cls).parameters}
 
 
-def algorithm(name: str, **options: Any) -> OfflineAlgorithm:
+def algorithm(name: str, **options: Any) -> Stage:
     known = arguments(name)
     return ALGORITHMS[name](**{**{key: value for key, value in SMALL.items() if key in known}, **options})
 
@@ -91,7 +91,7 @@ def data(rows: Rows | dict[str, np.ndarray] = "continuous", **options: Any) -> O
 
 
 def fit(
-    model: OfflineAlgorithm, module: OfflineDataModule, folder: Path, updates: int = 40, seed: int = 0, **options: Any
+    model: Stage, module: OfflineDataModule, folder: Path, updates: int = 40, seed: int = 0, **options: Any
 ) -> Trainer:
     """Trains in this process, with checkpoints in the folder."""
     seed_everything(seed)
