@@ -203,7 +203,7 @@ def _check(columns: dict[str, Tensor], like: dict[str, Tensor], path: Path) -> N
 
 
 def forget(folder: Path, steps: int) -> None:
-    """Removes what came after so many steps, from the end: a run that goes on makes it anew; and what is half written."""
+    """Removes what came after so many steps, from the end, and what is half written: a run makes it anew."""
     for left in folder.glob("*.part"):
         left.unlink()
     for first, _, path in reversed(files(folder)):
