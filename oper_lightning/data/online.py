@@ -331,7 +331,7 @@ class OnlineDataModule(OfflineDataModule):
                 f"data.parallel is {self.parallel}, but the run has gathered with {copies} copies of the environment: "
                 f"a run that goes on must keep it"
             )
-        if not 0 <= steps - round(self.pace.steps(drawn)) <= self.pace.most_first:
+        if drawn < 0 or not 0 <= steps - round(self.pace.steps(drawn)) <= self.pace.most_first:
             raise InputError(
                 f"the run has taken {steps * copies:,} steps for {drawn:,} updates, which do not fit data.warmup "
                 f"{self.warmup:,} and data.updates_per_step {self.updates_per_step:g}: they must stay"

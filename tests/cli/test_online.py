@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -162,3 +163,32 @@ def test_a_file_of_the_log_that_was_half_written_goes() -> None:
     Path("run/replay/000000250-000000263.safetensors.part").write_bytes(b"half")
     assert fit("run", "--ckpt_path=last") == 0
     assert not list(Path("run/replay").glob("*.part"))
+
+
+def test_a_log_that_cannot_be_brought_is_named(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert fit("part", steps=100) == 0
+    monkeypatch.setattr(log.os, "link", full)
+    monkeypatch.setattr(log.shutil, "copyfile", full)
+    capfd.readouterr()
+    assert fit("moved", "--ckpt_path=part/last.ckpt") == 1
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "moved/replay: cannot copy" in line
+    assert "No space left on device" in line
+    assert not list(Path("moved").glob("replay*"))
+
+
+def test_a_checkpoint_with_impossible_numbers_removes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert fit("run", steps=100) == 0
+    before = sorted(Path("run/replay").iterdir())
+    checkpoint = torch.load("run/last.ckpt", weights_only=True)
+    checkpoint["OnlineDataModule"].update(steps=-90, drawn=-90)
+    torch.save(checkpoint, "run/last.ckpt")
+    capfd.readouterr()
+    assert fit("run", "--ckpt_path=last") == 1
+    assert "do not fit data.warmup" in capfd.readouterr().err
+    assert sorted(Path("run/replay").iterdir()) == before
