@@ -49,7 +49,7 @@ RUNS = {
         [
             "--data=OnlineDataModule",
             "--data.environment=test_online_images:Bars-v0",
-            "--data.parallel=3",
+            "--data.parallel=4",
             "--data.warmup=60",
             "--data.updates_per_step=0.5",
             "--model.quantiles=4",
