@@ -214,7 +214,12 @@ def test_a_page_does_what_it_says(page: Path, ready: Path, tmp_path: Path, monke
 
 def known_arguments() -> set[str]:
     found = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
-    for flag, kind in (("model", "model"), *((f"data.{kind}", kind) for kind in ("source", "priority", "bonus"))):
+    named = [
+        ("model", "model"),
+        ("model.task", "task"),
+        *((f"data.{one}", one) for one in ("source", "priority", "bonus")),
+    ]
+    for flag, kind in named:
         found |= {flag, f"{flag}.help"}
         found |= {f"{flag}.{name}" for cls in classes(kind).values() for name in cls.arguments}
     found |= {f"data.{name}" for data in (make_reference.DATA, make_reference.ONLINE) for name in data.arguments}
