@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from oper_lightning import algorithms, priorities, renamed
-from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
+from oper_lightning.algorithms.stage import Stage, class_path
 from oper_lightning.data import bonuses, online, sources
 from oper_lightning.data.bonuses.bonus import Bonus
 from oper_lightning.data.datamodule import OfflineDataModule
@@ -24,7 +24,7 @@ from oper_lightning.priorities.priority import Priority
 from oper_lightning.spec import Task
 
 KINDS: dict[str, type] = {
-    "model": OfflineAlgorithm,
+    "model": Stage,
     "source": Source,
     "priority": Priority,
     "bonus": Bonus,

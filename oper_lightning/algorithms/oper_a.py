@@ -15,7 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.nn import functional
 
-from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.algorithms.stage import Stage
 from oper_lightning.data.transitions import discounted_sum, n_step, return_to_go
 from oper_lightning.errors import InputError
 from oper_lightning.nn.losses import squared_error
@@ -27,7 +27,7 @@ from oper_lightning.priorities.priority import statistics
 from oper_lightning.spec import Batch, DataSpec, Kind
 
 
-class OperA(OfflineAlgorithm):
+class OperA(Stage):
     """OPER-A's stage 1: computes weights from the advantages of transitions, in several iterations.
 
     Leaves weights.safetensors in the run's folder, written anew after every iteration.
@@ -195,9 +195,6 @@ class OperA(OfflineAlgorithm):
             polyak(self.target_q, self.q, self.tau)
         return results
 
-    def act(self, observation: Tensor) -> Tensor:
-        raise InputError("OperA fits values, not a policy: set data.rollouts to null")
-
     # Iterations --------------------------------------------------------------------------------------------------
 
     def position(self, number: int) -> tuple[int, int, int]:
@@ -224,8 +221,6 @@ class OperA(OfflineAlgorithm):
             raise InputError(
                 "OperA makes the priority itself: leave data.priority, data.mode and data.prioritise alone"
             )
-        if data.world is not None:
-            raise InputError("OperA fits values, not a policy: --data.rollouts=null")
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         steps, epoch = self.trainer.max_steps, data.updates_per_epoch

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from oper_lightning import renamed
 from oper_lightning.cli import folders, signals
-from oper_lightning.errors import InputError, reading
-from oper_lightning.files import read_torch, whole
-from oper_lightning.training import stored
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint of this package onto the CPU.
-
-    Raises:
-        InputError: if it is missing, broken, or of another make.
-    """
-    checkpoint = read_torch(path)
-    with reading(path, "a checkpoint"):
-        stored.sections(checkpoint, str(path))
-        version = str(checkpoint.get("pytorch-lightning_version"))
-        if not re.fullmatch(r"[2-9]\.\d.*", version):
-            raise InputError(f"{path}: written by Lightning {version:.20}; 2 or later is needed")
-    checkpoint["class_path"] = renamed.class_path(checkpoint["class_path"])
-    checkpoint[stored.ORIGIN] = str(path)
-    return cast(dict[str, Any], checkpoint)
+from oper_lightning.files import whole
+from oper_lightning.training.stored import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

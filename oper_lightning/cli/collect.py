@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from oper_lightning.cli import folders, policies, signals
-from oper_lightning.cli.checkpoints import read_checkpoint
 from oper_lightning.cli.convert import dataset
 from oper_lightning.cli.policies import RANDOM, Policy
 from oper_lightning.data.log import is_there
@@ -30,6 +29,7 @@ from oper_lightning.envs.collecting import (
 from oper_lightning.envs.rollouts import World
 from oper_lightning.errors import InputError, note, reading
 from oper_lightning.files import place
+from oper_lightning.training.stored import read_checkpoint
 
 REFERENCE_SEED = 10_000  # of the episodes whose mean returns are references: the same for all datasets
 FOR_REACHED = 20  # episodes of a random policy, from whose mean return the way to the best is measured

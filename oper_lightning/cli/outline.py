@@ -15,7 +15,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1]
 # Where the classes stand that a flag can name, and what they descend from.
 FOLDERS = {
-    "model": ("algorithms", "OfflineAlgorithm"),
+    "model": ("algorithms", "Stage"),
     "source": ("data/sources", "Source"),
     "priority": ("priorities", "Priority"),
     "bonus": ("data/bonuses", "Bonus"),

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
-from oper_lightning.cli.checkpoints import read_checkpoint
+from oper_lightning.algorithms.stage import Stage
 from oper_lightning.cli.configuration import checkpoint_file
 from oper_lightning.data.sources.online_log import environment_told
 from oper_lightning.envs.collecting import Behaviour
@@ -22,6 +22,7 @@ from oper_lightning.errors import InputError, first_line
 from oper_lightning.files import place
 from oper_lightning.report.weights import make
 from oper_lightning.spec import DataSpec
+from oper_lightning.training.stored import read_checkpoint
 
 RANDOM = "random"
 
@@ -69,9 +70,11 @@ def policy(word: str, explore: bool = False) -> Policy:
     path = checkpoint_file(word, "collect")
     checkpoint = read_checkpoint(path)
     kind = checkpoint["class_path"].rpartition(".")[2]
-    model: OfflineAlgorithm = make(
+    model: Stage = make(
         "model", {"class_path": checkpoint["class_path"], "init_args": checkpoint["hyper_parameters"]}, path
     )
+    if not isinstance(model, OfflineAlgorithm):
+        raise InputError(f"{path} holds {kind}, which is no policy; name a checkpoint of an algorithm that acts")
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"])
     model.eval()

@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from oper_lightning.algorithms.base import OfflineAlgorithm
-from oper_lightning.cli.checkpoints import read_checkpoint
+from oper_lightning.algorithms.stage import Stage
 from oper_lightning.data.bonuses.bonus import Bonus, bring
 from oper_lightning.errors import InputError, note
 from oper_lightning.spec import DataSpec
 from oper_lightning.training import stored
+from oper_lightning.training.stored import read_checkpoint
 
 
 class Start(Callback):
@@ -37,7 +37,7 @@ class Start(Callback):
         Raises:
             InputError: if its networks, optimisers or bonus do not fit those at hand.
         """
-        assert isinstance(pl_module, OfflineAlgorithm)
+        assert isinstance(pl_module, Stage)
         checkpoint = read_checkpoint(self.path)
         begin(pl_module, checkpoint)
         trainer.strategy.load_optimizer_state_dict(checkpoint)
@@ -51,7 +51,7 @@ class Start(Callback):
         note(f"beginning with {self.path}, which has {checkpoint['global_step']:,} updates behind it")
 
 
-def begin(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
+def begin(model: Stage, checkpoint: dict[str, Any]) -> None:
     """Gives a model the networks of a checkpoint, after looking at its optimisers as well.
 
     Raises:

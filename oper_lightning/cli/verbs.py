@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import re
 from collections.abc import Callable
@@ -16,11 +15,11 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from oper_lightning.algorithms.base import OfflineAlgorithm, class_path
-from oper_lightning.cli import configuration, folders, signals
+from oper_lightning.algorithms.stage import Stage, class_path
+from oper_lightning.cli import configuration, folders, signals, verdict
 from oper_lightning.cli.announcement import Announcement, early_end
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
-from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks, read_checkpoint
+from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 from oper_lightning.cli.help import LIGHTNING
 from oper_lightning.cli.messages import explain, lightnings_objections, unwrap, wrap
 from oper_lightning.cli.resume import changes
@@ -29,8 +28,8 @@ from oper_lightning.cli.words import FLAGS, listed, plain, value_of, values_of, 
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.log import folder_of, forget
 from oper_lightning.errors import InputError
-from oper_lightning.files import whole
 from oper_lightning.training import options
+from oper_lightning.training.stored import read_checkpoint
 from oper_lightning.trust import existing, load_all
 
 # Where this package's runs differ from Lightning's defaults.
@@ -100,7 +99,7 @@ class OperCLI(LightningCLI):
         self.reached = None
         try:
             super().__init__(
-                OfflineAlgorithm,
+                Stage,
                 LightningDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
@@ -188,7 +187,7 @@ class OperCLI(LightningCLI):
                 )
         configuration.complete(self.config[verb].as_dict())
         named = self.config[verb].model.class_path
-        if made_by is not None and existing(named, OfflineAlgorithm) is not existing(made_by, OfflineAlgorithm):
+        if made_by is not None and existing(named, Stage) is not existing(made_by, Stage):
             raise InputError(f"{path or self.start} holds {made_by}, but the configuration asks for {named}")
 
     def _from_checkpoint(self, path: Path, words: list[str], yamls: dict[str, dict[str, Any]]) -> tuple[list[str], str]:
@@ -313,35 +312,18 @@ class OperCLI(LightningCLI):
     def validate(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
         self._run(self.trainer.validate, **{**arguments, "verbose": False})
-        self._print("eval")
+        self._say()
 
     def test(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
         self._run(self.trainer.test, **{**arguments, "verbose": False})
-        self._print("test")
+        self._say()
 
     def predict(self, **arguments: Any) -> None:
         """Keeps nothing in memory but what is written."""
         self._run(self.trainer.predict, **{**arguments, "return_predictions": False})
 
-    def _print(self, stage: str) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        metrics = self.trainer.callback_metrics
-        if not metrics:
-            raise InputError("nothing to score: no environment is known; name one in data.rollouts.environment")
-        numbers = {key.removeprefix(f"{stage}/"): float(value) for key, value in metrics.items()}
-        spec = self.trainer.datamodule.spec  # type: ignore[attr-defined]
-        line = f"return {numbers['return']:.2f} ± {numbers['return_std']:.2f} over {numbers['episodes']:.0f} episodes"
-        if "score" in numbers:
-            line += f", {'D4RL score' if spec.d4rl else 'normalised score'} {numbers['score']:.1f}"
-            line += "" if spec.d4rl else f" (references: {spec.reference_from})"
-        print(f"{line} ({spec.environment})")
-        if self.folder is not None:
-            record = {
-                "checkpoint": str(self._get(self.config, "ckpt_path")),
-                **numbers,
-                "environment": spec.environment,
-            }
-            with whole(self.folder / f"{self.subcommand}.json") as file:
-                file.write(json.dumps(record, indent=1).encode())
+    def _say(self) -> None:
+        """Prints what was found, and writes it into the run's folder."""
+        if self.trainer.is_global_zero:
+            verdict.say(self.trainer, self.subcommand or "", self.folder, str(self._get(self.config, "ckpt_path")))

@@ -15,12 +15,13 @@ from oper_lightning.data.bonuses.bonus import Bonus, bring, paid
 from oper_lightning.data.buffer import replay_buffer
 from oper_lightning.data.frames import moved
 from oper_lightning.data.loaded import LoadedData, Location
-from oper_lightning.data.loaders import Batches, Blocks, Episodes, InOrder, own_episodes, shared_out
-from oper_lightning.data.mixture import Mixture, Mode, Stretches, Upsample, weigh
+from oper_lightning.data.loaders import Batches, Blocks, Episodes, HeldOut, InOrder, own_episodes, shared_out
+from oper_lightning.data.mixture import Mixture, Mode, Stretches, Upsample, mean_one_among, weigh
 from oper_lightning.data.rl import TensorDictReplayBuffer
 from oper_lightning.data.sources.joined import Joined
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.table import Table
+from oper_lightning.data.transitions import held_out
 from oper_lightning.envs.rollouts import Rollouts
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.nn import ranks
@@ -57,6 +58,8 @@ class OfflineDataModule(LoadedData):
             of refusing the data.
         offline_share: the part of every batch that comes from the first of joined sources (null: all rows are alike).
         upsample: a part of every batch for what was good; none by default.
+        holdout: share of the episodes that are kept from training, evenly spread over the recording and the same in
+            every run; losses on them are logged as holdout/… after each epoch.
         bonus: what novelty is worth: added to the rewards that critics see, and never stored.
         location: where transitions are kept: on the training device, in main memory, or memory-mapped on disk.
         memmap_folder: folder of memory-mapped transitions; by default memmap in the trainer's folder or, without a
@@ -80,6 +83,7 @@ class OfflineDataModule(LoadedData):
         clip_actions: bool = False,
         offline_share: float | None = None,
         upsample: Upsample | None = None,
+        holdout: float = 0.0,
         bonus: Bonus | None = None,
         location: Location = "device",
         memmap_folder: str | None = None,
@@ -96,10 +100,13 @@ class OfflineDataModule(LoadedData):
         self.reward_shift = reward_shift
         self.offline_share = offline_share
         self.upsample = upsample
+        self.holdout = holdout
         self.bonus = bonus
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())) if seed is None else seed
         self.drawn = 0
         """gradient updates whose transitions have been drawn"""
+        self.held_out: Tensor | None = None
+        """which transitions are kept from training, bool ``[N]``"""
         self._mixture: Mixture
         self._weights: Tensor | None = None
         self._weights_of = ""  # name of the priority that gave the weights, for messages
@@ -114,6 +121,8 @@ class OfflineDataModule(LoadedData):
                 raise InputError(f"data.{name} is {value}; a number that float32 holds is needed")
         if offline_share is not None and not 0 <= offline_share <= 1:
             raise InputError(f"data.offline_share is {offline_share}; a share from 0 to 1 is needed")
+        if not 0 <= holdout <= 1:
+            raise InputError(f"data.holdout is {holdout}; a share of the episodes from 0 to 1 is needed")
         if upsample is not None and upsample.rows > batch_size:
             raise InputError(f"data.upsample.rows {upsample.rows} is more than data.batch_size {batch_size}")
         for role in self.roles:
@@ -155,6 +164,7 @@ class OfflineDataModule(LoadedData):
             loaded = self._read()
         if fresh:
             self._weighed_by = None
+            self.held_out = self._chosen(loaded, stage)
             self._hold(loaded, None, "")
         if weighs:
             self._weigh(loaded)
@@ -178,6 +188,18 @@ class OfflineDataModule(LoadedData):
         weights = None if self.priority is None else weigh(self.priority, loaded.transitions)
         self._hold(loaded, weights, type(self.priority).__name__)
         self._weighed_by = self.priority
+
+    def _chosen(self, loaded: Table, stage: str | None) -> Tensor | None:
+        """Which transitions are held out, bool ``[N]``; None if none are wanted."""
+        if not self.holdout:
+            return None
+        held = held_out(loaded.transitions["next", "done"], self.holdout, loaded.recorded)
+        count = f"{int(held.sum()):,} of {len(held):,} transitions"
+        if not held.any() or (held.all() and stage in ("fit", None)):
+            raise InputError(f"{self.source}: data.holdout {self.holdout} takes {count}; whole episodes are held out")
+        if self.offline_share is not None and isinstance(self.source, Joined):
+            raise InputError("data.offline_share and data.holdout do not go together: leave out one of them")
+        return held
 
     @property
     def weights(self) -> Tensor | None:
@@ -241,15 +263,24 @@ class OfflineDataModule(LoadedData):
                     "data.upsample.among: gathered rows are those behind the first of several sources: "
                     "join them with data.source Joined, or leave it out"
                 )
-            good = self.upsample.good(loaded.transitions, first)
-        return Mixture(rows, self._weights, loaded.device, later, self.offline_share, good, self.upsample)
+            good = self._trained_on(self.upsample.good(loaded.transitions, first))
+        weights, share, held = self._weights, self.offline_share, self.held_out
+        return Mixture(rows, weights, loaded.device, later, share, good, self.upsample, held)
+
+    def _trained_on(self, rows: Tensor) -> Tensor:
+        """Those of some rows, int64 ``[n]``, that are not held out."""
+        return rows if self.held_out is None else rows[~self.held_out[rows]]
 
     def replay_buffer(self, batch_size: int | None = None) -> TensorDictReplayBuffer:
         """A torchrl replay buffer over the raw transitions, drawing or weighing by the priority.
 
         Draws by weight follow ``seed``; uniform ones follow torch's global seed, as torchrl's do.
         """
-        return replay_buffer(self.storage, self.weights, self.mode, self.seed, batch_size or self.batch_size)
+        weights = self.weights
+        if self.held_out is not None:
+            ones = torch.ones(len(self.held_out), dtype=torch.float64, device=self.held_out.device)
+            weights = mean_one_among(ones if weights is None else weights, self.held_out)
+        return replay_buffer(self.storage, weights, self.mode, self.seed, batch_size or self.batch_size)
 
     def draw(self, updates: int) -> Batch:
         """The next block: transitions for ``updates`` updates, ``[K, B]``, or ``[K, S, B]`` under ``[S, N]`` weights.
@@ -291,9 +322,14 @@ class OfflineDataModule(LoadedData):
             return int(self.trainer.fast_dev_run), 1  # type: ignore[attr-defined]
         return shared_out(self.updates_per_epoch, self.trainer.max_steps, self.updates_per_block)
 
-    def val_dataloader(self) -> list[Episodes]:
-        """One loader whose only item is this rank's share of the episodes; none without an environment."""
-        return own_episodes(self.world, self.rollouts, test=False)
+    def val_dataloader(self) -> list[Episodes | HeldOut]:
+        """A loader whose only item is this rank's share of the episodes, where there is an environment; and one for its
+        share of the held-out rows, where there are any.
+        """
+        loaders: list[Episodes | HeldOut] = [*own_episodes(self.world, self.rollouts, test=False)]
+        if self.held_out is not None:
+            loaders.append(HeldOut(self._at_hand("rows"), torch.nonzero(self.held_out).squeeze(1), self.batch_size))
+        return loaders
 
     def test_dataloader(self) -> list[Episodes]:
         """A loader like :meth:`val_dataloader`'s, with the episode seeds of the test."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -105,6 +106,49 @@ def own_episodes(world: World | None, rollouts: Rollouts | None, test: bool) -> 
     if world is None or rollouts is None:
         return []
     return [Episodes(world, rollouts.seeds(test)[ranks.rank() :: ranks.world_size()])]
+
+
+HELD_OUT_BATCHES = 40  # that a validation of losses looks at
+
+
+class HeldOut:
+    """The rows that are kept from training, of which each rank has an equal share; and the loader that hands them out.
+
+    Args:
+        data: all transitions.
+        rows: numbers of the held-out ones, int64 ``[n]``.
+        batch_size: rows of a batch.
+    """
+
+    def __init__(self, data: Table, rows: Tensor, batch_size: int) -> None:
+        self.data = data
+        whole = len(rows) // ranks.world_size() * ranks.world_size()
+        self.rows = rows[:whole][ranks.rank() :: ranks.world_size()]
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[HeldOut]:
+        yield self
+
+    def parts(self, size: int) -> Iterator[TensorDict]:
+        """All of the rank's rows in order, ``size`` at a time, as algorithms get them."""
+        for rows in self.rows.split(size):
+            yield self.data.rows(rows)
+
+    def ends(self) -> Tensor:
+        """Which of the rank's rows are the last of an episode, bool ``[n]``."""
+        return self.data.transitions["next", "done"][self.rows]
+
+    def batches(self) -> Iterator[Batch]:
+        """At most 40 batches; if there are more rows, evenly spread ones. Their weights are 1."""
+        most = HELD_OUT_BATCHES * self.batch_size
+        index = torch.arange(min(len(self.rows), most), device=self.rows.device)
+        for rows in self.rows[index * len(self.rows) // len(index)].split(self.batch_size):
+            part = self.data.rows(rows)
+            part["weight"] = torch.ones(len(rows), device=rows.device)
+            yield Batch(part, part, part)
 
 
 class InOrder:

@@ -194,6 +194,7 @@ class Mixture:
         offline_share: part of every batch that is recorded; None draws recorded and gathered rows alike.
         good: row numbers, int64 ``[n]``, of which ``upsample.rows`` are in every batch.
         upsample: how they are.
+        held_out: which recorded rows are never drawn, bool ``[N]``.
     """
 
     def __init__(
@@ -205,8 +206,10 @@ class Mixture:
         offline_share: float | None = None,
         good: Tensor | None = None,
         upsample: Upsample | None = None,
+        held_out: Tensor | None = None,
     ) -> None:
-        self.rows = rows
+        training = None if held_out is None else torch.nonzero(~held_out).squeeze(1)
+        self.rows = rows if training is None else len(training)
         self.device = device
         self.weights = weights
         self.seeds = torch.Size() if weights is None else weights.shape[:-1]
@@ -219,10 +222,14 @@ class Mixture:
                 "and data.upsample"
             )
         self.good = Chosen(good) if good is not None else None
-        self.draws: dict[bool, tuple[Draws, Draws | None]] = {False: (EveryRow(rows), gathered)}
+        every = EveryRow(rows) if training is None else Chosen(training)
+        self.draws: dict[bool, tuple[Draws, Draws | None]] = {False: (every, gathered)}
         """by whether weights count: what draws recorded and gathered rows"""
         # Equal weights are no priority: the run is then the uniform one, draw for draw.
-        if weights is not None and bool((weights != weights[..., :1]).any()):
+        if weights is not None and held_out is not None:
+            weights = mean_one_among(weights, held_out)
+        counted = weights if weights is None or training is None else weights[..., training]
+        if weights is not None and counted is not None and bool((counted != counted[..., :1]).any()):
             self.loss_weights = weights.float()
             later: Draws | None = gathered
             if gathered is not None and weights.shape[-1] > rows:
@@ -317,6 +324,19 @@ class Mixture:
         index = torch.cat(parts, -1).movedim(-2, 0)
         size = index.shape[-1] // ranks.world_size()
         return index[..., ranks.rank() * size :][..., :size]
+
+
+def mean_one_among(weights: Tensor, held_out: Tensor) -> Tensor:
+    """Weights ``[N]`` or ``[S, N]`` that are zero where rows are held out, bool ``[N]``, and have mean 1 elsewhere.
+
+    Raises:
+        InputError: if all others are zero.
+    """
+    left = weights.masked_fill(held_out, 0)
+    mean = left.sum(-1, keepdim=True) / (~held_out).sum()
+    if not bool((mean > 0).all()):
+        raise InputError("data.holdout: the priority leaves only rows that are held out; leave out one of the two")
+    return left / mean
 
 
 def _only(weights: Tensor, rows: slice) -> Tensor:

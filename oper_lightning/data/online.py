@@ -188,9 +188,10 @@ class OnlineDataModule(OfflineDataModule):
         return self.source.origin().environment_options if self.environment is None else {}
 
     def _mixed(self, loaded: Table) -> Mixture:
-        good = self.upsample.good(loaded.transitions, 0) if self.upsample is not None else None
+        good = self._trained_on(self.upsample.good(loaded.transitions, 0)) if self.upsample is not None else None
         later = self.gathered.rows if hasattr(self, "gathered") else None
-        return Mixture(len(loaded), self._weights, loaded.device, later, self.offline_share, good, self.upsample)
+        weights, share, held = self._weights, self.offline_share, self.held_out
+        return Mixture(len(loaded), weights, loaded.device, later, share, good, self.upsample, held)
 
     # Interaction -------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ SHORTEST = 1e-8  # features that are shorter are divided by this: all units may 
 
 
 class EnsembleMLP(nn.Module):
-    """Independent MLPs of equal shape with one output each, evaluated together.
+    """Independent MLPs of equal shape, evaluated together; each has one output, or T of them.
 
     Args:
         members: shape M of the ensemble: ``(2,)`` for twin critics, ``(S, 2)`` for twin values of S seeds.
@@ -66,6 +66,7 @@ class EnsembleMLP(nn.Module):
         normalise_features: whether what goes into the last layer is brought to Euclidean length 1 (as in OOO,
             arXiv 2310.08558).
         epsilon: what the normalisation of layers adds to variances.
+        outputs: number T of outputs of each member; None for one, which then has no dimension of its own.
     """
 
     def __init__(
@@ -75,25 +76,28 @@ class EnsembleMLP(nn.Module):
         layer_norm: bool = False,
         normalise_features: bool = False,
         epsilon: float = 1e-5,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         self.members = members
         self.normalise_features = normalise_features
         self.epsilon = epsilon
         count = math.prod(members)
-        possible([*sizes, 1], count)
+        self.outputs = outputs
+        sizes = [*sizes, outputs or 1]
+        possible(sizes, count)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self.scales, self.shifts = nn.ParameterList(), nn.ParameterList()
-        for inputs, outputs in pairwise([*sizes, 1]):
+        for inputs, width in pairwise(sizes):
             bound = 1 / math.sqrt(inputs)  # what nn.Linear draws its weights and biases from
-            self.weights.append(nn.Parameter(torch.empty(count, inputs, outputs).uniform_(-bound, bound)))
-            self.biases.append(nn.Parameter(torch.empty(count, 1, outputs).uniform_(-bound, bound)))
-        for width in sizes[1:] if layer_norm else ():
+            self.weights.append(nn.Parameter(torch.empty(count, inputs, width).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.empty(count, 1, width).uniform_(-bound, bound)))
+        for width in sizes[1:-1] if layer_norm else ():
             self.scales.append(nn.Parameter(torch.ones(count, 1, width)))
             self.shifts.append(nn.Parameter(torch.zeros(count, 1, width)))
 
     def forward(self, inputs: Tensor, frozen: bool = False) -> Tensor:
-        """Maps inputs ``[*P, B, D]``, P a prefix of M, to the members' outputs ``[*M, B]``.
+        """Maps inputs ``[*P, B, D]``, P a prefix of M, to the members' outputs ``[*M, B]`` or ``[*M, B, T]``.
 
         If ``frozen``, gradients pass through to the inputs only.
         """
@@ -108,14 +112,14 @@ class EnsembleMLP(nn.Module):
         hidden = inputs.reshape(*prefix, *missing, *rows).expand(*self.members, *rows).reshape(-1, *rows)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = torch.baddbmm(bias, self._activate(hidden, layer, slice(None)), weight)
-        return hidden.reshape(*self.members, rows[0])
+        return hidden.reshape(*self.members, rows[0], *([] if self.outputs is None else [self.outputs]))
 
     def some(self, inputs: Tensor, members: Tensor) -> Tensor:
-        """Outputs ``[m, B]`` of the members with numbers ``[m]``, int64, alone for inputs ``[B, D]``."""
+        """Outputs ``[m, B]`` or ``[m, B, T]`` of the members with numbers ``[m]``, int64, for inputs ``[B, D]``."""
         hidden = inputs.expand(len(members), *inputs.shape)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = torch.baddbmm(bias[members], self._activate(hidden, layer, members), weight[members])
-        return hidden.squeeze(-1)
+        return hidden.squeeze(-1) if self.outputs is None else hidden
 
     def first(self, inputs: Tensor) -> Tensor:
         """Outputs ``[B]`` of the first member alone for inputs ``[B, D]``."""

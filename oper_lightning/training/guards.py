@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
@@ -14,9 +13,10 @@ from torch import Tensor
 from oper_lightning.errors import InputError, TrainingError
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch, Role
+from oper_lightning.training.judging import untied
 
 if TYPE_CHECKING:
-    from oper_lightning.algorithms.base import OfflineAlgorithm
+    from oper_lightning.algorithms.stage import Stage
 
 ADVICE = (
     "training stops; the checkpoint before it is good (look at the losses up to there; a lower learning rate or reward "
@@ -24,12 +24,14 @@ ADVICE = (
 )
 
 
-def possible(model: OfflineAlgorithm) -> None:
-    """Refuses to train with a priority that no loss term sees, and with bounds of values beside a bonus."""
+def possible(model: Stage) -> None:
+    """Refuses a priority that no loss term sees, episodes without a policy, and bounds of values beside a bonus."""
     data = model.trainer.datamodule  # type: ignore[attr-defined]
     # Bounds are those of returns without a bonus. They would cut off the values that exploration is worth.
     if getattr(model, "value_bounds", None) is not None and getattr(data, "bonus", None) is not None:
         raise InputError("model.value_bounds would cut off what data.bonus adds to values: leave out one of the two")
+    if getattr(data, "world", None) is not None and not hasattr(model, "act"):
+        model.no_policy()
     if getattr(data, "priority", None) is not None and not {*data.roles} & {*model.reads}:
         raise InputError(
             f"data.prioritise names {', '.join(data.roles)}, but {type(model).__name__} has no such loss term, so that "
@@ -45,7 +47,7 @@ class Hears:
     prioritised terms only later in the run.
     """
 
-    def __init__(self, model: OfflineAlgorithm) -> None:
+    def __init__(self, model: Stage) -> None:
         data = model.trainer.datamodule  # type: ignore[attr-defined]
         self.model = model
         self.roles: tuple[Role, ...] = ()
@@ -76,10 +78,8 @@ class Hears:
         """Whether an update of a copy gives numbers that are not finite once the weighed transitions are spoilt."""
         weighed = {id(getattr(batch, role)) for role in self.roles}
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        # The executor of updates and its graphs cannot be copied and are not needed: False takes their place.
-        apart = {id(self.model.__dict__[name]): False for name in ("_execute", "_hears")}
         with torch.random.fork_rng(devices):
-            copied = copy.deepcopy(self.model, apart)
+            copied = untied(self.model)
             try:
                 # The class's own: what stands in an instance for its update may belong to the original.
                 spoilt = batch.map(lambda part: spoil(part) if id(part) in weighed else part)
@@ -109,7 +109,7 @@ def finite_losses(results: dict[str, list[tuple[int, Tensor]]]) -> None:
         raise TrainingError(f"{name} is {shown} at update {number + 1:,}: {ADVICE}")
 
 
-def finite_parameters(model: OfflineAlgorithm, update: int) -> None:
+def finite_parameters(model: Stage, update: int) -> None:
     """Checks that all parameters are finite after ``update`` updates."""
     names, parameters = zip(*model.named_parameters(), strict=True)
     wrong = torch.stack([~parameter.isfinite().all() for parameter in parameters])

@@ -1,11 +1,19 @@
-"""Mean and spread of the returns of a policy's episodes."""
+"""How good a policy's episodes are, and how well held-out rows are fitted."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from oper_lightning.nn import ranks
+from oper_lightning.spec import Batch
+
+if TYPE_CHECKING:
+    from oper_lightning.algorithms.stage import Stage
 
 
 def summary(returns: Tensor, lengths: Tensor, device: torch.device) -> dict[str, float]:
@@ -28,3 +36,31 @@ def summary(returns: Tensor, lengths: Tensor, device: torch.device) -> dict[str,
         "episodes": count,
     }
     return numbers
+
+
+def losses(model: Stage, batches: Iterable[Batch]) -> dict[str, float]:
+    """What the numbers that an update returns are on batches ``[B]`` that nothing is learnt from, on average.
+
+    Each batch is an update of a copy, so that every algorithm can be judged by it; the model stays as it is.
+    """
+    devices = [model.device] if model.device.type == "cuda" else []
+    results: dict[str, list[Tensor]] = {}
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
+        torch.manual_seed(ranks.stream_seed(model.seed, "holdout", model.global_step))
+        for number, batch in enumerate(batches, 1):
+            copied = untied(model)
+            copied._trainer = model._trainer
+            # Consecutive numbers, so that all of the update's branches are seen.
+            copied.branch = copied.prepare(max(model.global_step - number, 0))
+            for name, value in type(copied).update(copied, batch.map(copied._normalise)).items():
+                results.setdefault(name, []).append(value.detach().float())
+    means = torch.stack([torch.stack(values).mean() for values in results.values()])
+    means = ranks.sum_over_ranks(means) / ranks.world_size()
+    return dict(zip(results, means.tolist(), strict=True))
+
+
+def untied(model: Stage) -> Stage:
+    """A copy of a model for updates that are only tried; it has no trainer."""
+    # The executor of updates and its graphs cannot be copied and are not needed: False takes their place.
+    apart = {id(model.__dict__[name]): False for name in ("_execute", "_hears") if name in model.__dict__}
+    return copy.deepcopy(model, apart)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from oper_lightning.errors import InputError
+from oper_lightning import renamed
+from oper_lightning.errors import InputError, reading
+from oper_lightning.files import read_torch
 from oper_lightning.spec import DataSpec
 
 if TYPE_CHECKING:
-    from oper_lightning.algorithms.base import OfflineAlgorithm
+    from oper_lightning.algorithms.stage import Stage
 
 SECTIONS: dict[str, type] = {
     "class_path": str,
@@ -27,6 +31,23 @@ TO_GO_ON: dict[str, type] = {"optimizer_states": list, "lr_schedulers": list, "l
 NEVER_NEGATIVE = ("step", "exp_avg_sq", "max_exp_avg_sq")
 ORIGIN = "read_from"
 """entry of a checkpoint under which its reader says which file it is"""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint of this package onto the CPU.
+
+    Raises:
+        InputError: if it is missing, broken, or of another make.
+    """
+    checkpoint = read_torch(path)
+    with reading(path, "a checkpoint"):
+        sections(checkpoint, str(path))
+        version = str(checkpoint.get("pytorch-lightning_version"))
+        if not re.fullmatch(r"[2-9]\.\d.*", version):
+            raise InputError(f"{path}: written by Lightning {version:.20}; 2 or later is needed")
+    checkpoint["class_path"] = renamed.class_path(checkpoint["class_path"])
+    checkpoint[ORIGIN] = str(path)
+    return cast(dict[str, Any], checkpoint)
 
 
 def origin(checkpoint: dict[str, Any]) -> str:
@@ -84,7 +105,7 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def networks(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
+def networks(model: Stage, checkpoint: dict[str, Any]) -> None:
     """Refuses a checkpoint whose networks have other shapes than those at hand, or are not finite.
 
     Raises:
@@ -105,7 +126,7 @@ def networks(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
             )
 
 
-def to_go_on(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
+def to_go_on(model: Stage, checkpoint: dict[str, Any]) -> None:
     """Refuses a checkpoint from which networks can be read, but training cannot go on.
 
     Raises:
@@ -144,7 +165,7 @@ def unlike(found: Any, expected: Any, place: str = "") -> str | None:
     return None if same or expected is None or found is None else f"{place} is of type {type(found).__name__}"
 
 
-def optimisers(model: OfflineAlgorithm, checkpoint: dict[str, Any]) -> None:
+def optimisers(model: Stage, checkpoint: dict[str, Any]) -> None:
     """Refuses optimiser states that do not fit the parameters: a fused step would write past their ends.
 
     Args:

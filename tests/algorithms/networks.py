@@ -9,7 +9,7 @@ from helpers import columns, transitions
 from tensordict import TensorDict
 from torch import nn
 
-from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.algorithms.stage import Stage
 from oper_lightning.spec import Batch, DataSpec
 
 ROWS = 12
@@ -96,7 +96,7 @@ class Pair(nn.Module):
         return self.network(torch.cat([observation, action], -1))
 
 
-def ready(model: OfflineAlgorithm, *targets: str, given: DataSpec | None = None) -> OfflineAlgorithm:
+def ready(model: Stage, *targets: str, given: DataSpec | None = None) -> Stage:
     """Builds the networks, and moves the named ones off those that they were copied from, so that a mix-up shows."""
     torch.manual_seed(0)
     model._build(spec() if given is None else given)
@@ -107,7 +107,7 @@ def ready(model: OfflineAlgorithm, *targets: str, given: DataSpec | None = None)
     return model
 
 
-def in_other_units(model: OfflineAlgorithm) -> OfflineAlgorithm:
+def in_other_units(model: Stage) -> Stage:
     """Raw observations are then ``3 + 2 o`` for the networks' ``o``, the environment's actions ``1 + 4 a``."""
     model.observation_mean.fill_(3.0)
     model.observation_std.fill_(2.0)
@@ -116,7 +116,7 @@ def in_other_units(model: OfflineAlgorithm) -> OfflineAlgorithm:
     return model
 
 
-def assert_normalises(plain: OfflineAlgorithm, normalising: OfflineAlgorithm) -> None:
+def assert_normalises(plain: Stage, normalising: Stage) -> None:
     """The second, else the same as the first, acts on raw observations as that does on normalised ones."""
     normalising.observation_mean += 2
     normalising.observation_std *= 3
@@ -124,7 +124,7 @@ def assert_normalises(plain: OfflineAlgorithm, normalising: OfflineAlgorithm) ->
     torch.testing.assert_close(normalising.act(3 * observation + 2), plain.act(observation))
 
 
-def moved_by_role(model: OfflineAlgorithm, parts: list[TensorDict], others: list[TensorDict]) -> list[set[str]]:
+def moved_by_role(model: Stage, parts: list[TensorDict], others: list[TensorDict]) -> list[set[str]]:
     """Names of the losses that change with the data of each role: evaluation, improvement, constraint.
 
     ``model`` has its branch set; its losses are taken without stepping any optimiser.
@@ -169,7 +169,7 @@ def discrete_batches(pixels: bool, apart: bool, count: int = 5) -> list[Batch]:
     return batches
 
 
-def train(model: OfflineAlgorithm, batches: list[Batch]) -> list[dict[str, torch.Tensor]]:
+def train(model: Stage, batches: list[Batch]) -> list[dict[str, torch.Tensor]]:
     """The results of the first updates of a run on these batches."""
     results = []
     for number, rows in enumerate(batches):
@@ -184,7 +184,7 @@ def assert_same(network: nn.Module, expected: nn.Module) -> None:
         torch.testing.assert_close(value, other, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def assert_n_steps(model: OfflineAlgorithm) -> None:
+def assert_n_steps(model: Stage) -> None:
     """The algorithm, with ``n_step`` 2 and a discount of one half, asks for targets of two steps within an episode."""
     table = transitions(columns([3, 2], discrete=True))  # the first terminates, the second is cut
     table["next", "reward"] = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
@@ -194,7 +194,7 @@ def assert_n_steps(model: OfflineAlgorithm) -> None:
     assert asked["discount"].tolist() == [0.25, 0, 0, 0.25, 0.5]
 
 
-def assert_acts_alike_on_images_one_by_one(model: OfflineAlgorithm) -> None:
+def assert_acts_alike_on_images_one_by_one(model: Stage) -> None:
     """Acting on many observations is acting on each; actions are numbers in the environment's count."""
     observation = discrete_batch(7, pixels=True)["observation"]
     actions = model.act(observation)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import oper
 
-from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.algorithms.stage import Stage
 from oper_lightning.data import log
 from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.envs.rollouts import World
@@ -21,7 +21,7 @@ pytest.importorskip("ale_py", reason="the extra 'atari' is not installed (ale-py
 pytest.importorskip("cv2", reason="the extra 'atari' is not installed (opencv-python-headless)")
 
 load_all()
-OURS = [cls for cls in descendants(OfflineAlgorithm) if cls.__module__.startswith("oper_lightning.")]
+OURS = [cls for cls in descendants(Stage) if cls.__module__.startswith("oper_lightning.")]
 ALGORITHMS = {cls.__name__: cls for cls in OURS if cls.images and "discrete" in cls.kinds}
 STEPS, EPISODES = 60, 2
 
