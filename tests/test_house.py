@@ -81,9 +81,7 @@ def test_algorithms_know_neither_data_nor_envs(path: Path) -> None:
     allowed = ("nn", "priorities", *bases, "training", "data.transitions", "spec", "errors")
     for name in filter(known, imports(path)):
         parent = PARENTS.get(path.stem, "nothing")
-        assert name in ("data",) or name.startswith((*allowed, f"algorithms.{parent}")), (
-            f"{path.stem} imports {name}"
-        )
+        assert name in ("data",) or name.startswith((*allowed, f"algorithms.{parent}")), f"{path.stem} imports {name}"
 
 
 def test_public_names_exist() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -47,7 +48,8 @@ def register() -> None:
 def made(robot: str, **options: Any) -> gymnasium.Env[np.ndarray, np.ndarray]:
     """One of :data:`ROBOTS` in its task; the options are those of Gymnasium's robot."""
     known = ROBOTS[robot]
-    make = gymnasium.envs.registration.load_env_creator(f"gymnasium.envs.mujoco.{known.entry}")
+    module, _, name = known.entry.partition(":")
+    make = getattr(importlib.import_module(f"gymnasium.envs.mujoco.{module}"), name)
     return Judged(make(**{**known.options, **options}), known.task(), known.hidden)
 
 
