@@ -33,6 +33,7 @@ class BRAC(Source):
     Args:
         path: the checkpoint, such as data/HalfCheetah/gaussian1/data, with or without .index.
         environment: Gymnasium id of the environment that policies are judged in, such as bremen/HalfCheetah-v0.
+        max_episode_steps: number of steps after which episodes were cut, if rows do not show it.
         action_low: lowest action that may be taken: one number, or a list with one for each column; by default what the
             environment says, else what the data show.
         action_high: highest action that may be taken, in the same form.
@@ -42,11 +43,13 @@ class BRAC(Source):
         self,
         path: str,
         environment: str | None = None,
+        max_episode_steps: int | None = None,
         action_low: Bound | None = None,
         action_high: Bound | None = None,
     ) -> None:
         self.path = path
         self.environment = environment
+        self.max_episode_steps = max_episode_steps
         self.box = action_box(action_low, action_high, path)
 
     def origin(self) -> Origin:
@@ -84,7 +87,7 @@ class BRAC(Source):
             # A full buffer goes on at its beginning, where its oldest rows are.
             columns[name] = np.roll(column, -index, 0) if size == len(column) and index % size else column[:size]
         columns["terminals"] = columns.pop("discount") == 0
-        return columns, FlatEpisodes(columns, self.path)
+        return columns, FlatEpisodes(columns, self.path, self.max_episode_steps)
 
     def _number(self, bundle: Bundle, name: str) -> int:
         number = bundle.read(KEY.format(name))
