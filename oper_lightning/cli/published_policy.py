@@ -33,6 +33,8 @@ from oper_lightning.spec import DataSpec
 NAMES = {"npz": r"layer_(\d+)_([wb])", "bundle": r"policy/layer_(\d+)/([wb])"}
 """of weights and biases"""
 
+LARGEST = np.finfo(np.float32).max
+
 Layers = list[tuple[np.ndarray, np.ndarray]]
 """weights ``[in, out]`` and biases ``[out]``"""
 
@@ -152,7 +154,7 @@ def _statistics(path: str, size: int) -> tuple[Tensor, Tensor]:
 
     arrays = read_arrays(path, choose)
     for name, array in arrays.items():
-        if array.shape != (size,) or array.dtype.kind != "f" or not np.isfinite(array.astype(np.float32)).all():
+        if array.shape != (size,) or array.dtype.kind != "f" or not (abs(array) <= LARGEST).all():
             raise InputError(
                 f"{path}: {name!r} is {array.dtype} {list(array.shape)}; {size} finite numbers are needed, one for "
                 f"each observation"
