@@ -76,7 +76,7 @@ def test_other_verbs_take_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert oper("collect", "mine", "--episodes=2", "--output=gathered-v0") == 0
     assert oper("fit", "--model=BC", "--data.source=Minari", "--data.source.id=gathered-v0", "--ckpt_path=mine",
                 "--trainer.max_steps=2", "--output=run") == 1  # fmt: skip
-    assert "training cannot go on from it" in capsys.readouterr().err
+    assert "only the same data can go on" in capsys.readouterr().err
 
 
 def other(change: dict[str, Any], of: Any = layers) -> dict[str, np.ndarray]:
