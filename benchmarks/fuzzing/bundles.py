@@ -40,9 +40,7 @@ def layers() -> Tensors:
     """Weights and biases for 3 observations and 1 action."""
     sizes, generator = [3, 8, 6, 2], np.random.default_rng(0)
     return {
-        f"policy/layer_{n}/{kind}": generator.normal(size=sizes[n : n + 2] if kind == "w" else sizes[n + 1]).astype(
-            "f4"
-        )
+        f"policy/layer_{n}/{kind}": generator.normal(size=sizes[n if kind == "w" else n + 1 : n + 2]).astype("f4")
         for n in range(3)
         for kind in "wb"
     }
@@ -59,11 +57,17 @@ def _lay(rng: Random) -> str:
     _archive(layers())
     np.savez("norm.npz", mean=np.zeros(3), std=np.ones(3))
     files = [f"{SET}.index", f"{SET}.index", f"{SET}.{SHARD}", f"{POLICY}.index", f"{POLICY}.{SHARD}"]
-    return rng.choice([*files, "policy.npz", "norm.npz"])
+    file = rng.choice([*files, "policy.npz", "norm.npz"])
+    Path("laid").write_text(file)
+    return file
 
 
 def _command(rng: Random) -> str:
-    return rng.choice([*READ, CONVERT.format(POLICY), CONVERT.format("policy.npz")])
+    """One that reads the file that was damaged."""
+    file = Path("laid").read_text()
+    if file.startswith(SET):
+        return rng.choice(READ)
+    return CONVERT.format(POLICY if file.startswith(POLICY) else "policy.npz")
 
 
 def _told(must: str, command: str) -> Told:
