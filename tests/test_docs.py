@@ -89,10 +89,9 @@ def stand_ins(folder: Path) -> None:
     cheetah = columns([25] * 20, 17, 6)
     write_hdf5(folder / "halfcheetah-replay.hdf5", cheetah, env_id="HalfCheetah-v5")
     write_bundle(folder / "HalfCheetah" / "gaussian1" / "data", brac(cheetah))
-    layers = {f"layer_{n}_w": np.zeros(shape) for n, shape in enumerate(((17, 8), (8, 8), (8, 12)))}
-    np.savez(
-        folder / "HalfCheetah.npz", **layers, **{f"layer_{n}_b": np.zeros(size) for n, size in enumerate((8, 8, 12))}
-    )
+    layers = {f"layer_{n}_w": np.zeros(shape) for n, shape in enumerate([(17, 8), (8, 8), (8, 12)])}
+    layers |= {f"layer_{n}_b": np.zeros(size) for n, size in enumerate([8, 8, 12])}
+    np.savez(folder / "HalfCheetah.npz", **layers)
     np.savez(folder / "norm.npz", mean=np.zeros(17), std=np.ones(17))
     (folder / "logs").mkdir()
     for day in range(3):
