@@ -161,6 +161,14 @@ HOSTILE = {
                        block([(b"a", b"")])),
         "its blocks overlap",
     ),
+    "blocks of nothing": (
+        lambda: footer(block([(b"z", varint(0) + varint(len(block([])) - 5))]), block([])),
+        "block at byte 0 is empty",
+    ),
+    "very many names": (
+        lambda: table([(b"%05d" % n, b"") for n in range(10_001)], 500),
+        "more than 10,000 tensors",
+    ),
     "names out of order": (lambda: table([(b"b", b"x"), (b"a", b"x")]), "its names are not in order"),
     "a name twice": (lambda: table([(b"a", b"x"), (b"a", b"x")]), "its names are not in order"),
 }  # fmt: skip

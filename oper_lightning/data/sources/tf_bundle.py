@@ -23,7 +23,7 @@ FOOTER = 48  # bytes at its end: where the indices of blocks lie, zeros, and MAG
 TRAILER = 5  # bytes after a block: how it is packed, and its checksum
 TYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}  # by the numbers of TensorFlow's DataType
 LARGEST_INDEX = 16 << 20  # bytes; a network of a thousand tensors takes a thousandth of it
-MOST_TENSORS, LONGEST_NAME, MOST_AXES, MOST_SHARDS = 100_000, 1024, 32, 99_999
+MOST_TENSORS, LONGEST_NAME, MOST_AXES, MOST_SHARDS = 10_000, 1024, 32, 99_999
 
 
 class Entry(NamedTuple):
@@ -121,7 +121,7 @@ def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         size, _ = where.varint(at)
         if offset < end:
             raise Malformed("its blocks overlap")
-        end = offset + size + TRAILER
+        end, before = offset + size + TRAILER, count
         for key, value in _block(data, offset, size):
             if last is not None and key <= last:
                 raise Malformed("its names are not in order")
@@ -129,6 +129,8 @@ def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
                 raise Malformed(f"more than {MOST_TENSORS:,} tensors")
             last = key
             yield key, value
+        if count == before:
+            raise Malformed(f"its block at byte {offset:,} is empty")
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
