@@ -54,6 +54,8 @@ def test_every_step_is_judged(bound: float | None) -> None:
         assert table["next", "truncated"][row] == ((arrays["terminals"][row] or arrays["timeouts"][row]) and not ends)
         assert np.array_equal(table["action"][row], action)
     assert 0 < table["next", "terminated"].sum() < 115
+    following = torch.cat(list(source.episodes()))["next"]
+    assert torch.equal(following["done"], following["terminated"] | following["truncated"])
     assert all(np.array_equal(arrays[name], kept[name]) for name in arrays)
 
 
