@@ -50,7 +50,8 @@ class LinearBaseline(nn.Module):
         features = self._features(observation, time).flatten(0, -2)
         weighed = features * weight.double().flatten().unsqueeze(-1) / len(features)
         squares = mean_over_ranks(weighed.T @ features)
-        squares.diagonal().mul_(1 + RIDGE).add_(1e-12)
+        size = squares.diagonal()
+        size.copy_(torch.where(size > 0, size * (1 + RIDGE), 1.0))  # columns of zeros get the coefficient zero
         right = mean_over_ranks(weighed.T @ target.double().flatten())
         self.coefficients.copy_(torch.linalg.solve_ex(squares, right)[0])
 
