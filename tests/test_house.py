@@ -77,16 +77,8 @@ def test_imports_go_down(path: Path) -> None:
 def test_algorithms_know_neither_data_nor_envs(path: Path) -> None:
     if path.stem in ("base", "stage", "__init__"):
         return
-    allowed = (
-        "nn",
-        "priorities",
-        "algorithms.base",
-        "algorithms.stage",
-        "training",
-        "data.transitions",
-        "spec",
-        "errors",
-    )
+    bases = ("algorithms.base", "algorithms.stage")
+    allowed = ("nn", "priorities", *bases, "training", "data.transitions", "spec", "errors")
     for name in filter(known, imports(path)):
         parent = PARENTS.get(path.stem, "nothing")
         assert name in ("data",) or name.startswith((*allowed, f"algorithms.{parent}")), f"{path.stem} imports {name}"

@@ -96,6 +96,8 @@ class Progress(ProgressBar):
             line += f"  return {metrics['eval/return']:.2f} ± {metrics['eval/return_std']:.2f}"
         if judged and "eval/score" in metrics:
             line += f"  score {metrics['eval/score']:.1f}"
+        if judged and "holdout/error" in metrics:
+            line += f"  held-out error {metrics['holdout/error']:.4f}"
         loss = getattr(pl_module, "main_loss", None)
         if loss in metrics:
             line += f"  {loss.removeprefix('train/')} {metrics[loss]:.4g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import re
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from oper_lightning.algorithms.stage import Stage, class_path
-from oper_lightning.cli import configuration, folders, signals
+from oper_lightning.cli import configuration, folders, signals, verdict
 from oper_lightning.cli.announcement import Announcement, early_end
 from oper_lightning.cli.callbacks import Events, PredictionWriter, Progress, SaveConfig
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
@@ -29,7 +28,6 @@ from oper_lightning.cli.words import FLAGS, listed, plain, value_of, values_of, 
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.log import folder_of, forget
 from oper_lightning.errors import InputError
-from oper_lightning.files import whole
 from oper_lightning.training import options
 from oper_lightning.training.stored import read_checkpoint
 from oper_lightning.trust import existing, load_all
@@ -314,35 +312,18 @@ class OperCLI(LightningCLI):
     def validate(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
         self._run(self.trainer.validate, **{**arguments, "verbose": False})
-        self._print("eval")
+        self._say()
 
     def test(self, **arguments: Any) -> None:
         """Prints one line instead of Lightning's table."""
         self._run(self.trainer.test, **{**arguments, "verbose": False})
-        self._print("test")
+        self._say()
 
     def predict(self, **arguments: Any) -> None:
         """Keeps nothing in memory but what is written."""
         self._run(self.trainer.predict, **{**arguments, "return_predictions": False})
 
-    def _print(self, stage: str) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        metrics = self.trainer.callback_metrics
-        if not metrics:
-            raise InputError("nothing to score: no environment is known; name one in data.rollouts.environment")
-        numbers = {key.removeprefix(f"{stage}/"): float(value) for key, value in metrics.items()}
-        spec = self.trainer.datamodule.spec  # type: ignore[attr-defined]
-        line = f"return {numbers['return']:.2f} ± {numbers['return_std']:.2f} over {numbers['episodes']:.0f} episodes"
-        if "score" in numbers:
-            line += f", {'D4RL score' if spec.d4rl else 'normalised score'} {numbers['score']:.1f}"
-            line += "" if spec.d4rl else f" (references: {spec.reference_from})"
-        print(f"{line} ({spec.environment})")
-        if self.folder is not None:
-            record = {
-                "checkpoint": str(self._get(self.config, "ckpt_path")),
-                **numbers,
-                "environment": spec.environment,
-            }
-            with whole(self.folder / f"{self.subcommand}.json") as file:
-                file.write(json.dumps(record, indent=1).encode())
+    def _say(self) -> None:
+        """Prints what was found, and writes it into the run's folder."""
+        if self.trainer.is_global_zero:
+            verdict.say(self.trainer, self.subcommand or "", self.folder, str(self._get(self.config, "ckpt_path")))

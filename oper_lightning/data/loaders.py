@@ -112,7 +112,7 @@ HELD_OUT_BATCHES = 40  # that a validation of losses looks at
 
 
 class HeldOut:
-    """The rows that are kept from training, of which each rank has an equal share; and the loader that hands them out.
+    """A rank's share of the rows that are kept from training, and the loader whose only item they are.
 
     Args:
         data: all transitions.
@@ -122,8 +122,8 @@ class HeldOut:
 
     def __init__(self, data: Table, rows: Tensor, batch_size: int) -> None:
         self.data = data
-        whole = len(rows) // ranks.world_size() * ranks.world_size()
-        self.rows = rows[:whole][ranks.rank() :: ranks.world_size()]
+        self.rows = rows[ranks.rank() :: ranks.world_size()]
+        self.alike = len(rows) // ranks.world_size()  # that every rank has at least
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -142,10 +142,10 @@ class HeldOut:
         return self.data.transitions["next", "done"][self.rows]
 
     def batches(self) -> Iterator[Batch]:
-        """At most 40 batches; if there are more rows, evenly spread ones. Their weights are 1."""
-        most = HELD_OUT_BATCHES * self.batch_size
-        index = torch.arange(min(len(self.rows), most), device=self.rows.device)
-        for rows in self.rows[index * len(self.rows) // len(index)].split(self.batch_size):
+        """At most 40 batches, as many on each rank; if there are more rows, evenly spread ones. Their weights are 1."""
+        count = min(self.alike, HELD_OUT_BATCHES * self.batch_size)
+        index = torch.arange(count, device=self.rows.device) * self.alike // max(count, 1)
+        for rows in self.rows[index].split(self.batch_size):
             part = self.data.rows(rows)
             part["weight"] = torch.ones(len(rows), device=rows.device)
             yield Batch(part, part, part)

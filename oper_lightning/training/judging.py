@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.spec import Batch
 
@@ -44,17 +46,24 @@ def losses(model: Stage, batches: Iterable[Batch]) -> dict[str, float]:
     Each batch is an update of a copy, so that every algorithm can be judged by it; the model stays as it is.
     """
     devices = [model.device] if model.device.type == "cuda" else []
-    results: dict[str, list[Tensor]] = {}
+    results: dict[str, list[tuple[Tensor, int]]] = {}
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(ranks.stream_seed(model.seed, "holdout", model.global_step))
         for number, batch in enumerate(batches, 1):
             copied = untied(model)
             copied._trainer = model._trainer
-            # Consecutive numbers, so that all of the update's branches are seen.
-            copied.branch = copied.prepare(max(model.global_step - number, 0))
+            if not model._fits():
+                copied.configure_optimizers()
+            # Consecutive numbers, so that all of the update's branches are seen. What schedules want to know, the
+            # length of the run, is not known where nothing is trained, and does not matter to losses.
+            with contextlib.suppress(InputError):
+                copied.branch = copied.prepare(max(model.global_step - number, 0))
             for name, value in type(copied).update(copied, batch.map(copied._normalise)).items():
-                results.setdefault(name, []).append(value.detach().float())
-    means = torch.stack([torch.stack(values).mean() for values in results.values()])
+                results.setdefault(name, []).append((value.detach().float(), batch.evaluation.shape[0]))
+    sums = [torch.stack([value * rows for value, rows in kept]).sum() for kept in results.values()]
+    means = torch.stack(
+        [total / sum(rows for _, rows in kept) for total, kept in zip(sums, results.values(), strict=True)]
+    )
     means = ranks.sum_over_ranks(means) / ranks.world_size()
     return dict(zip(results, means.tolist(), strict=True))
 

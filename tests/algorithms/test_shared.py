@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import Callback
 
 from oper_lightning import InputError, OfflineDataModule, OperR
 from oper_lightning.algorithms import load_all
+from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.algorithms.dynamics import DynamicsEnsemble
 from oper_lightning.algorithms.stage import Stage
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 from oper_lightning.cli.messages import known_types
@@ -25,11 +27,11 @@ from oper_lightning.spec import Kind
 
 load_all()
 ALGORITHMS = known_types("model")
-POLICIES = {name: cls for name, cls in ALGORITHMS.items() if name != "OperA"}
+POLICIES = {name: cls for name, cls in ALGORITHMS.items() if issubclass(cls, OfflineAlgorithm)}
 CASES = [(name, kind) for name, cls in ALGORITHMS.items() for kind in cls.kinds]
 # Images, which take time, are for some of the tests.
 IMAGE_CASES = [(name, "images") for name, cls in ALGORITHMS.items() if cls.images]
-POLICY_CASES = [(name, kind) for name, kind in CASES if name != "OperA"]
+POLICY_CASES = [(name, kind) for name, kind in CASES if name in POLICIES]
 DATA: dict[str, dict[str, np.ndarray]] = {
     "continuous": columns([25] * 8),
     "discrete": columns([25] * 8, action=3, discrete=True),
@@ -46,6 +48,7 @@ SMALL: dict[str, Any] = {
     "phases": (2, 2, 1),
     "quantiles": 8,
     "target_update": 7,
+    "members": 2,
 }
 ACTORS_LOSSES = {
     "BCQ": {"improvement_loss"},
@@ -96,6 +99,8 @@ def fit(
     """Trains in this process, with checkpoints in the folder."""
     seed_everything(seed)
     module.seed = model.seed = seed
+    if isinstance(model, DynamicsEnsemble):
+        module.holdout = 0.25
     trainer = Trainer(
         max_steps=updates,
         default_root_dir=folder,

@@ -25,6 +25,7 @@ RND = "--data.bonus={class_path: RND, init_args: {hidden_sizes: [16], features: 
 RUNS = {
     **{name: (name, PRIORITISED) for name in MODELS},
     "OperA": ("OperA", ["--model.iterations=2", "--data.rollouts=null"]),
+    "DynamicsEnsemble": ("DynamicsEnsemble", ["--model.members=2", "--data.holdout=0.2", "--data.rollouts=null"]),
     "reweighted": ("BC", ["--data.mode=reweight", *PRIORITISED]),
     "mapped": ("TD3BC", ["--model.n_step=3", "--data.location=memmap", *PRIORITISED]),
     "decoupled": ("TD3BC", ["--data.prioritise=[constraint]", *PRIORITISED]),

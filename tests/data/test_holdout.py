@@ -1,0 +1,180 @@
+"""Held-out episodes: which they are, that they are never drawn, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import Arrays, columns, oper, write_hdf5
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from oper_lightning import BC, TD3BC, InputError, OfflineDataModule, OperR
+from oper_lightning.data.mixture import Upsample
+from oper_lightning.data.sources.joined import Joined
+from oper_lightning.data.transitions import held_out
+from oper_lightning.spec import ROLES
+
+LENGTHS = [3, 7, 1, 12, 5, 9, 2, 8, 4, 6]
+
+
+def module(**options: Any) -> OfflineDataModule:
+    made = OfflineDataModule(
+        Arrays(columns(LENGTHS)), **{"batch_size": 16, "holdout": 0.3, "rollouts": None, **options}
+    )
+    made.setup()
+    return made
+
+
+def drawn(data: OfflineDataModule, updates: int = 400) -> set[tuple[float, ...]]:
+    """First columns of all that is drawn, which tell rows from each other."""
+    block = data.draw(updates)
+    return {float(x) for role in ROLES for x in getattr(block, role)["observation"][..., 0].reshape(-1)}
+
+
+def rows(data: OfflineDataModule, kept: bool) -> set[float]:
+    assert data.held_out is not None
+    of = data.held_out if kept else ~data.held_out
+    return {float(x) for x in data.transitions["observation"][of][:, 0]}
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=60),
+    share=st.floats(0.01, 1),
+    name=st.text(max_size=5),
+)
+def test_whole_episodes_evenly_spread_the_same_for_the_same_data(lengths: list[int], share: float, name: str) -> None:
+    ends = torch.zeros(sum(lengths), dtype=torch.bool)
+    ends[torch.tensor(lengths).cumsum(0) - 1] = True
+    rows = held_out(ends, share, name)
+    assert torch.equal(rows, held_out(ends, share, name))
+    episodes = [part.unique().tolist() for part in rows.split(lengths)]
+    assert all(len(flags) == 1 for flags in episodes)
+    taken = np.flatnonzero([flags[0] for flags in episodes])
+    assert abs(len(taken) - share * len(lengths)) <= 1
+    gaps = np.diff(taken)
+    assert not len(gaps) or (gaps.min() >= np.floor(1 / share) and gaps.max() <= np.ceil(1 / share))
+
+
+@pytest.mark.parametrize("mode", ["resample", "reweight"])
+@pytest.mark.parametrize("priority", [None, OperR()])
+@pytest.mark.parametrize("upsample", [None, Upsample(5, "reward", 0.5)])
+def test_held_out_rows_are_never_drawn_and_all_others_are(mode: Any, priority: Any, upsample: Any) -> None:
+    data = module(mode=mode, priority=priority, upsample=upsample)
+    seen = drawn(data)
+    assert not seen & rows(data, True)
+    missing = rows(data, False) - seen
+    if priority is None:
+        assert not missing
+    weights = data.weights
+    assert weights is None or missing <= {
+        float(x) for x in data.transitions["observation"][weights < 0.1 * weights.mean()][:, 0]
+    }
+
+
+def test_loss_weights_have_mean_one_over_the_rows_that_are_left() -> None:
+    data = module(mode="reweight", priority=OperR())
+    block = data.draw(4000).improvement
+    assert float(block["weight"].mean()) == pytest.approx(1, abs=0.03)
+    whole = module(mode="reweight", priority=OperR(), holdout=0.0)
+    assert whole.weights is not None
+    assert torch.equal(data.weights, whole.weights)  # type: ignore[arg-type]
+    assert data.held_out is not None
+    left = whole.weights[~data.held_out]
+    expected = left / left.mean()
+    seen = {
+        float(x): float(w)
+        for x, w in zip(block["observation"][..., 0].flatten(), block["weight"].flatten(), strict=True)
+    }
+    for row, weight in zip(data.transitions["observation"][~data.held_out][:, 0], expected, strict=True):
+        assert seen.get(float(row), float(weight)) == pytest.approx(float(weight), rel=1e-5)
+
+
+def test_weights_of_seeds_and_other_loops_leave_them_out() -> None:
+    data = module()
+    data.set_weights_of_seeds(torch.rand(2, len(data.transitions)) + 0.1)
+    assert drawn(data) == rows(data, False)
+    for mode in ("resample", "reweight"):
+        for priority in (None, OperR()):
+            data = module(mode=mode, priority=priority)
+            batches = [data.replay_buffer(64).sample() for _ in range(30)]
+            for batch in batches:
+                weight = batch["weight"] if "weight" in batch else torch.ones(64)
+                first = batch["observation"][weight.reshape(-1) > 0][:, 0]
+                assert not {float(x) for x in first} & rows(data, True)
+
+
+def test_losses_of_held_out_rows_by_hand(tmp_path: Path) -> None:
+    model = BC(hidden_sizes=(8,))
+    data = OfflineDataModule(Arrays(columns(LENGTHS)), batch_size=16, holdout=0.3, rollouts=None, updates_per_epoch=10)
+    trainer = Trainer(max_steps=30, logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    trainer.fit(model, data)
+    held = data.transitions[data.held_out]
+    with torch.no_grad():
+        prediction = model.policy(model.observe(held["observation"]))
+    error = (prediction - held["action"] / model.action_scale).square().mean()
+    assert float(trainer.callback_metrics["holdout/policy_loss"]) == pytest.approx(float(error), rel=1e-5)
+
+
+def test_looking_at_them_changes_nothing(tmp_path: Path) -> None:
+    """The same rows are drawn whether held-out rows are looked at or not; all branches of an update are seen."""
+    found = []
+    for limit in (0, 1.0):
+        torch.manual_seed(0)
+        model = TD3BC(hidden_sizes=(8,), policy_freq=3)
+        model.seed = 0
+        data = OfflineDataModule(
+            Arrays(columns(LENGTHS)), batch_size=4, holdout=0.3, rollouts=None, updates_per_epoch=10, seed=0
+        )
+        trainer = Trainer(
+            max_steps=30,
+            logger=False,
+            enable_progress_bar=False,
+            default_root_dir=tmp_path,
+            limit_val_batches=limit,
+            accelerator="cpu",
+        )
+        trainer.fit(model, data)
+        found.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    assert torch.equal(*found)
+    assert {"holdout/critic_loss", "holdout/improvement_loss"} <= trainer.callback_metrics.keys()
+
+
+def test_training_ends_when_their_loss_rises(tmp_path: Path) -> None:
+    stop = EarlyStopping("holdout/policy_loss", patience=1)
+    data = OfflineDataModule(Arrays(columns([3] * 6)), batch_size=4, holdout=0.4, rollouts=None, updates_per_epoch=100)
+    trainer = Trainer(
+        max_steps=20_000, logger=False, enable_progress_bar=False, default_root_dir=tmp_path, callbacks=[stop]
+    )
+    trainer.fit(BC(hidden_sizes=(64,), learning_rate=1e-2), data)
+    assert trainer.global_step < 20_000
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data.holdout is 1.5; a share of the episodes from 0 to 1 is needed"):
+        module(holdout=1.5)
+    with pytest.raises(InputError, match="whole episodes are held out"):
+        module(holdout=1.0)
+    whole = held_out(torch.tensor([True]), 0.01, "a")
+    assert not whole.any()
+    joined = Joined([Arrays(columns(LENGTHS)), Arrays(columns(LENGTHS))])
+    with pytest.raises(InputError, match="do not go together"):
+        OfflineDataModule(joined, batch_size=4, holdout=0.3, offline_share=0.5, rollouts=None).setup()
+
+
+def test_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_hdf5(tmp_path / "rows.hdf5", columns(LENGTHS * 4))
+    data = ["--data.source=D4RL", "--data.source.path=rows.hdf5", "--data.holdout=0.2", "--data.rollouts=null"]
+    small = ["--model.hidden_sizes=[8]", "--data.batch_size=8", "--data.updates_per_epoch=10"]
+    assert oper("fit", "--model=BC", *data, *small, "--trainer.max_steps=20", "--output=run") == 0
+    assert oper("validate", "--ckpt_path=run/last.ckpt") == 0
+    assert "holdout/policy_loss " in capsys.readouterr().out
+    assert '"holdout/policy_loss"' in (tmp_path / "run" / "validate.json").read_text()
