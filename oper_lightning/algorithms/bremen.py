@@ -176,7 +176,7 @@ class BREMEN(OfflineAlgorithm):
         path = imagine(data["start"], self.horizon, self.sample, self.world)
         weight = data["weight"].double().expand(path.shape)
         advantage, target = self.advantages(path)
-        numbers = {"baseline_loss": (weight * advantage.square()).mean()}  # of the baseline as it was
+        numbers = {"baseline_error": (weight * advantage.square()).mean()}  # of the baseline as it was
         advantage = advantage - ranks.batch_mean(weight * advantage)
         advantage = advantage / (ranks.batch_mean(weight * advantage.square()).sqrt() + 1e-8)
         seen, size = self.observe(path["observation"]), (self.target_kl, self.damping, self.fisher_share)
