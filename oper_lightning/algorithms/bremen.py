@@ -197,7 +197,7 @@ class BREMEN(OfflineAlgorithm):
         if self.task is None and not self.model.reward:
             raise InputError(f"{self.dynamics}: it has learnt no reward: name a task (model.task)")
         heads = "deterministic" if self.likelihood_std == "fixed" else "sampled"
-        remedy = f"BC needs model.policy={heads} and model.hidden_sizes={[*self.hidden_sizes]}".replace(" ", "")
+        remedy = f"a clone needs model.policy={heads} and model.hidden_sizes={[*self.hidden_sizes]}"
         if self.clone is not None and self.alpha:
             clone, behaviour = stored.read_checkpoint(self.clone), self.behaviour
             earlier.take_policy(clone, behaviour.network, behaviour.mean, behaviour.std, remedy)
@@ -207,11 +207,12 @@ class BREMEN(OfflineAlgorithm):
             if self.start:
                 earlier.fill(self.baseline, checkpoint, "baseline.", "model.start needs a BREMEN of the same baseline")
         if self.pretrain_baseline:
-            rows = self.trainer.datamodule.rows(slice(None)).to(self.device)  # type: ignore[attr-defined]
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            rows = data.rows(slice(None)).to(self.device)
             observation, reward, following = rows["observation"], rows["next", "reward"], rows["next", "observation"]
             if self.task is not None:
                 reward = self.task.reward(observation, rows["action"], following)
-            time, returns = times_and_returns(reward, rows["next", "done"], self.discount)
+            time, returns = times_and_returns(reward, data.transitions["next", "done"].to(self.device), self.discount)
             self.baseline.fit(self.observe(observation), time, returns, torch.ones_like(returns))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -68,8 +68,12 @@ def dynamics(sizes: Any, checkpoint: dict[str, Any], prefix: str) -> Dynamics:
     Raises:
         InputError: if the sizes are none, or the values do not fit them.
     """
-    with reading(stored.origin(checkpoint), "a dynamics ensemble"):
-        made = Dynamics(**sizes).requires_grad_(False)
+    name = stored.origin(checkpoint)
+    try:
+        with reading(name, "a dynamics ensemble"):
+            made = Dynamics(**sizes).requires_grad_(False)
+    except InputError as error:  # networks know sizes, but not whose they are
+        raise InputError(f"{name}: {error}") from None
     fill(made, checkpoint, prefix, "its sizes and its tensors do not belong together")
     return made
 

@@ -173,7 +173,9 @@ def test_losses_by_hand(kind: Any, reward: bool) -> None:
                 normal = torch.distributions.Normal(mean, (log_variance / 2).exp())
                 expected = (-2 * normal.log_prob(target) - np.log(2 * np.pi)).mean()
             assert torch.allclose(found[member, row], expected, atol=1e-4)
-    decay = sum(float(weight.detach().square().sum()) / 2 for weight in list(networks.networks.weights)[:-1]) * 3.0 / 100
+    decay = (
+        sum(float(weight.detach().square().sum()) / 2 for weight in list(networks.networks.weights)[:-1]) * 3.0 / 100
+    )
     bounds = 0.01 * float((networks.most - networks.least).sum()) if kind == "gaussian" else 0.0
     assert float(model.penalty()) == pytest.approx(decay + bounds, rel=1e-5)
 

@@ -132,11 +132,12 @@ def before(module: OfflineDataModule) -> tuple[str, str]:
     """Checkpoints of a tiny dynamics ensemble and of a clone that were trained on a datamodule's source, once."""
     assert isinstance(module.source, Arrays)
     key = b"".join(array.tobytes() for array in module.source.arrays.values()) + repr(module.source.known).encode()
-    new = key not in STAGES
-    folder = Path(STAGES.setdefault(key, tempfile.TemporaryDirectory()).name)
-    for name in ("DynamicsEnsemble", "BC") if new else ():
-        again = OfflineDataModule(module.source, batch_size=32, updates_per_epoch=20, rollouts=None)
-        fit(algorithm(name), again, folder / name)
+    if key not in STAGES:
+        STAGES[key] = tempfile.TemporaryDirectory()
+        for name in ("DynamicsEnsemble", "BC"):
+            again = OfflineDataModule(module.source, batch_size=32, updates_per_epoch=20, rollouts=None)
+            fit(algorithm(name), again, Path(STAGES[key].name) / name)
+    folder = Path(STAGES[key].name)
     return str(folder / "DynamicsEnsemble" / "last.ckpt"), str(folder / "BC" / "last.ckpt")
 
 
