@@ -457,7 +457,7 @@ def test_no_step_goes_too_far(options: dict[str, Any]) -> None:
     [
         {},
         {"baseline": "network"},
-        {"likelihood_std": "head", "sampling_std": "head", "std": 1.0},
+        {"likelihood_std": "head", "sampling_std": "head", "std": 1.0, "horizon": 40},
         {"fisher_share": 0.2},
     ],
     ids=["linear", "network", "head", "share"],
