@@ -469,7 +469,8 @@ def test_it_learns_to_stay_where_it_is_good(options: dict[str, Any]) -> None:
     assert 4 - ended < 0.8 * (4 - begun)  # what being away costs
     place = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     towards = -(model.act(place) * place).sum(-1)
-    assert (towards > 0.3).all()
+    assert (towards > 0).all()
+    assert towards.mean() > 0.25
 
 
 def test_rows_of_weight_are_what_is_learnt_from() -> None:
