@@ -13,10 +13,11 @@ from torch import Tensor
 from oper_lightning.data import matching
 from oper_lightning.data.bonuses.bonus import Bonus, bring, paid
 from oper_lightning.data.buffer import replay_buffer
+from oper_lightning.data.draws import Stretches
 from oper_lightning.data.frames import moved
 from oper_lightning.data.loaded import LoadedData, Location
 from oper_lightning.data.loaders import Batches, Blocks, Episodes, HeldOut, InOrder, own_episodes, shared_out
-from oper_lightning.data.mixture import Mixture, Mode, Stretches, Upsample, mean_one_among, weigh
+from oper_lightning.data.mixture import Mixture, Mode, Upsample, mean_one_among, weigh
 from oper_lightning.data.rl import TensorDictReplayBuffer
 from oper_lightning.data.sources.joined import Joined
 from oper_lightning.data.sources.source import Source

@@ -11,10 +11,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.data.draws import Stretches
 from oper_lightning.data.frame_blocks import FrameBlocks
 from oper_lightning.data.log import COLUMNS, FRAMES, LARGEST
 from oper_lightning.data.matching import scaled
-from oper_lightning.data.mixture import Stretches
 from oper_lightning.data.table import Table
 from oper_lightning.data.transitions import seen_as
 

@@ -10,7 +10,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning import OfflineDataModule, OperR
-from oper_lightning.data.mixture import Chosen, Either, EveryRow, Mixture, Stretches, Upsample
+from oper_lightning.data.draws import Chosen, Either, EveryRow, Stretches
+from oper_lightning.data.mixture import Mixture, Upsample
 from oper_lightning.data.sources.joined import Joined
 from oper_lightning.errors import InputError
 from oper_lightning.spec import ROLES
