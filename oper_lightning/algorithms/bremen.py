@@ -161,12 +161,16 @@ class BREMEN(OfflineAlgorithm):
     @torch.no_grad()
     def advantages(self, path: TensorDict) -> tuple[Tensor, Tensor]:
         """Generalised advantage estimates, and what values are fitted to; float64 ``[H, B]`` each."""
-        ends = path["terminated"] if self.bootstrap_truncated else path["done"]
-        value = self.baseline(self.observe(path["observation"]), path["time"])
-        following = self.baseline(self.observe(path["next_observation"]), path["time"] + 1).masked_fill(ends, 0)
-        reward = path["reward"]
+        reward = path["reward"].double()
         if self.alpha:
             reward = reward - self.alpha * self.divergence(path["observation"])
+        # No value is beyond what such rewards come to. Baselines that learn from themselves may stray without bound.
+        low, high = ranks.extremes(reward)
+        steps = 1 / max(1 - self.discount, 1e-9)
+        bounds = torch.minimum(low, low * steps), torch.maximum(high, high * steps)
+        value = self.baseline(self.observe(path["observation"]), path["time"]).clamp(*bounds)
+        following = self.baseline(self.observe(path["next_observation"]), path["time"] + 1).clamp(*bounds)
+        following = following.masked_fill(path["terminated"] if self.bootstrap_truncated else path["done"], 0)
         error = reward + self.discount * following - value
         advantage = discounted_sum(error.T, self.discount * self.gae_lambda * (~path["done"].T).double()).T
         return advantage, advantage + value

@@ -20,7 +20,9 @@ def imagine(start: Tensor, horizon: int, act: Act, world: World) -> TensorDict:
     """B rollouts of H steps, a TensorDict ``[H, B]`` without gaps: one that ends begins again where it began.
 
     A rollout is cut where the model is lost, or says what is no number; and so are all after H steps. That ends nothing
-    in the world, so that these steps are ``done`` but not ``terminated``, and the value of what follows still counts.
+    in the world: these steps are ``done`` but not ``terminated``, and the value of what would follow still counts. After
+    a step in which the model is lost that is the value of where the step began: a baseline was never fitted to where it
+    leads, and what it says there can grow from one fit to the next without bound.
 
     Args:
         start: first observations, raw, ``[B, O]``.
@@ -39,9 +41,10 @@ def imagine(start: Tensor, horizon: int, act: Act, world: World) -> TensorDict:
         action = act(observation)
         following, reward, terminated, lost = world(observation, action)
         odd = ~(following.isfinite().all(-1) & reward.isfinite())
-        following = torch.where(odd.unsqueeze(-1), observation, following)
-        terminated = terminated & ~odd
-        done = terminated | lost | odd
+        lost = lost | odd
+        following = torch.where(lost.unsqueeze(-1), observation, following)
+        terminated = terminated & ~lost
+        done = terminated | lost
         steps.append(
             {
                 "observation": observation,

@@ -50,6 +50,14 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return sum_over_ranks(value) / world_size() if world_size() > 1 else value
 
 
+def extremes(value: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest number in ``value`` on any rank, 0-d each."""
+    ends = torch.stack([-value.amin(), value.amax()])
+    if world_size() > 1:
+        distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+    return -ends[0], ends[1]
+
+
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replaces the gradients by their mean over the ranks, in one message."""
     if world_size() == 1:

@@ -370,9 +370,11 @@ def imagined(model: BREMEN, ends: bool = True) -> TensorDict:
 def test_advantages_are_those_of_a_loop_and_of_torchrl(bootstraps: bool) -> None:
     model = ready(discount=0.9, gae_lambda=0.8, bootstrap_truncated=bootstraps)
     path = imagined(model)
-    model.baseline.coefficients.copy_(torch.randn(8, dtype=torch.float64))
-    value = model.baseline(path["observation"], path["time"])
-    following = model.baseline(path["next_observation"], path["time"] + 1)
+    model.baseline.coefficients.copy_(10 * torch.randn(8, dtype=torch.float64))
+    low, high = 10 * path["reward"].min(), 10 * path["reward"].max()  # rewards for ten steps, as 1 / (1 - discount)
+    value = model.baseline(path["observation"], path["time"]).clamp(low, high)
+    following = model.baseline(path["next_observation"], path["time"] + 1).clamp(low, high)
+    assert (value == low).any() | (value == high).any()
     ends = path["terminated"] if bootstraps else path["done"]
     expected = torch.zeros(12, 4, dtype=torch.float64)
     for rollout in range(4):
