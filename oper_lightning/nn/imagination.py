@@ -21,8 +21,8 @@ def imagine(start: Tensor, horizon: int, act: Act, world: World) -> TensorDict:
 
     A rollout is cut where the model is lost, or says what is no number; and so are all after H steps. That ends nothing
     in the world: these steps are ``done`` but not ``terminated``, and the value of what would follow still counts. After
-    a step in which the model is lost that is the value of where the step began: a baseline was never fitted to where it
-    leads, and what it says there can grow from one fit to the next without bound.
+    a step in which the model is lost, that is the value of where the step began, since no baseline is ever fitted to
+    where it leads.
 
     Args:
         start: first observations, raw, ``[B, O]``.

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn import Module
 
+from oper_lightning.nn.losses import LARGEST_EXPONENT
 from oper_lightning.nn.ranks import mean_over_ranks
 
 Product = Callable[[Tensor], Tensor]
@@ -161,7 +162,7 @@ def trust_region_step(
 
     def judge() -> tuple[Tensor, Tensor]:
         new = normal(double, observation)
-        ratio = (new.log_prob(action).sum(-1) - likelihood).exp()
+        ratio = (new.log_prob(action).sum(-1) - likelihood).clamp(max=LARGEST_EXPONENT).exp()
         return -(weight * ratio * advantage).mean(), (weight * kl_divergence(old, new).sum(-1)).mean()
 
     # Whole steps of all rollouts: the same rows, however many ranks share the rollouts.
