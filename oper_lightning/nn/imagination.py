@@ -20,9 +20,8 @@ def imagine(start: Tensor, horizon: int, act: Act, world: World) -> TensorDict:
     """B rollouts of H steps, a TensorDict ``[H, B]`` without gaps: one that ends begins again where it began.
 
     A rollout is cut where the model is lost, or says what is no number; and so are all after H steps. That ends nothing
-    in the world: these steps are ``done`` but not ``terminated``, and the value of what would follow still counts. After
-    a step in which the model is lost, that is the value of where the step began, since no baseline is ever fitted to
-    where it leads.
+    in the world: such steps are ``done`` but not ``terminated``, and the value of what would follow still counts. Where
+    the model is lost that is the value of where the step began, as no baseline is ever fitted to where it leads.
 
     Args:
         start: first observations, raw, ``[B, O]``.
