@@ -36,7 +36,8 @@ FOR_REACHED = 20  # episodes of a random policy, from whose mean return the way 
 
 
 def collect(
-    policy: str,
+    policy: str = RANDOM,
+    *,
     output: str,
     steps: int | None = None,
     episodes: int | None = None,
@@ -63,7 +64,7 @@ def collect(
     Args:
         policy: who plays: the folder of a run (its best.ckpt), a checkpoint, the word random, or the dotted name of a
             controller, such as mine.controller: a function from observations [E, ...] to actions [E, ...], or a class
-            that is made without arguments and called likewise. Its module is imported.
+            that is made without arguments and called likewise. Its module is imported. By default random.
         output: folder of the dataset, whose name ends in a version, such as data/cartpole/medium-v0.
         steps: number of transitions; the last episode is cut there.
         episodes: number of episodes; with steps too, what is reached first ends the collection.
