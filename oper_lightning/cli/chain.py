@@ -40,7 +40,8 @@ A chain is a yaml with these entries:
            word, this link is repeated too, with the folder of the same entry (test --ckpt_path={policy}/last.ckpt)
 A chain of rounds has two more:
   rounds   how often all links run, one round after another; a number or {name}. {round} counts from 0. {policy.before}
-           stands for the folder of link `policy` in the round before; a word with it is left out of round 0.
+           stands for the folder of link `policy` in the round before. A word with it is left out of round 0, and so is
+           a link that only judges: validate, test, predict, report, inspect.
            {policy.all} stands for those of all rounds so far: with commas, or as several words if it is one of its own
   after    links that run once, behind the last round, in which {policy} stands for the last round's folder
 """

@@ -58,6 +58,13 @@ def test_rounds_are_written_out(tmp_path: Path) -> None:
     assert [*links(tmp_path, rounds="1")] == ["data_0", "model_0", "policy_0", "look_0", "table"]
 
 
+def test_what_judges_an_earlier_round_begins_with_the_second(tmp_path: Path) -> None:
+    text = CHAIN.replace("look: report {policy.all}", "look: validate --ckpt_path={model.before}/last.ckpt")
+    found = links(tmp_path, text, rounds="2")
+    assert "look_0" not in found
+    assert found["look_1"] == ["validate", "--ckpt_path=runs/x/model_0/last.ckpt"]
+
+
 def test_collections_have_a_folder_of_their_own(tmp_path: Path) -> None:
     found = links(tmp_path, CHAIN.replace(" --output=d/{round}-v0", ""), rounds="2")
     assert found["data_0"] == ["collect", "--seed=00", "--output=runs/x/data_0-v0"]
