@@ -163,7 +163,8 @@ class OnlineDataModule(OfflineDataModule):
             raise InputError(f"data.dataset {self.dataset} exists already ({store() / self.dataset}); name another")
         if not self._recorded and getattr(module, "normalises", False):
             raise InputError(
-                "model.normalise_observations goes by recorded transitions, and there is no data.source: set it to false"
+                "model.normalise_observations goes by recorded transitions, and there is no data.source: "
+                "set it to false"
             )
         world = self._world()
         try:
