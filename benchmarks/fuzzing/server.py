@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from fuzzing import stock
 from fuzzing.bonuses import BONUSES
+from fuzzing.bundles import BUNDLES
 from fuzzing.case import LARGEST_FILE, Kind, Told
 from fuzzing.chains import CHAINS, LEDGERS
 from fuzzing.checkpoints import CHECKPOINTS
@@ -45,6 +46,7 @@ KINDS = {
     "tianshou": TIANSHOU,
     "minari": MINARI,
     "shard": SHARD,
+    "bundle": BUNDLES,
     "weights": WEIGHTS,
     "checkpoint": CHECKPOINTS,
     "config": CONFIG,

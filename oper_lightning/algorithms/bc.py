@@ -1,6 +1,7 @@
 """Behaviour cloning: supervised learning of the recorded actions.
 
-The Gaussian variant is the behaviour policy of Brandfonbrener et al. 2021 (arXiv 2106.08909).
+The Gaussian variant is the behaviour policy of Brandfonbrener et al. 2021 (arXiv 2106.08909), the sampled one the clone
+of Matsushima et al. 2020 (arXiv 2006.03647).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
+from oper_lightning.nn import ranks
 from oper_lightning.nn.losses import squared_error
 from oper_lightning.nn.networks import DeterministicPolicy, GaussianPolicy
 from oper_lightning.nn.optim import adam
@@ -23,7 +25,8 @@ class BC(OfflineAlgorithm):
     """Behaviour cloning: the policy imitates the recorded actions.
 
     Args:
-        policy: deterministic (squared error) or gaussian (log likelihood; acts by its mean).
+        policy: deterministic (squared error), gaussian (log likelihood; acts by its mean) or sampled (squared error of
+            an action drawn from the same distribution, which drives its spread to the floor).
         hidden_sizes: widths of the policy's hidden layers.
         learning_rate: learning rate of the Adam optimiser.
         normalise_observations: whether the policy sees observations with mean 0 and standard deviation 1.
@@ -33,7 +36,7 @@ class BC(OfflineAlgorithm):
 
     def __init__(
         self,
-        policy: Literal["deterministic", "gaussian"] = "deterministic",
+        policy: Literal["deterministic", "gaussian", "sampled"] = "deterministic",
         hidden_sizes: Sequence[int] = (256, 256),
         learning_rate: float = 3e-4,
         normalise_observations: bool = True,
@@ -55,7 +58,9 @@ class BC(OfflineAlgorithm):
     def loss(self, batch: TensorDict) -> Tensor:
         """Squared error averaged over the action's dimensions, or negative log likelihood summed over them; ``[B]``."""
         prediction = self.policy(batch["observation"])
-        if isinstance(prediction, torch.distributions.Normal):
+        if self.policy_type == "sampled":
+            prediction = prediction.mean + prediction.stddev * ranks.randn_like(prediction.mean)
+        if self.policy_type == "gaussian":
             likelihood: Tensor = prediction.log_prob(batch["action"]).sum(-1)
             return -likelihood
         return squared_error(prediction, batch["action"]).mean(-1)

@@ -36,7 +36,8 @@ FOR_REACHED = 20  # episodes of a random policy, from whose mean return the way 
 
 
 def collect(
-    policy: str,
+    policy: str = RANDOM,
+    *,
     output: str,
     steps: int | None = None,
     episodes: int | None = None,
@@ -63,7 +64,7 @@ def collect(
     Args:
         policy: who plays: the folder of a run (its best.ckpt), a checkpoint, the word random, or the dotted name of a
             controller, such as mine.controller: a function from observations [E, ...] to actions [E, ...], or a class
-            that is made without arguments and called likewise. Its module is imported.
+            that is made without arguments and called likewise. Its module is imported. By default random.
         output: folder of the dataset, whose name ends in a version, such as data/cartpole/medium-v0.
         steps: number of transitions; the last episode is cut there.
         episodes: number of episodes; with steps too, what is reached first ends the collection.
@@ -164,8 +165,8 @@ def _possible(given: dict[str, Any]) -> None:
         for name in ("episodes", "epsilon", "noise", "explore"):
             if given[name]:
                 raise InputError(f"{name} is for policies that play; with replay nobody plays")
-    elif given["policy"] == RANDOM and (given["noise"] or given["epsilon"] or given["explore"]):
-        raise InputError("a random policy takes neither epsilon, noise nor explore")
+    elif given["policy"] == RANDOM and (given["noise"] or given["epsilon"]):
+        raise InputError("a random policy takes neither epsilon nor noise")
 
 
 def _judge(found: Policy, expert: str | None) -> Policy:

@@ -67,7 +67,8 @@ def call(function: Callable[..., None], words: list[str]) -> None:
     parser = Parser(prog=f"oper {function.__name__}")
     first = next(iter(inspect.signature(function).parameters.values()))
     if not first.name.endswith("s"):
-        parser.add_argument(first.name, type=str)
+        needed = first.default is inspect.Parameter.empty
+        parser.add_argument(first.name, type=str, **({} if needed else {"nargs": "?", "default": first.default}))
     elif first.default is inspect.Parameter.empty:
         parser.add_argument(first.name, nargs="+")
     else:

@@ -213,6 +213,13 @@ def return_to_go(rewards: Tensor, ends: Tensor, discount: float) -> Tensor:
     return discounted_sum(rewards, discount * (~ends).double())
 
 
+def times_and_returns(rewards: Tensor, ends: Tensor, discount: float) -> tuple[Tensor, Tensor]:
+    """Steps before each transition in its episode, int64 ``[N]``, and :func:`return_to_go`, float64 ``[N]``."""
+    episode = episode_of(ends)
+    time = torch.arange(len(ends), device=ends.device) - torch.searchsorted(episode, episode)
+    return time, return_to_go(rewards, ends, discount)
+
+
 def n_step(transitions: TensorDict, n: int, discount: float, bootstrap_truncated: bool = True) -> TensorDict:
     """Turns transitions into n-step ones, TensorDict ``[N]`` of the columns that change.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -263,9 +263,31 @@ class GaussianPolicy(nn.Module):
         self.body = mlp([observations, *hidden_sizes, 2 * actions])
 
     def forward(self, observation: Tensor) -> Normal:
-        mean, spread = torch.tanh(cast(Tensor, self.body(observation))).float().chunk(2, -1)
+        out = torch.tanh(cast(Tensor, self.body(observation)))
+        mean, spread = (out if out.dtype is torch.float64 else out.float()).chunk(2, -1)
         log_std = self.LOWEST + (self.HIGHEST - self.LOWEST) * (spread + 1) / 2
         return Normal(mean, log_std.exp(), validate_args=False)
+
+
+class Normalising(nn.Module):
+    """A network of normalised observations that takes raw ones ``[..., O]``.
+
+    Args:
+        network: sees them with the mean taken off, divided by the standard deviation.
+        observations: length O of observations.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, observations: int) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.zeros(observations))
+        self.register_buffer("std", torch.ones(observations))
+
+    def forward(self, observation: Tensor) -> Any:
+        return self.network((observation - self.mean) / self.std)
 
 
 class FixedStdPolicy(nn.Module):

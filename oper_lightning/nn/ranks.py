@@ -43,6 +43,21 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of ``value`` over the ranks, which is what one process with all their rows finds if ``value`` is a mean
+    over a rank's rows: all ranks have equally many.
+    """
+    return sum_over_ranks(value) / world_size() if world_size() > 1 else value
+
+
+def extremes(value: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest number in ``value`` on any rank, 0-d each."""
+    ends = torch.stack([-value.amin(), value.amax()])
+    if world_size() > 1:
+        distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+    return -ends[0], ends[1]
+
+
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replaces the gradients by their mean over the ranks, in one message."""
     if world_size() == 1:
@@ -82,5 +97,4 @@ def stream_seed(seed: int, stream: str, update: int) -> int:
 
 def batch_mean(value: Tensor) -> Tensor:
     """Mean of ``value`` ``[B]`` over the batches of all ranks, for statistics that enter a loss non-linearly."""
-    mean = value.mean()
-    return sum_over_ranks(mean) / world_size() if world_size() > 1 else mean
+    return mean_over_ranks(value.mean())
