@@ -244,6 +244,11 @@ def test_a_clone_of_another_make_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, r"clone.ckpt: baseline.* model.start needs a BREMEN", start=stages(tmp_path)["clone"])
 
 
+def test_held_out_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^data.holdout: BREMEN fits nothing to rows"):
+        fit(algorithm("BREMEN", **stages(tmp_path)), data(holdout=0.25), tmp_path / "run")
+
+
 def test_arguments_that_contradict_each_other_are_refused() -> None:
     for options, match in (
         ({"compile": "default"}, "model.compile: BREMEN"),
