@@ -53,8 +53,8 @@ that the argument must be given.
 | `--print_config` | shows the whole configuration and stops |
 """
 QUOTE = "'"
-KINDS = {"model": "Algorithms", "source": "Sources", "priority": "Priorities", "bonus": "Bonuses"}
-FLAGS = {"model": "model", **{kind: f"data.{kind}" for kind in ("source", "priority", "bonus")}}
+KINDS = {"model": "Algorithms", "source": "Sources", "priority": "Priorities", "bonus": "Bonuses", "task": "Tasks"}
+FLAGS = {"model": "model", "task": "model.task", **{kind: f"data.{kind}" for kind in ("source", "priority", "bonus")}}
 
 
 def plain(text: str) -> str:

@@ -3,9 +3,10 @@
 The names in ``__all__`` are stable: they keep their meaning and their arguments from one minor version to the next.
 Whatever else the modules hold may change. They are:
 
-- data: ``OfflineDataModule``; the sources ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``OGBench``,
+- data: ``OfflineDataModule``; the sources ``BRAC``, ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``OGBench``,
   ``Tianshou``, ``RLUnplugged``, ``Reacher``; ``Source``, ``Origin`` and ``transitions_from`` to write another;
   ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
+- ``Task``, to say what steps earn and where episodes end;
 - bonuses: ``RND``, ``CountBonus``; ``Bonus`` to write another;
 - priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
   write another;
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from oper_lightning.data.bonuses.rnd import RND
     from oper_lightning.data.datamodule import OfflineDataModule
     from oper_lightning.data.sampler import WeightedSampler
+    from oper_lightning.data.sources.brac import BRAC
     from oper_lightning.data.sources.d3rlpy import D3rlpy
     from oper_lightning.data.sources.d4rl import D4RL
     from oper_lightning.data.sources.minari import Minari
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from oper_lightning.priorities.file import WeightsFile
     from oper_lightning.priorities.priority import Priority
     from oper_lightning.priorities.returns import AdvantageWeighting, OperR, ReturnWeighting, TopFraction
-    from oper_lightning.spec import Batch, DataSpec
+    from oper_lightning.spec import Batch, DataSpec, Task
 
 # Where each public name lives; imported when first used, so that a name costs only what stands behind it.
 _PUBLIC = {
@@ -72,6 +74,7 @@ _PUBLIC = {
     "transitions_from": "data.transitions",
     "Source": "data.sources.source",
     "Origin": "data.sources.source",
+    "BRAC": "data.sources.brac",
     "D3rlpy": "data.sources.d3rlpy",
     "D4RL": "data.sources.d4rl",
     "Minari": "data.sources.minari",
@@ -107,6 +110,7 @@ _PUBLIC = {
     "DiscreteIQL": "algorithms.discrete_iql",
     "QRDQN": "algorithms.qrdqn",
     "OperA": "algorithms.oper_a",
+    "Task": "spec",
     "Batch": "spec",
     "DataSpec": "spec",
     "adam": "nn.optim",

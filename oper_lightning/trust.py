@@ -1,5 +1,5 @@
-"""Which classes a checkpoint, and the config.yaml beside it, may name: sources, priorities and algorithms that are
-imported.
+"""Which classes a checkpoint, and the config.yaml beside it, may name: sources, priorities, tasks and algorithms that
+are imported.
 
 Such files may come from anybody. A class that they name is looked up among the imported classes of its kind; nothing is
 imported for the look-up. A person's own class is imported because the command line, or a yaml that it names, names it.
@@ -18,10 +18,18 @@ from oper_lightning.data import bonuses, online, sources
 from oper_lightning.data.bonuses.bonus import Bonus
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.sources.source import Source
+from oper_lightning.envs import tasks
 from oper_lightning.errors import InputError
 from oper_lightning.priorities.priority import Priority
+from oper_lightning.spec import Task
 
-KINDS: dict[str, type] = {"model": Stage, "source": Source, "priority": Priority, "bonus": Bonus}
+KINDS: dict[str, type] = {
+    "model": Stage,
+    "source": Source,
+    "priority": Priority,
+    "bonus": Bonus,
+    "task": Task,
+}
 """what can stand at a key of a configuration"""
 ALL: dict[str, type] = {**KINDS, "data": OfflineDataModule, "sources": Source}
 
@@ -34,6 +42,7 @@ def kind_at(key: str) -> type | None:
 def load_all() -> None:
     """Imports all files of the package that hold classes of these kinds, so that their short names are known."""
     assert issubclass(online.OnlineDataModule, OfflineDataModule)
+    assert issubclass(tasks.HalfCheetah, Task)
     for package in (algorithms, sources, priorities, bonuses):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")

@@ -32,6 +32,7 @@ import pytest
 import yaml
 from helpers import columns, oper, write_hdf5
 from lightning.pytorch import Trainer
+from tf_bundles import brac, write_bundle
 
 import oper_lightning
 from oper_lightning import D4RL
@@ -52,7 +53,7 @@ STAGE_2 = ["--data.rollouts.episodes=1"]
 ONLINE = ["--data.warmup=20", "--data.updates_per_step=1", "--data.updates_per_block=5"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ATTRIBUTES = ("data.weights", "data.storage")  # of a datamodule in Python
-OWN_MODULES = ("pumps", "mine", "linear")
+OWN_MODULES = ("pumps", "mine", "linear", "reach")
 
 
 def name_of(page: Path) -> str:
@@ -85,6 +86,13 @@ def stand_ins(folder: Path) -> None:
     np.savez(folder / "choices.npz", **columns([25] * 20, 10, 6, discrete=True))
     theirs = {"observations": "s", "actions": "a"}
     np.savez(folder / "log.npz", **{theirs.get(name, name): array for name, array in arrays.items()})
+    cheetah = columns([25] * 20, 17, 6)
+    write_hdf5(folder / "halfcheetah-replay.hdf5", cheetah, env_id="HalfCheetah-v5")
+    write_bundle(folder / "HalfCheetah" / "gaussian1" / "data", brac(cheetah))
+    layers = {f"layer_{n}_w": np.zeros(shape) for n, shape in enumerate([(17, 8), (8, 8), (8, 12)])}
+    layers |= {f"layer_{n}_b": np.zeros(size) for n, size in enumerate([8, 8, 12])}
+    np.savez(folder / "HalfCheetah.npz", **layers)
+    np.savez(folder / "norm.npz", mean=np.zeros(17), std=np.ones(17))
     (folder / "logs").mkdir()
     for day in range(3):
         rows = np.random.default_rng(day).uniform(0, 10, (100, 8))
@@ -214,7 +222,12 @@ def test_a_page_does_what_it_says(page: Path, ready: Path, tmp_path: Path, monke
 
 def known_arguments() -> set[str]:
     found = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
-    for flag, kind in (("model", "model"), *((f"data.{kind}", kind) for kind in ("source", "priority", "bonus"))):
+    named = [
+        ("model", "model"),
+        ("model.task", "task"),
+        *((f"data.{one}", one) for one in ("source", "priority", "bonus")),
+    ]
+    for flag, kind in named:
         found |= {flag, f"{flag}.help"}
         found |= {f"{flag}.{name}" for cls in classes(kind).values() for name in cls.arguments}
     found |= {f"data.{name}" for data in (make_reference.DATA, make_reference.ONLINE) for name in data.arguments}

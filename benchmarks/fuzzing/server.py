@@ -24,10 +24,12 @@ from typing import Any, NamedTuple
 
 from fuzzing import stock
 from fuzzing.bonuses import BONUSES
+from fuzzing.bundles import BUNDLES
 from fuzzing.case import LARGEST_FILE, Kind, Told
 from fuzzing.chains import CHAINS, LEDGERS
 from fuzzing.checkpoints import CHECKPOINTS
 from fuzzing.configs import CONFIG, YAML
+from fuzzing.earlier import EARLIER
 from fuzzing.events import EVENTS
 from fuzzing.hdf5 import HDF5
 from fuzzing.logs import LOGS
@@ -45,8 +47,10 @@ KINDS = {
     "tianshou": TIANSHOU,
     "minari": MINARI,
     "shard": SHARD,
+    "bundle": BUNDLES,
     "weights": WEIGHTS,
     "checkpoint": CHECKPOINTS,
+    "earlier": EARLIER,
     "config": CONFIG,
     "yaml": YAML,
     "chain": CHAINS,

@@ -16,7 +16,8 @@ import numpy as np
 
 from fuzzing.case import ACCEPT, EITHER, REFUSE, Kind, Mutation, Told, spoil
 from fuzzing.hdf5 import QUICK
-from oper_lightning.data.sources.tfrecord import crc32c, masked
+from oper_lightning.data.sources.crc32c import masked
+from oper_lightning.data.sources.tfrecord import crc32c
 
 FILE = "case.shard"
 Features = dict[str, list[Any]]

@@ -162,7 +162,7 @@ def _help(verb: str, words: list[str]) -> str | None:
 
     if {"-h", "--help"} & {*words}:
         return verb_help(verb)
-    for flag in ("model", "data", "data.source", "data.priority", "data.bonus", "source"):
+    for flag in ("model", "model.task", "data", "data.source", "data.priority", "data.bonus", "source"):
         # A dotted name is a class of a person's own; jsonargparse explains it.
         if (name := value_of(words, f"--{flag}.help")) and "." not in name:
             return class_help(flag, name)

@@ -21,6 +21,7 @@ from oper_lightning.files import read_json, read_yaml, whole
 
 LEDGER = "chain.json"
 LONGEST = 100_000  # characters that a name may stand for; a command's words cannot be much longer
+VERSION = "-v0"  # of what a `collect` link writes
 ABOVE = "OPER_CHAINS"  # the chains that this one is a link of, at whatever depth
 
 HELP = """usage: oper run CHAIN.yaml [--folder FOLDER] [--NAME VALUE ...]
@@ -29,7 +30,8 @@ Runs the commands (links) of a chain one after another, and shows each before it
 done. If the chain was stopped, the same command goes on from there, inside a link too.
 
 A chain is a yaml with these entries:
-  folder   folder of the chain; a `fit` link writes to FOLDER/<name of the link>
+  folder   folder of the chain; a `fit` link writes to FOLDER/<name of the link>, a `collect` link without --output to
+           FOLDER/<name of the link>-v0
   set      names with values. {name} in a link stands for the value, and for several words if it is a word of its own.
            {{name}} stands for {name} itself. --NAME VALUE changes a value. One value may be a list, such as
            seed: [1, 2, 3] (changed by --seed 1,2,3): links that contain {seed} are repeated, once for each entry
@@ -38,7 +40,8 @@ A chain is a yaml with these entries:
            word, this link is repeated too, with the folder of the same entry (test --ckpt_path={policy}/last.ckpt)
 A chain of rounds has two more:
   rounds   how often all links run, one round after another; a number or {name}. {round} counts from 0. {policy.before}
-           stands for the folder of link `policy` in the round before; a word with it is left out of round 0.
+           stands for the folder of link `policy` in the round before. A word with it is left out of round 0, and so is
+           a link that only judges: validate, test, predict, report, inspect.
            {policy.all} stands for those of all rounds so far: with commas, or as several words if it is one of its own
   after    links that run once, behind the last round, in which {policy} stands for the last round's folder
 """
@@ -151,6 +154,8 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
         if not isinstance(command, str | None):
             raise InputError(f"{where} is {command!r:.60}; a command is needed, as one text")
         words = _split(command or "", where)
+        # A dataset's name ends in a version.
+        gathers = words[:1] == ["collect"] and not any(word.startswith("--output") for word in words)
         repeated = bool(lists) and names.repeat(words, lists[0])
         for item in names.items if repeated else [""]:
             link = f"{name}_{item}" if repeated else str(name)
@@ -165,10 +170,13 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
                 raise InputError(f"{where}: no verb {links[link][0]!r}; {nearest(links[link][0], VERBS)}")
             if words[0] == "fit":
                 links[link] += [f"--output={folder}/{link}", "--ckpt_path=last"]
+            elif gathers:
+                links[link] += [f"--output={folder}/{link}{VERSION}"]
+        end = VERSION if gathers else ""
         if repeated:
-            names.folders[str(name)] = {item: f"{folder}/{name}_{item}" for item in names.items}
+            names.folders[str(name)] = {item: f"{folder}/{name}_{item}{end}" for item in names.items}
         else:
-            names.one[str(name)] = f"{folder}/{name}"
+            names.one[str(name)] = f"{folder}/{name}{end}"
     return {"folder": folder, "links": links}
 
 

@@ -165,8 +165,8 @@ def _possible(given: dict[str, Any]) -> None:
         for name in ("episodes", "epsilon", "noise", "explore"):
             if given[name]:
                 raise InputError(f"{name} is for policies that play; with replay nobody plays")
-    elif given["policy"] == RANDOM and (given["noise"] or given["epsilon"] or given["explore"]):
-        raise InputError("a random policy takes neither epsilon, noise nor explore")
+    elif given["policy"] == RANDOM and (given["noise"] or given["epsilon"]):
+        raise InputError("a random policy takes neither epsilon nor noise")
 
 
 def _judge(found: Policy, expert: str | None) -> Policy:

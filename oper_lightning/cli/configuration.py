@@ -20,7 +20,11 @@ from oper_lightning.files import place, read_yaml
 from oper_lightning.trust import KINDS, existing, kind_at, reaches, trusted
 
 # Flags that name a class, by the kind of the class.
-CLASS_FLAGS = {"model": "--model", **{kind: f"--data.{kind}" for kind in ("source", "priority", "bonus")}}
+CLASS_FLAGS = {
+    "model": "--model",
+    "task": "--model.task",
+    **{kind: f"--data.{kind}" for kind in ("source", "priority", "bonus")},
+}
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""`oper convert`: a dataset into another format, or published .npy weights into a weights file."""
+"""`oper convert`: a dataset into another format, published .npy weights into a weights file, or a published policy into
+a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import torch
 from tensordict import TensorDict
 
 from oper_lightning.cli.outline import classes
+from oper_lightning.cli.published_policy import convert_policy
 from oper_lightning.data.sources.d4rl import D4RL
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.storage import fill, transitions_in
@@ -27,13 +30,16 @@ from oper_lightning.report.inspect import open_source
 def convert(
     files: Sequence[str] = (),
     source: Source | None = None,
-    to: To | None = None,
+    to: To | Literal["checkpoint"] | None = None,
     output: str | None = None,
     fraction: float = 1.0,
     seed: int = 0,
     data_format: Literal["arrow", "hdf5"] = "arrow",
+    statistics: str | None = None,
+    environment: str | None = None,
 ) -> None:
-    """Turn a dataset into another format, or the OPER authors' published .npy weights into a weights file.
+    """Turn a dataset into another format, the OPER authors' published .npy weights into a weights file, or a policy of
+    BREMEN's authors into a checkpoint.
 
     With --to, the dataset is read as training would read it, written whole or not at all, and read back: what is shown
     at the end is the fingerprint of the result. Without --to, .npy files become weights for WeightsFile. Nothing that
@@ -41,16 +47,22 @@ def convert(
 
     Args:
         files: with --to, the dataset: a .hdf5 or .npz file, the name of a D4RL dataset, the id or folder of a Minari
-            dataset, or the folder of a run (what it gathered, or else what it read). Without, published weights, one
-            file per seed; files of the older layout, without iterations, are averaged into one seed.
+            dataset, a data set of BRAC, or the folder of a run (what it gathered, or else what it read). With
+            --to=checkpoint, a published policy: a .npz file, or a checkpoint of TensorFlow. Without --to, published
+            weights, one file per seed; files of the older layout, without iterations, are averaged into one seed.
         source: the dataset, if its source needs arguments; for weights the one that they were made for, which with
             D4RL has qlearning_rows set to true.
-        to: minari, tianshou (a replay buffer as HDF5) or d4rl (a flat HDF5 file).
-        output: what to write: a file, for minari a folder; weights go to weights.safetensors by default.
+        to: minari, tianshou (a replay buffer as HDF5), d4rl (a flat HDF5 file), or checkpoint.
+        output: what to write: a file, for minari and checkpoint a folder; weights go to weights.safetensors by default.
         fraction: share of the episodes to take, such as 0.1; which ones, chance decides.
         seed: seed of that choice; with the same seed, a smaller share is part of a larger one.
         data_format: of a Minari dataset, arrow or hdf5.
+        statistics: for a policy, a .npz file with mean and std of the observations, by which it sees them normalised.
+        environment: for a policy, the Gymnasium id of the environment that it acts in.
     """
+    for name, given in (("statistics", statistics), ("environment", environment)):
+        if given is not None and to != "checkpoint":
+            raise InputError(f"{name} is for a policy: --to=checkpoint")
     if to is None:
         if fraction != 1:
             raise InputError("fraction: of a dataset, whose new format --to names; weights are for all transitions")
@@ -63,6 +75,12 @@ def convert(
     if data_format != "arrow" and to != "minari":
         raise InputError(f"data_format is {data_format}; only a Minari dataset has one, and --to is {to}")
     target = place(output)
+    if to == "checkpoint":
+        if source is not None or len(files) != 1 or fraction != 1:
+            raise InputError("with --to=checkpoint name one policy, and neither --source nor --fraction")
+        if os.path.lexists(target):
+            raise InputError(f"{output}: exists already; name another --output")
+        return convert_policy(files[0], statistics, environment, target)
     if to != "minari" and (output.endswith("/") or target.is_dir()):
         raise InputError(f"{output}: a folder; name the file to write, such as {target / 'replay.hdf5'}")
     if os.path.lexists(target):
@@ -95,7 +113,7 @@ def _weights(files: list[str], source: Source | None, output: Path) -> None:
     if others := [file for file in files if not file.endswith(".npy")]:
         raise InputError(
             f"{others[0]}: no published weights (.npy); to turn a dataset into another format give --to=minari, "
-            f"tianshou or d4rl, and --output"
+            f"tianshou or d4rl, to turn a policy into a checkpoint --to=checkpoint, and --output"
         )
     if source is None:
         raise InputError(f"source must be given, one of {', '.join(classes('source'))}: what the weights are for")

@@ -59,7 +59,8 @@ def check(verb: str, words: list[str]) -> None:
         kinds = {"source": "source"} if "source" in called else {}
     elif verb in LIGHTNING:
         known = {"": (*TOP, *(["start"] if verb == "fit" else [])), "trainer": _trainer(), **_data(words)}
-        kinds = {"model": "model", "data": "data", **{f"data.{kind}": kind for kind in ("source", "priority", "bonus")}}
+        kinds = {"model": "model", "model.task": "task", "data": "data"}
+        kinds |= {f"data.{kind}": kind for kind in ("source", "priority", "bonus")}
         for file in values_of(words, *FLAGS["config"]):
             existing(file, "configuration")
     else:

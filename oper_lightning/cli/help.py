@@ -13,6 +13,8 @@ KINDS = {
     "source": "where transitions come from; --{}.help=CLASS shows its arguments",
     "priority": "how much each transition matters; --{}.help=CLASS shows its arguments",
     "bonus": "what novelty is worth, added to the rewards that critics see; --{}.help=CLASS shows its arguments",
+    "task": "what a step earns and where an episode ends, by formula, for a model that imagines steps; "
+    "--{}.help=CLASS shows its arguments",
 }
 LIGHTNING = {
     "fit": "Train an algorithm on recorded data, or let it gather its own. Leaves last.ckpt, best.ckpt, config.yaml "
@@ -147,7 +149,7 @@ def _lightning_help(verb: str) -> str:
         *([_entry("--ckpt_path PATH", start, 2), _entry("--start PATH", begin, 2)] if fit else []),
         _entry("--seed_everything N", "seed of all randomness [0]", 2),
         "",
-        *(_kind("model", "model") if fit else []),
+        *([*_kind("model", "model"), *_kind("task", "model.task")] if fit else []),
     ]
     if fit:
         for kind in ("source", "priority", "bonus"):

@@ -19,6 +19,7 @@ FOLDERS = {
     "source": ("data/sources", "Source"),
     "priority": ("priorities", "Priority"),
     "bonus": ("data/bonuses", "Bonus"),
+    "task": ("envs", "Task"),
     "data": ("data", "LightningDataModule"),
 }
 REQUIRED = None  # the default of an argument that has none

@@ -10,6 +10,8 @@ from typing import Any
 from oper_lightning.errors import InputError, first_line
 
 MOST = 1000  # rounds
+JUDGES = ("validate", "test", "predict", "report", "inspect")  # verbs that have nothing to do without what they name
+BEFORE = re.compile(r"(?<!\{)\{\w+\.before\}")
 NAME = re.compile(r"(?<!\{)\{(\w+)(?:\.(before|all))?\}(?!\})")
 
 
@@ -17,9 +19,9 @@ def unrolled(chain: Mapping[str, Any], rounds: str, path: str) -> dict[str, Any]
     """The links of a chain with rounds, and those behind them, as links without rounds.
 
     Link ``x`` of round r becomes ``x_r``. In a command of round r ``{x}`` becomes ``{x_r}``; ``{x.before}`` the link of
-    the round before, and in round 0 a word with it is left out; ``{x.all}`` all rounds of the link so far, with commas,
-    or as several words if it is a word of its own; ``{round}`` the number r. In the links of ``after`` ``{x}`` is the
-    last round's.
+    the round before: in round 0 a word with it is left out, and so is a link that judges; ``{x.all}`` all rounds of the
+    link so far, with commas, or as several words if it is a word of its own; ``{round}`` the number r. In the links of
+    ``after`` ``{x}`` is the last round's.
 
     Args:
         chain: with ``links`` and, perhaps, ``after``.
@@ -42,24 +44,28 @@ def unrolled(chain: Mapping[str, Any], rounds: str, path: str) -> dict[str, Any]
         done: dict[str, int] = dict.fromkeys(repeated, number)  # rounds of each link that lie behind
         for name, command in chain["links"].items():
             where = f"{path}: link {str(name)!r}"
-            links[f"{name}_{number}"] = _of_round(command, number, done, where)
             done[str(name)] += 1
+            filled = _of_round(command, number, done | {str(name): number}, where)
+            if filled is not None:
+                links[f"{name}_{number}"] = filled
     for name, command in after.items():
         links[str(name)] = _of_round(command, int(rounds), dict.fromkeys(repeated, int(rounds)), f"{path}: {name}")
     return links
 
 
 def _of_round(command: Any, number: int, done: dict[str, int], where: str) -> Any:
-    """A link's command in a round."""
+    """A link's command in a round; None if there is nothing to do."""
     if not isinstance(command, str):
         return command  # whoever reads links says what is wrong with it
     try:
         words = shlex.split(command)
     except ValueError as error:
         raise InputError(f"{where}: {first_line(error)}") from None
-    found = []
+    found: list[str] = []
+    if number == 0 and words[:1] and words[0] in JUDGES and any(BEFORE.search(word) for word in words):
+        return None
     for word in words:
-        if number == 0 and re.search(r"(?<!\{)\{\w+\.before\}", word):
+        if number == 0 and BEFORE.search(word):
             continue
         alone = re.fullmatch(r"\{(\w+)\.all\}", word)
         if alone and alone[1] in done:

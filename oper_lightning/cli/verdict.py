@@ -39,6 +39,7 @@ def say(trainer: Trainer, verb: str, folder: Path | None, checkpoint: str) -> No
         print(", ".join(f"{name} {value:.4g}" for name, value in others.items()))
     if folder is None:
         return
+    folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"checkpoint": checkpoint, **returns, **others, "environment": spec.environment}
     if judged is not None:
         record |= {"members": judged.members.tolist(), "columns": judged.columns.tolist()}

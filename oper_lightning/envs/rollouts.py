@@ -267,6 +267,7 @@ OWN = {
     ("oper/AntSparse", "oper/HalfCheetahSparse"): "sparse",
     ("oper/AntMaze", "oper/Maze2d"): "mazes",
     ("oper/Adroit", "oper/Kitchen"): "manipulation",
+    ("bremen/",): "published",
 }
 ATARI = ("oper/", "ALE/")  # this package's ids of Atari games, and ale-py's own
 

@@ -96,8 +96,11 @@ def family(name: str) -> Family | None:
 
 
 def family_of_environment(environment: str) -> Family | None:
-    """Reference returns that D4RL has for the robot of a Gymnasium environment (``Hopper-v5``), None for others."""
-    robot = re.sub(r"-v\d+$", "", environment.split("/")[-1]).lower()
+    """Reference returns that D4RL has for the robot of a Gymnasium environment (``Hopper-v5``), None for others.
+
+    An id with a namespace (``bremen/Hopper-v0``) is of a task of its own, whatever its robot.
+    """
+    robot = re.sub(r"-v\d+$", "", environment).lower()
     robot = re.sub(r"^adroithand(?=(pen|hammer|relocate|door)$)|^franka(?=kitchen$)", "", robot)
     return FAMILIES.get(robot)
 

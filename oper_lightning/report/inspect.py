@@ -15,6 +15,7 @@ from oper_lightning.data.frames import Frames, held, observation_shape
 from oper_lightning.data.mapped import mapped
 from oper_lightning.data.rl import TensorStorage
 from oper_lightning.data.sources.bandit import Bandit
+from oper_lightning.data.sources.brac import BRAC
 from oper_lightning.data.sources.d3rlpy import D3rlpy, dumped_by_d3rlpy
 from oper_lightning.data.sources.d4rl import D4RL, known_names
 from oper_lightning.data.sources.minari import Minari
@@ -22,6 +23,7 @@ from oper_lightning.data.sources.npz import Npz
 from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.sources.reacher import Reacher
 from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.tf_bundle import is_bundle
 from oper_lightning.data.sources.tianshou import Tianshou, is_replay_buffer
 from oper_lightning.data.storage import transitions_in
 from oper_lightning.data.transitions import fingerprint
@@ -186,6 +188,8 @@ def open_source(name: str) -> Source:
         return Npz(name)
     if path.is_file() and is_replay_buffer(path):
         return Tianshou(name)
+    if is_bundle(name):
+        return BRAC(name)
     if path.suffix in (".hdf5", ".h5") or name in known_names():
         return D3rlpy(name) if path.is_file() and dumped_by_d3rlpy(name) else D4RL(name)
     if name in (Bandit.__name__, Reacher.__name__):

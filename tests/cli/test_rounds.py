@@ -58,6 +58,19 @@ def test_rounds_are_written_out(tmp_path: Path) -> None:
     assert [*links(tmp_path, rounds="1")] == ["data_0", "model_0", "policy_0", "look_0", "table"]
 
 
+def test_what_judges_an_earlier_round_begins_with_the_second(tmp_path: Path) -> None:
+    text = CHAIN.replace("look: report {policy.all}", "look: validate --ckpt_path={model.before}/last.ckpt")
+    found = links(tmp_path, text, rounds="2")
+    assert "look_0" not in found
+    assert found["look_1"] == ["validate", "--ckpt_path=runs/x/model_0/last.ckpt"]
+
+
+def test_collections_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    found = links(tmp_path, CHAIN.replace(" --output=d/{round}-v0", ""), rounds="2")
+    assert found["data_0"] == ["collect", "--seed=00", "--output=runs/x/data_0-v0"]
+    assert "--data.source.id=[runs/x/data_0-v0,runs/x/data_1-v0]" in found["model_1"]
+
+
 def test_a_list_multiplies_rounds(tmp_path: Path) -> None:
     found = links(tmp_path, CHAIN.replace("seed: 0", "seed: [4, 7]"), rounds="2")
     assert found["data_1_7"] == ["collect", "runs/x/policy_0_7/last.ckpt", "--output=d/1-v0", "--seed=71"]
@@ -99,10 +112,9 @@ folder: runs/pendulum
 rounds: 3
 links:
   data: >-
-    collect {policy.before}/last.ckpt --environment=Pendulum-v1 --steps=400 --output=data/round{round}-v0
-    --seed={round}
+    collect {policy.before}/last.ckpt --environment=Pendulum-v1 --steps=400 --seed={round}
   policy: >-
-    fit --model=BC --model.hidden_sizes=[8] --data.source=Minari --data.source.id=data/round{round}-v0
+    fit --model=BC --model.hidden_sizes=[8] --data.source=Minari --data.source.id={data}
     --data.updates_per_epoch=20 --trainer.max_steps=400 --data.batch_size=16 --data.rollouts.episodes=1
 after:
   table: report {policy.all} --output=table

@@ -20,7 +20,7 @@ class Malformed(ValueError):
     """A message is not what it should be."""
 
 
-class _Reader:
+class Reader:
     """The wire format of one message, with a limit on how many values it may hold in all."""
 
     def __init__(self, data: bytes) -> None:
@@ -133,7 +133,7 @@ def example(data: bytes, wanted: Mapping[bytes, int]) -> dict[bytes, list[Any]]:
     Raises:
         Malformed: if the message is none, or a feature is of another kind.
     """
-    found, reader = {}, _Reader(data)
+    found, reader = {}, Reader(data)
     try:
         for features in reader.parts(0, len(data), 1):
             for entry in reader.parts(*features, 1):

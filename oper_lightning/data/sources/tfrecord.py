@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from oper_lightning.errors import InputError, first_line, note
+from oper_lightning.data.sources.crc32c import crc32c as with_numpy
+from oper_lightning.data.sources.crc32c import masked
+from oper_lightning.errors import InputError, first_line
 
 LARGEST_RECORD = 256 << 20  # bytes; the longest episode of an Atari game, 27,000 frames, takes a fifth of that
 PIECE = 1 << 18  # bytes that are unpacked together
@@ -40,27 +42,8 @@ def broken(origin: object, number: int, offset: int, why: str) -> Broken:
 
 
 @cache
-def _table() -> list[int]:
-    """What a byte adds to a CRC-32C (Castagnoli, reflected)."""
-    entries = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-        entries.append(value)
-    return entries
-
-
-def crc_by_table(data: bytes) -> int:
-    """CRC-32C, in Python: some 10 MB/s."""
-    table, crc = _table(), 0xFFFFFFFF
-    for byte in data:
-        crc = (crc >> 8) ^ table[(crc ^ byte) & 255]
-    return crc ^ 0xFFFFFFFF
-
-
-@cache
 def crc32c() -> Callable[[bytes], int]:
-    """A function that computes CRC-32C: google-crc32c's where it is compiled, else one in Python, with a note."""
+    """A function that computes CRC-32C: google-crc32c's where it is compiled, which is quicker for short records."""
     try:
         import google_crc32c
 
@@ -69,15 +52,7 @@ def crc32c() -> Callable[[bytes], int]:
             return value
     except ImportError:
         pass
-    note(
-        "checksums are computed in Python, which takes minutes for a shard: pip install 'oper-lightning[rl-unplugged]'"
-    )
-    return crc_by_table
-
-
-def masked(crc: int) -> int:
-    """The checksum as TFRecord stores it."""
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    return with_numpy
 
 
 class Unpacked:

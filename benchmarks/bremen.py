@@ -1,0 +1,146 @@
+"""BREMEN on two-core scale: from recorded data, and with three deployments.
+
+    python benchmarks/bremen.py --data ../shared/data
+    python benchmarks/bremen.py --table
+
+Every case is a chain of configs/bremen with one seed, on one thread; one that was stopped goes on. Raw results (curves,
+errors of models, CPU seconds) go to benchmarks/raw/bremen, and cases that are there are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import oper_lightning
+from oper_lightning.files import whole
+from oper_lightning.report.curves import read_curves
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "runs" / "bremen_benchmark"
+RAW = ROOT / "benchmarks" / "raw" / "bremen"
+OFFLINE, RECURSIVE = "configs/bremen/offline_two_core.yaml", "configs/bremen/recursive_two_core.yaml"
+HEAD = "--model.likelihood_std=head"
+# Chain, words, seeds; {data} is the folder of the recorded files.
+CASES: dict[str, tuple[str, list[str], range]] = {
+    "halfcheetah": (OFFLINE, ["--data", "--data.source.path={data}/halfcheetah-replay.hdf5"], range(3)),
+    "halfcheetah-oper_r": (
+        OFFLINE,
+        ["--data", "--data.source.path={data}/halfcheetah-replay.hdf5", "--priority", "--data.priority=OperR"],
+        range(3),
+    ),
+    "hopper": (
+        OFFLINE,
+        [
+            "--data",
+            "--data.source.path={data}/hopper-replay.hdf5",
+            "--task",
+            "--model.task=HopperV5",
+            "--starts",
+            "--data.priority=FirstObservations",
+        ],
+        range(3),
+    ),
+    "recursive": (RECURSIVE, [], range(5)),
+    "recursive-published-likelihood": (RECURSIVE, ["--clones", "--model.policy=sampled", "--policies", HEAD], range(1)),
+}
+
+
+def execute(case: str, seed: int, data: str) -> None:
+    """Runs a chain, and keeps what came of it."""
+    chain, words, _ = CASES[case]
+    folder = WORK / f"{case}-{seed}"
+    words = [word.format(data=data) for word in words]
+    command = ["run", chain, *words, "--seed", str(seed), "--folder", str(folder.relative_to(ROOT))]
+    print("$ oper", *command, flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "oper_lightning", *command], cwd=ROOT, env=environment, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    record: dict[str, Any] = {
+        "command": " ".join(["oper", *command]).replace(data, "../shared/data"),
+        "cpu seconds": round(seconds, 1),
+        "machine": f"{platform.machine()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
+        "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
+        "policies": {run.name: curves_of(run) for run in sorted(folder.glob("policy*"))},
+        "models": {
+            run.name: json.loads((run / "validate.json").read_text())
+            for run in sorted(folder.glob("dynamics*"))
+            if (run / "validate.json").is_file()
+        },
+    }
+    RAW.mkdir(parents=True, exist_ok=True)
+    with whole(RAW / f"{case}-{seed}.json") as file:
+        file.write((json.dumps(record) + "\n").encode())
+
+
+def curves_of(run: Path) -> dict[str, Any]:
+    """Returns, imagined rewards and what leads out of the data, by updates."""
+    curves = read_curves(run)
+    names = ("eval/return", "train/imagined_reward", "train/lost", "train/kl")
+    return {
+        name: {"updates": curves[name].updates, "values": [round(float(value), 4) for value in curves[name].values]}
+        for name in names
+        if name in curves
+    }
+
+
+def results(case: str) -> list[dict[str, Any]]:
+    """What is there of a case, by seed."""
+    files = [RAW / f"{case}-{seed}.json" for seed in CASES[case][2]]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+def table() -> str:
+    """For each case the last returns by seed, what was imagined, the model's errors, and CPU minutes."""
+    lines = [
+        "| case | last return by seed | median, mean | imagined, last | one-step error | largest KL | CPU minutes |",
+        "|---|---|---:|---|---|---:|---:|",
+    ]
+    for case in CASES:
+        found = results(case)
+        if not found:
+            continue
+        rounds = [[*record["policies"].values()] for record in found]
+        last = [rounds_of[-1]["eval/return"]["values"][-1] for rounds_of in rounds]
+        shown = ", ".join(" → ".join(f"{p['eval/return']['values'][-1]:,.0f}" for p in of) for of in rounds)
+        imagined = ", ".join(f"{of[-1]['train/imagined_reward']['values'][-1]:.2f}" for of in rounds)
+        errors = ", ".join(
+            f"{model['holdout/error']:.4f}" for record in found for model in [[*record["models"].values()][-1]]
+        )
+        kl = max(max(policy["train/kl"]["values"]) for of in rounds for policy in of)
+        minutes = max(record["cpu seconds"] for record in found) / 60
+        middle = f"{np.median(last):,.0f}, {np.mean(last):,.0f}"
+        lines.append(f"| {case} | {shown} | {middle} | {imagined} | {errors} | {kl:.3f} | {minutes:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Makes what is missing, then prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder of the .hdf5 files")
+    parser.add_argument("--cases", nargs="*", default=[*CASES], choices=[*CASES], help="which to run")
+    parser.add_argument("--seeds", type=int, nargs="*", help="which of them")
+    parser.add_argument("--table", action="store_true", help="print the table, run nothing")
+    arguments = parser.parse_args()
+    for case in arguments.cases if not arguments.table else []:
+        for seed in CASES[case][2]:
+            wanted = arguments.seeds is None or seed in arguments.seeds
+            if wanted and not (RAW / f"{case}-{seed}.json").is_file():
+                execute(case, seed, arguments.data)
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
