@@ -20,11 +20,8 @@ from oper_lightning.files import place, read_yaml
 from oper_lightning.trust import KINDS, existing, kind_at, reaches, trusted
 
 # Flags that name a class, by the kind of the class.
-CLASS_FLAGS = {
-    "model": "--model",
-    "task": "--model.task",
-    **{kind: f"--data.{kind}" for kind in ("source", "priority", "bonus")},
-}
+CLASS_FLAGS = {"model": "--model", **{kind: f"--data.{kind}" for kind in ("source", "priority", "bonus")}}
+TASK_FLAGS = "--model.task", "--data.source.task"
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -53,7 +50,7 @@ def import_named(words: list[str], yamls: dict[str, dict[str, Any]]) -> None:
     Names of which nothing can be imported are the parser's to explain.
     """
     trees: list[Any] = list(yamls.values())
-    for key, flag in CLASS_FLAGS.items():
+    for key, flag in [*CLASS_FLAGS.items(), *(("task", flag) for flag in TASK_FLAGS)]:
         for value in values_of(words, flag):
             with contextlib.suppress(yaml.YAMLError):
                 trees.append({key: yaml.safe_load(value)})

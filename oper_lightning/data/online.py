@@ -100,7 +100,9 @@ class OnlineDataModule(OfflineDataModule):
             raise InputError(f"data.offline_share is {offline_share}; a share from 0 to 1 is needed")
         for name in ("offline_share", "priority", "upsample"):
             if source is None and getattr(self, name) is not None:
-                raise InputError(f"data.{name} is for recorded transitions, and there is no data.source")
+                raise InputError(
+                    f"data.{name} is for recorded transitions, and there is no data.source: leave it out, or name one"
+                )
         if dataset is not None:
             dataset_id(store() / dataset)
         if environment is not None and self.rollouts is not None and self.rollouts.environment is None:
@@ -160,7 +162,10 @@ class OnlineDataModule(OfflineDataModule):
         if self.dataset is not None and (store() / self.dataset).exists():
             raise InputError(f"data.dataset {self.dataset} exists already ({store() / self.dataset}); name another")
         if not self._recorded and getattr(module, "normalises", False):
-            raise InputError("normalise_observations goes by recorded transitions, and there is no data.source")
+            raise InputError(
+                "model.normalise_observations goes by recorded transitions, and there is no data.source: "
+                "set it to false"
+            )
         world = self._world()
         try:
             super().setup(stage)

@@ -86,7 +86,8 @@ class World:
         except gymnasium.error.UnregisteredEnv:
             ours = atari_id(environment)
             meant = f"did you mean {ours!r}?" if ours else nearest(environment, gymnasium.registry)
-            remedy = _missing(environment) or meant
+            own = "" if ":" in environment else "; one of your own is named module:Env-v0"
+            remedy = _missing(environment) or meant + own
             raise InputError(f"environment {environment!r} is not registered with Gymnasium; {remedy}") from None
         except Exception as error:  # an environment's constructor may raise anything
             self.close()

@@ -89,36 +89,46 @@ def _recorded(folder: Path, none: Tensor) -> Tensor:
 
 def draw(found: list[Visits]) -> Any:
     """A row for each run: how often places were visited, recorded ones and then part by part; how many cells in all."""
-    columns = 1 + PARTS + 1
+    before = any(len(seen.recorded) for seen in found)  # else no run needs a panel for recorded places
+    columns = before + PARTS + 1
     figure, panels = canvas(columns, len(found), 2.7, 2.9)
     for row, seen in enumerate(found):
         *maps, growth = panels[row * columns : (row + 1) * columns]
         everything = torch.cat([seen.recorded, seen.gathered])
         low, high = everything.amin(0), everything.amax(0)
         edges = [torch.linspace(*pair, GRID + 1).numpy() for pair in zip(low.tolist(), high.tolist(), strict=True)]
-        size = -(-len(seen.gathered) // PARTS)
-        parts = [seen.recorded, *seen.gathered.split(size)]
-        for number, (panel, part) in enumerate(zip(maps, parts, strict=False)):
+        parts = seen.gathered.split(-(-len(seen.gathered) // PARTS))
+        ends = (torch.tensor([0, *map(len, parts)]).cumsum(0) * seen.steps / len(seen.gathered)).round().int().tolist()
+        shown = [
+            (f"steps {start + 1:,} to {end:,}", part)
+            for start, end, part in zip(ends[:-1], ends[1:], parts, strict=True)
+        ]
+        if before:
+            shown.insert(0, ("recorded" if len(seen.recorded) else "nothing recorded", seen.recorded))
+        for panel, (when, part) in zip(maps, shown, strict=False):
             if len(part):
                 panel.hist2d(*part.T.numpy(), bins=edges, cmin=1, norm="log", cmap="viridis")
-            each = seen.steps / PARTS
-            when = f"steps {each * (number - 1) + 1:,.0f} to {each * number:,.0f}" if number else "recorded"
-            # The name of a method may be longer than the panel: it has a line of its own above all of them.
-            panel.set_title(when if number else f"{plain(seen.name)}\n{when}", loc="left", fontsize="small")
+            # An empty line above each title, for the name of the method above the first.
+            panel.set_title(f"\n{when}", loc="left", fontsize="small")
             panel.set_xlabel(seen.axes[0].replace(" of observations", ""), fontsize="x-small")
             panel.tick_params(labelsize="x-small")
+        # A name may be longer than the panel, and must not push the others away.
+        above = {"xycoords": "axes fraction", "xytext": (0, 6), "textcoords": "offset points", "fontsize": "small"}
+        maps[0].annotate(f"{plain(seen.name)}\n", (0, 1), **above).set_in_layout(False)
         maps[0].set_ylabel(seen.axes[1], fontsize="x-small")
         same_axes(maps, up=True)
         first, count = entered(seen, low, high)
         steps = torch.linspace(0, seen.steps, len(count) + 1)
         growth.plot(steps, torch.cat([torch.tensor([first]), count]), color=COLOURS[0])
-        growth.axhline(first, color="grey", linewidth=1, linestyle=":")
         growth.set_ylim(0)
         growth.xaxis.get_major_locator().set_params(nbins=3)
-        growth.set_title("cells that were entered", loc="left", fontsize="small")
+        growth.set_title("\ncells entered", loc="left", fontsize="small")
         growth.set_xlabel("environment steps", fontsize="x-small")
         growth.tick_params(labelsize="x-small")
-        growth.text(0, first, " recorded", va="bottom", color="grey", fontsize="x-small")
+        if first:
+            growth.axhline(first, color="grey", linewidth=1, linestyle=":")
+            right = growth.get_yaxis_transform()
+            growth.text(1, first, "recorded", transform=right, ha="right", va="top", color="grey", fontsize="x-small")
     return figure
 
 

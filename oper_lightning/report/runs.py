@@ -231,10 +231,7 @@ def defaults(cls: type) -> dict[str, Any]:
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """Arguments by dotted names; a class stands under its own name, in short."""
     if isinstance(config, dict) and "class_path" in config:
-        own = {prefix: config["class_path"].rsplit(".", 1)[-1]} if prefix not in ("model", "data") else {}
-        if prefix == "model":
-            own = {"model": config["class_path"].rsplit(".", 1)[-1]}
-        return own | flat(config.get("init_args") or {}, prefix)
+        return {prefix: config["class_path"].rsplit(".", 1)[-1]} | flat(config.get("init_args") or {}, prefix)
     if not isinstance(config, dict) or (prefix and not config):
         return {prefix: config}
     found: dict[str, Any] = {}
@@ -253,7 +250,7 @@ def grouped(runs: list[Run]) -> list[Group]:
     for (data, _), same in parts.items():
         mine = _compared(same[0])
         alike = [_compared(run) for run in runs if names[str(run.source)] == data and _kind(run) == _kind(same[0])]
-        differing = [key for key in mine if any(other.get(key) != mine[key] for other in alike)]
+        differing = [key for key in mine if any(_differ(key, mine, other) for other in alike)]
         details = [_setting(key, mine[key]) for key in differing]
         groups.append(Group(data, ", ".join([*_kind(same[0]), *details]), same))
     return groups
@@ -330,8 +327,21 @@ def _kind(run: Run) -> tuple[str, ...]:
     return run.config["model"], "uniform" if priority is None else NAMES.get(str(priority), str(priority))
 
 
+def _differ(key: str, mine: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether an argument tells two runs apart. One that only one of two classes has says nothing: the classes do."""
+    if key in other:
+        return bool(other[key] != mine[key])
+    parts = key.split(".")
+    above = [".".join(parts[:length]) for length in range(1, len(parts))]
+    return not any(name in mine and name in other and mine[name] != other[name] for name in above)
+
+
 def _setting(key: str, value: Any) -> str:
     """An argument in few words."""
+    if key == "data":
+        return {"OnlineDataModule": "online", "OfflineDataModule": "offline"}.get(value, str(value))
+    if key == "data.bonus":
+        return "no bonus" if value is None else str(value)
     if key == "data.prioritise" and isinstance(value, list) and (word := COUPLING.get(tuple(sorted(value)))):
         return word
     return f"{key.split('.', 1)[-1]}={value}"

@@ -112,7 +112,12 @@ def test_the_clones_policy_and_statistics_are_taken_exactly(normalises: bool, tm
 
 def test_the_ensembles_best_weights_are_taken_exactly(tmp_path: Path) -> None:
     paths, begun = stages(tmp_path), Begun()
-    theirs = torch.load(paths["dynamics"], weights_only=True)["state_dict"]
+    checkpoint = torch.load(paths["dynamics"], weights_only=True)
+    theirs = checkpoint["state_dict"]
+    for name in theirs:
+        if name.startswith("best."):  # the last weights are no worse after so short a run
+            theirs[name] = theirs[name] + 0.01
+    torch.save(checkpoint, paths["dynamics"])
     fit(algorithm("BREMEN", **paths), data(), tmp_path / "run", 20, callbacks=[begun])
     names = [name for name in theirs if name.startswith("best.")]
     assert len(names) > 10

@@ -39,6 +39,16 @@ def kind(path: Path) -> Kind:
     return known_types("model")[model if isinstance(model, str) else model["class_path"]].kinds[0]
 
 
+def before_bremen(source: list[str]) -> list[str]:
+    """Makes the runs that BREMEN goes by, and tells it of them; the reward is learnt, as no task has such rows."""
+    short = [*source, "--data.rollouts=null", "--data.updates_per_epoch=10", "--trainer.max_steps=10"]
+    small = ["--model.members=2", "--model.hidden_sizes=[8]", "--data.holdout=0.2", "--data.batch_size=32"]
+    assert oper("fit", "--model=DynamicsEnsemble", *small, *short, "--output=model") == 0
+    assert oper("fit", "--model=BC", "--model.hidden_sizes=[200,200]", *short, "--output=clone") == 0
+    runs = ["--model.dynamics=model/last.ckpt", "--model.clone=clone/last.ckpt"]
+    return [*runs, "--model.horizon=3", "--model.task=null"]
+
+
 @pytest.mark.parametrize(
     "path", [path for path in FILES if path not in CHAINS], ids=lambda path: str(path.relative_to(CONFIGS))
 )
@@ -51,6 +61,7 @@ def test_every_configuration_trains(path: Path, small_file: Path, small_discrete
         source += ["--data.parallel=1", "--data.warmup=10", "--data.updates_per_step=1", "--data.updates_per_block=2"]
     words = [
         *given(path),
+        *(before_bremen(source) if "model: BREMEN" in text else []),
         *source,
         "--data.updates_per_epoch=2",
         "--data.batch_size=32",

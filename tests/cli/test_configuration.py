@@ -29,8 +29,8 @@ QUICK = ["--data.updates_per_epoch=20", "--data.rollouts=null", "--output=run"]
         (
             ["--data.source=[1]"],
             "data.source: no class '[1]' of that kind; "
-            "known: Bandit, D3rlpy, D4RL, Ending, Filtered, Joined, Minari, Npz, OGBench, OnlineLog, PointMassWall, "
-            "RLUnplugged, …",
+            "known: BRAC, Bandit, D3rlpy, D4RL, Ending, Filtered, Joined, Minari, Npz, OGBench, OnlineLog, "
+            "PointMassWall, …",
         ),
         (["--model.hidden_sizes=8"], "model.hidden_sizes: '8' is not a list"),
         (["--seed_everything=-1"], "seed_everything is -1; from 0 to 4,294,967,295 is possible"),

@@ -211,9 +211,10 @@ def test_one_update_for_a_try(capsys: pytest.CaptureFixture[str]) -> None:
         (["--trainer.max_steps=-1", "--trainer.max_epochs=2"], "give trainer.max_steps"),
         (["--data.environment=null"], "data.environment must be given"),
         (["--data.environment=Nothing-v0"], "'Nothing-v0' is not registered with Gymnasium"),
-        (["--model.normalise_observations=true"], "normalise_observations goes by recorded transitions"),
+        (["--data.environment=Nothing-v0"], "; one of your own is named module:Env-v0"),
+        (["--model.normalise_observations=true"], "and there is no data.source: set it to false"),
         (["--data.updates_per_block=3"], "updates_per_block"),
-        (["--data.offline_share=0.5"], "data.offline_share is for recorded transitions"),
+        (["--data.offline_share=0.5"], "there is no data.source: leave it out, or name one"),
     ],
 )
 def test_what_cannot_be_is_refused(words: list[str], line: str, refused: Callable[..., str]) -> None:

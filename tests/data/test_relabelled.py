@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,32 @@ def test_by_name(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorded = read(D4RL(str(recording)))
     mean = (recorded["observation"][:, 8].clamp(0, 10) / 10).reshape(-1, 1000).sum(1).mean()
     assert f"{mean:.2f}" in page
+
+
+MINE = """
+from oper_lightning import Task
+
+
+class Reach(Task):
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def reward(self, observation, action, next_observation):
+        return -self.scale * next_observation[:, :2].norm(dim=-1)
+"""
+
+
+def test_a_task_of_ones_own_is_named_again(small_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("reaching.py").write_text(MINE)
+    monkeypatch.syspath_prepend(Path.cwd())
+    named = ["--data.source=Relabelled", "--data.source.task=reaching.Reach", "--data.source.task.scale=2"]
+    inner = f"--data.source.source={{class_path: D4RL, init_args: {{path: {small_file}}}}}"
+    short = ["--data.source.environment=Reacher-v5", "--trainer.max_steps=2", "--data.updates_per_epoch=2"]
+    assert oper("fit", "--model=BC", *named, inner, *short, "--data.rollouts.episodes=1", "--output=run") == 0
+    validate = [sys.executable, "-m", "oper_lightning", "validate", "--ckpt_path=run"]  # which knows no such class yet
+    done = subprocess.run(validate, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "run/config.yaml: data.source.task names 'reaching.Reach', no class that is known here" in done.stderr
+    assert "--data.source.task=reaching.Reach" in done.stderr
+    done = subprocess.run([*validate, "--data.source.task=reaching.Reach"], capture_output=True, text=True, check=False)
+    assert "over 1 episodes" in done.stdout, done.stderr

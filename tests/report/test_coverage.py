@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import oper
 from safetensors.torch import load_file
 
-from oper_lightning.report.coverage import GRID, Visits, _visits, entered
+from oper_lightning.report.coverage import GRID, Visits, _visits, draw, entered
 
 
 def fit(output: str, *words: str) -> None:
@@ -63,6 +65,27 @@ def test_the_report_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert "## Where runs have been" in text
     assert f"of {GRID * GRID:,} cells recorded" in text
     assert ": 0 of 2,500 cells recorded" in text
+
+
+def titles(figure: Any) -> list[str]:
+    return [panel.get_title("left") for panel in figure.axes if panel.get_visible()]
+
+
+def test_panels_say_what_they_show_and_a_long_name_pushes_none_away() -> None:
+    generator = torch.Generator().manual_seed(0)
+    recorded, gathered = torch.rand(50, 2, generator=generator), torch.rand(590, 2, generator=generator)
+    parts = ["steps 1 to 148", "steps 149 to 296", "steps 297 to 444", "steps 445 to 590", "cells entered"]
+    alone = Visits("a name " * 30, recorded[:0], gathered, 590, ("x", "y"))
+    figure = draw([alone])
+    assert [title.split("\n")[1] for title in titles(figure)] == parts  # no panel for what was not recorded
+    figure.canvas.draw()
+    widths = [panel.get_position().width for panel in figure.axes]
+    starts = [panel.get_position().x0 for panel in figure.axes]
+    assert max(after - before for before, after in pairwise(starts)) < 2 * min(widths)
+    both = titles(draw([alone._replace(recorded=recorded), alone]))
+    assert [title.split("\n")[1] for title in both] == ["recorded", *parts, "nothing recorded", *parts]
+    # Of a long run every second row is looked at: its steps are counted all the same.
+    assert titles(draw([alone._replace(steps=1180)]))[1].endswith("steps 297 to 592")
 
 
 def test_a_log_that_is_broken_is_noted(caplog: pytest.LogCaptureFixture) -> None:

@@ -142,6 +142,26 @@ def test_coupling_is_named_in_the_papers_words() -> None:
     assert names == ["TD3BC, OPER-R, decoupled", "TD3BC, OPER-R, coupled", "TD3BC, OPER-R, prioritise=['constraint']"]
 
 
+def test_what_only_one_of_two_classes_takes_is_not_in_a_methods_name() -> None:
+    common = {"model": "IQL", "data": "OfflineDataModule", "data.source": "D4RL", "data.source.path": "x.hdf5"}
+    common = {**common, "data.bonus": None, "data.upsample": None}
+    online = {**common, "data": "OnlineDataModule", "data.environment": "Hopper-v5", "data.warmup": 1000}
+    curious = {**online, "data.bonus": "RND", "data.bonus.features": 512, "data.bonus.scale": 0.5}
+    good = {**common, "data.upsample.rows": 8}
+    del good["data.upsample"]
+
+    def names(*configs: dict[str, object]) -> list[str]:
+        return [group.method for group in grouped([Run("", config, {}) for config in configs])]
+
+    assert names(common, online) == ["IQL, uniform, offline", "IQL, uniform, online"]
+    assert names(online, curious) == ["IQL, uniform, no bonus", "IQL, uniform, RND"]
+    assert names(curious, {**curious, "data.bonus.scale": 2}) == [
+        "IQL, uniform, bonus.scale=0.5",
+        "IQL, uniform, bonus.scale=2",
+    ]
+    assert names(common, good) == ["IQL, uniform, upsample=None", "IQL, uniform, upsample.rows=8"]
+
+
 def test_arguments_that_an_older_run_does_not_have_are_no_difference(
     small_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
