@@ -101,7 +101,10 @@ class Progress(ProgressBar):
         loss = getattr(pl_module, "main_loss", None)
         if loss in metrics:
             line += f"  {loss.removeprefix('train/')} {metrics[loss]:.4g}"
-        self.console.print(f"{line}  ({self._rate(trainer):,.0f} updates/s)", soft_wrap=True)
+        rate = self._rate(trainer)
+        self.console.print(
+            f"{line}  ({rate:,.{0 if rate >= 1 else 1 if rate >= 0.1 else 3}f} updates/s)", soft_wrap=True
+        )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the bar."""

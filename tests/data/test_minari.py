@@ -25,9 +25,11 @@ GOAL = gymnasium.spaces.Dict(
 ACTIONS = gymnasium.spaces.Box(-2, 2, (2,))
 
 
-def make(space: gymnasium.Space[Any], form: str = "hdf5", cut: bool = True, **options: Any) -> list[EpisodeBuffer]:
+def make(
+    space: gymnasium.Space[Any], form: str = "hdf5", cut: bool = True, seed: int = 0, **options: Any
+) -> list[EpisodeBuffer]:
     """Writes the dataset test-v0 with three episodes."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     episodes = []
     for number, steps in enumerate((4, 6, 1)):
 
@@ -211,3 +213,49 @@ def test_the_space_says_whether_actions_are_discrete(form: str, space: Any, boun
         assert (recorded.dtype, recorded.shape, low.tolist(), high.tolist()) == (torch.float32, (4, 1), [-1], [4])
     else:
         assert (recorded.dtype, recorded.shape, (int(low), int(high))) == (torch.int64, (4,), bounds)
+
+
+def test_several_datasets_are_one_in_the_order_given(tmp_path: Path) -> None:
+    for seed, name in enumerate(("one", "two")):
+        make(BOX, seed=seed)
+        folder = tmp_path / "store" / "test-v0"
+        metadata = folder / "data" / "metadata.json"
+        about = json.loads(metadata.read_text())
+        metadata.write_text(json.dumps(about | {"dataset_id": name}))
+        folder.rename(tmp_path / name)
+    single = [Minari(str(tmp_path / name)) for name in ("two", "one")]
+    both = Minari([str(tmp_path / name) for name in ("two", "one")])
+    assert len(both) == sum(map(len, single)) == 22
+    expected = torch.cat([episode for source in single for episode in source.episodes()])
+    found = torch.cat([*both.episodes()])
+    assert (found == expected).all()
+    assert both.origin().dataset == "two and 1 more"
+    assert str(both) == f"{tmp_path}/two + {tmp_path}/one"
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "says"),
+    [
+        (gymnasium.spaces.Box(-np.inf, np.inf, (4,)), ACTIONS, r"observations are numbers \[4\].*numbers \[3\]"),
+        (BOX, gymnasium.spaces.Box(-3, 3, (2,)), r"actions are \[2\] from \[-3.0, -3.0\].*\[2\] from \[-2.0, -2.0\]"),
+    ],
+)
+def test_a_dataset_that_differs_is_named(tmp_path: Path, observations: Any, actions: Any, says: str) -> None:
+    from minari.serialization import serialize_space
+
+    make(BOX)
+    (tmp_path / "store" / "test-v0").rename(tmp_path / "one")
+    make(BOX)
+    metadata = tmp_path / "store" / "test-v0" / "data" / "metadata.json"
+    about = json.loads(metadata.read_text())
+    about |= {"observation_space": serialize_space(observations), "action_space": serialize_space(actions)}
+    metadata.write_text(json.dumps(about))
+    source = Minari([str(tmp_path / "one"), "test-v0"])
+    for look in (source.origin, lambda: len(source), lambda: [*source.episodes()]):
+        with pytest.raises(InputError, match=f"^test-v0: its {says}.* in .*one; leave it out"):
+            look()
+
+
+def test_no_dataset_at_all_is_an_error() -> None:
+    with pytest.raises(InputError, match="no id"):
+        Minari([])

@@ -25,13 +25,14 @@ from oper_lightning.files import place, read_json
 
 
 class Minari(Source):
-    """A Minari dataset, by id or by folder.
+    """A Minari dataset, by id or by folder, or several of them, one after another in the order given.
 
     Its files are closed once its transitions are in the storage. If its metadata have a field frame_stack, its
     observations are single frames, of which so many make an observation; the first one of an episode is repeated.
 
     Args:
-        id: the dataset's id, such as mujoco/hopper/medium-v0, or a folder that holds one.
+        id: the dataset's id, such as mujoco/hopper/medium-v0, or a folder that holds one; or a list of these, whose
+            observations and actions must be of the same spaces. Environment and reference are those of the first one.
         download: whether to fetch it if it is not in the local store ($MINARI_DATASETS_PATH, default
             ~/.minari/datasets).
         observation_keys: for Dict and Tuple observations, the entries to join into one vector, in this order; a/b names
@@ -44,17 +45,21 @@ class Minari(Source):
 
     def __init__(
         self,
-        id: str,
+        id: str | list[str],
         download: bool = False,
         observation_keys: list[str] | None = None,
         skip_broken: bool = False,
         reference: tuple[float, float] | None = None,
     ) -> None:
-        self.id = id
+        first, *others = [id] if isinstance(id, str) else id or [""]
+        if not first:
+            raise InputError("Minari: no id; name a dataset or its folder")
+        self.id = first
+        self.others = [Minari(other, download, observation_keys, skip_broken, reference) for other in others]
         self.download = download
         self.observation_keys = tuple(observation_keys or ())
         self.skip_broken = skip_broken
-        self.reference = given_reference(reference, id)
+        self.reference = given_reference(reference, first)
 
     def prepare(self) -> None:
         if self.download and not self._folder.is_dir():
@@ -67,17 +72,41 @@ class Minari(Source):
                 raise InputError(
                     f"{self.id}: cannot download it ({first_line(error)}); put the dataset's folder at {folder}"
                 ) from None
+        for other in self.others:
+            other.prepare()
 
     def origin(self) -> Origin:
+        self._alike()
         return self._origin
 
     def __str__(self) -> str:
-        return self.id
+        return " + ".join([self.id, *map(str, self.others)])
 
     def __len__(self) -> int:
-        return sum(self._steps.values())
+        self._alike()
+        return sum(self._steps.values()) + sum(map(len, self.others))
 
     def episodes(self) -> Iterator[TensorDict]:
+        self._alike()
+        yield from self._own_episodes()
+        for other in self.others:
+            yield from other.episodes()
+
+    def _alike(self) -> None:
+        """Compares the other datasets with the first.
+
+        Raises:
+            InputError: if one has other spaces of observations or actions, or other stacks of frames.
+        """
+        for other in self.others:
+            for what, one, first in zip(("observations", "actions"), other._kinds, self._kinds, strict=True):
+                if one != first:
+                    raise InputError(
+                        f"{other}: its {what} are {one}, but {first} in {self.id}; leave it out of the source's id"
+                    )
+
+    def _own_episodes(self) -> Iterator[TensorDict]:
+        """The episodes of the first dataset."""
         unfinished = 0
         with open_episodes(self._folder, self._metadata["data_format"]) as stored:
             for number in self._steps:
@@ -215,6 +244,19 @@ class Minari(Source):
             raise InputError(f"{file}: action space {spaces[1]}; only Box and Discrete actions work")
         return spaces[0], spaces[1]
 
+    @property
+    def _kinds(self) -> tuple[str, str]:
+        """Observations and actions in words that differ where the transitions, or the bounds of actions, would."""
+        parts = []
+        for path, space in self._entries:
+            kind = "images" if space.dtype == np.uint8 else "numbers" if type(space).__name__ == "Box" else str(space)
+            parts.append(" ".join(["/".join(path), kind, str(list(space.shape))]).strip())
+        actions = self._spaces[1]
+        if type(actions).__name__ == "Discrete":
+            return f"{', '.join(parts)} in stacks of {self._stack}", f"{actions.n} from {actions.start} on"
+        ends = " to ".join(str(end.tolist()) for end in map(np.asarray, ends_of(actions)))
+        return f"{', '.join(parts)} in stacks of {self._stack}", f"{list(actions.shape)} from {ends}"
+
     @cached_property
     def _stack(self) -> int:
         """How many frames make an observation."""
@@ -242,6 +284,8 @@ class Minari(Source):
                 spec = text
             environment, options = environment_of_spec(spec, file)
         dataset = metadata.get("dataset_id") or self.id
+        if self.others:
+            dataset = f"{dataset} and {len(self.others)} more"
         recorded = reference_named_by_data(metadata.get("ref_min_score"), metadata.get("ref_max_score"), file)
         return Origin(
             dataset=" ".join(str(dataset).split())[:200],
