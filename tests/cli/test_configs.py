@@ -91,7 +91,8 @@ def test_every_link_of_a_chain_is_understood(
             key: value for key, value in yaml.safe_load(path.read_text())["set"].items() if isinstance(value, list)
         }
         given = dict(zip([word[2:] for word in command[3::2]], command[4::2], strict=True))
-        links = load(command[2], {key: str(value[0]) for key, value in lists.items()} | given)["links"]
+        rounds = {"deployments": "2"} if "deployments" in yaml.safe_load(path.read_text())["set"] else {}
+        links = load(command[2], {key: str(value[0]) for key, value in lists.items()} | given | rounds)["links"]
         for words in links.values():
             if words[0] == "fit":
                 words = [word for word in words if not word.startswith(("--ckpt_path", "--start", "--output"))]
