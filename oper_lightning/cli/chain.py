@@ -77,7 +77,7 @@ def run(args: list[str]) -> int:
                 link
                 for link in outdated
                 if chain["links"][link][0] == "fit"
-                and ((folder / link / "last.ckpt").is_file() or _done(links, link) and (folder / link).is_dir())
+                and ((folder / link / "last.ckpt").is_file() or (_done(links, link) and (folder / link).is_dir()))
             ]
             if left:
                 places = " and ".join(str(folder / link) for link in left)

@@ -81,8 +81,8 @@ def collect(
         episodes: number of episodes; with steps too, what is reached first ends the collection.
         epsilon: share of the actions that are exchanged for uniformly random ones.
         noise: standard deviation of Gaussian noise on continuous actions, where their bounds are -1 and 1.
-        mix: blocks of steps, one after another, as BRAC's datasets have them (arXiv 1911.11361): pure is the policy alone;
-            eps1 and eps3 are a fifth random actions, two fifths the policy, two fifths with epsilon 0.1 or 0.3;
+        mix: blocks of steps, one after another, as BRAC's datasets have them (arXiv 1911.11361): pure is the policy
+            alone; eps1 and eps3 are a fifth random actions, two fifths the policy, two fifths with epsilon 0.1 or 0.3;
             gaussian1 and gaussian3 the same with noise 0.1 or 0.3; random is random actions only. BRAC's policies
             sample their actions: give explore too.
         explore: whether a checkpoint plays as it did to gather what it learned from, rather than its best actions.
