@@ -110,9 +110,10 @@ def trusted(tree: Any, origin: object, key: str = "") -> Any:
     for name, entry in tree.items():
         at = key if name == "init_args" else f"{key}.{name}".strip(".")
         if reason := reaches(name, entry):
+            listed, _, _ = at.partition(".sources.")  # what is in a list has no flag of its own
+            how = f"--{at}={entry}" if listed == at else f"give --{listed} as a whole, or a yaml"
             raise InputError(
-                f"{origin}: {at} is {entry!r:.60}, {reason}; if you trust it, name it on the command line: "
-                f"--{at}={entry}"
+                f"{origin}: {at} is {entry!r:.60}, {reason}; if you trust it, name it on the command line: {how}"
             )
         known[name] = entry if name == "class_path" else trusted(entry, origin, at)
     return known

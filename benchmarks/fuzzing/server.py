@@ -29,6 +29,7 @@ from fuzzing.case import LARGEST_FILE, Kind, Told
 from fuzzing.chains import CHAINS, LEDGERS
 from fuzzing.checkpoints import CHECKPOINTS
 from fuzzing.configs import CONFIG, YAML
+from fuzzing.earlier import EARLIER
 from fuzzing.events import EVENTS
 from fuzzing.hdf5 import HDF5
 from fuzzing.logs import LOGS
@@ -49,6 +50,7 @@ KINDS = {
     "bundle": BUNDLES,
     "weights": WEIGHTS,
     "checkpoint": CHECKPOINTS,
+    "earlier": EARLIER,
     "config": CONFIG,
     "yaml": YAML,
     "chain": CHAINS,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzzing import arrays, bonuses, checkpoints, hdf5, logs, published
+from fuzzing import arrays, bonuses, checkpoints, earlier, hdf5, logs, published
 from fuzzing.arrays import EPISODES, STEPS
 
 TRAP = """open("sprung", "w").close()
@@ -43,6 +43,12 @@ def make(run: Callable[[list[str]], int]) -> None:
         fit = f"fit --model={model}{own} {hdf5.DATA} {hdf5.QUICK} --trainer.log_every_n_steps=1"
         # Half of a run, so that there is something to go on with.
         _good(run, f"{fit} --output=runs/{model} --trainer.max_steps=8 --trainer.max_epochs=1")
+    for model, own in (
+        ("DynamicsEnsemble", "--model.members=2 --data.holdout=0.3"),
+        ("BREMEN", f"--model.dynamics={earlier.ENSEMBLE} --model.clone={earlier.CLONE} --model.horizon=3"),
+    ):
+        quick = f"{hdf5.QUICK} --data.rollouts=null --trainer.max_steps=8 --trainer.max_epochs=1"
+        _good(run, f"fit --model={model} {own} {hdf5.DATA} {quick} --output=runs/{model}")
     online = "--data=OnlineDataModule --data.environment=Pendulum-v1 --data.warmup=30 --data.parallel=2"
     _good(run, f"fit --model=TD3BC --model.normalise_observations=false {online} {logs.QUICK} --output={logs.RUN}")
     curious = f"{online} --data.bonus=RND {bonuses.SIZES}"

@@ -194,6 +194,11 @@ class BREMEN(OfflineAlgorithm):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.held_out is not None:
+            raise InputError(
+                "data.holdout: BREMEN fits nothing to rows, so that held-out ones say nothing: leave it out"
+            )
         if self.model is not None:  # it came with the checkpoint that this run goes on from
             return
         assert self.spec is not None
@@ -211,7 +216,6 @@ class BREMEN(OfflineAlgorithm):
             if self.start:
                 earlier.fill(self.baseline, checkpoint, "baseline.", "model.start needs a BREMEN of the same baseline")
         if self.pretrain_baseline:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
             rows = data.rows(slice(None)).to(self.device)
             observation, reward, following = rows["observation"], rows["next", "reward"], rows["next", "observation"]
             if self.task is not None:

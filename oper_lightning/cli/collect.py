@@ -17,7 +17,7 @@ from oper_lightning.data.log import is_there
 from oper_lightning.data.progress import progress
 from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.writers import minari
-from oper_lightning.data.writers.dataset import dataset_id
+from oper_lightning.data.writers.dataset import dataset_id, holds
 from oper_lightning.data.writers.growing import Growing, Progress, working_folder
 from oper_lightning.envs.collecting import (
     Behaviour,
@@ -105,8 +105,6 @@ def collect(
         raise InputError(f"{policy}: the folder of a run is needed for {'replay' if replay else 'reached'}")
     if replay and not is_there(run):
         raise InputError(f"{policy}: no online run has gathered anything there, so there is nothing to replay")
-    if replay and os.path.lexists(target):
-        raise InputError(f"{target}: exists already; name another --output")
     best = str(run / "best.ckpt")  # it brings the environment where another one plays, or none
     found = policies.policy(best if replay or reached is not None else policy, explore)
     judge = _judge(found, expert) if references is not None else None
@@ -275,7 +273,13 @@ def _replay(
             at = read_checkpoint(until)["OnlineDataModule"]
             by_then = int(at["steps"]) * int(at["copies"])
         steps = by_then if steps is None else min(steps, by_then)
-    dataset(OnlineLog(str(run), steps, reference=_references(world, judge, episodes)), "minari", target)
+    source = OnlineLog(str(run), steps, reference=_references(world, judge, episodes))
+    if not os.path.lexists(target):
+        dataset(source, "minari", target)
+    elif holds(target, source):  # a chain that was killed before it noted the link as done comes by again
+        print(f"{target}: holds this already")
+    else:
+        raise InputError(f"{target}: exists already; name another --output")
 
 
 def _said(target: Path, now: Progress) -> str:

@@ -113,24 +113,29 @@ def _data(tree: Any, origin: Path, words: list[str]) -> dict[str, Any]:
         if value_of(words, CLASS_FLAGS[key]) is not None and existing(name, KINDS[key]) is None:
             arguments.pop(key, None)
     _mapping(arguments.get("rollouts"), origin, "data.rollouts")
-    for key in ("source", "rollouts"):
-        if key in arguments:
-            arguments[key] = _without_replaced(arguments[key], f"--data.{key}", words)
-    arguments = _without_replaced(arguments, "--data", words)
+    arguments = _without_replaced(arguments, ("--data",), words)
     return dict(trusted({**data, "init_args": arguments}, origin, "data"))
 
 
-def _without_replaced(entry: Any, flag: str, words: list[str]) -> Any:
-    """A class's entry without what a file must not say, where the command says it."""
+def _without_replaced(entry: Any, flags: tuple[str, ...], words: list[str]) -> Any:
+    """A part of a configuration without what a file must not say, where the command says it.
+
+    Args:
+        entry: the part.
+        flags: that of the part, and before it those of the parts around it, which replace it if they are given whole.
+        words: the command.
+    """
+    if isinstance(entry, list):
+        return [_without_replaced(one, flags, words) for one in entry]
     if not isinstance(entry, dict):
         return entry
-    if isinstance(inner := entry.get("init_args"), dict):
-        return {**entry, "init_args": _without_replaced(inner, flag, words)}
-    return {
-        name: value
-        for name, value in entry.items()
-        if not (reaches(name, value) and value_of(words, f"{flag}.{name}", flag) is not None)
-    }
+    kept = {}
+    around = [flag for flag in flags[:-1] if (value_of(words, flag) or "").lstrip().startswith("{")]
+    for name, value in entry.items():
+        own = (f"{flags[-1]}.{name}", f"{flags[-1]}.init_args.{name}")
+        if not (reaches(name, value) and value_of(words, *own, flags[-1], *around) is not None):
+            kept[name] = _without_replaced(value, flags if name == "init_args" else (*flags, own[0]), words)
+    return kept
 
 
 def _mapping(value: Any, origin: object, key: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from oper_lightning.errors import InputError
+from oper_lightning.files import remove
 
 # Tells the processes that Lightning starts for further ranks which folder the first one took.
 TAKEN = "OPER_RUN_FOLDER"
@@ -68,8 +69,8 @@ def _hold(folder: Path) -> None:
         raise InputError(f"{folder}: another process writes to it; wait for it, or name another --output") from None
     except OSError:  # a file system without locks
         return
-    for left in folder.glob("*.part"):  # of a process that was killed while it wrote
-        left.unlink(missing_ok=True)
+    for left in folder.glob("*.part"):  # of a process that was killed while it wrote; a folder while a log was brought
+        remove(left)
 
 
 def writable(folder: Path) -> None:

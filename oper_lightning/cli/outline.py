@@ -123,7 +123,9 @@ def _class(node: ast.ClassDef, tree: ast.Module, parents: list[tuple[ast.ClassDe
         init = next((item for item in cls.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
         own = _arguments(init, module) if init else _fields(cls)
         docs.append(_doc(cls))
-        arguments |= {name: default for name, default in own.items() if name not in arguments}
+        # What a parent cannot do without is given by the class below it.
+        passed_on = {name: default for name, default in own.items() if cls is node or default is not REQUIRED}
+        arguments |= {name: default for name, default in passed_on.items() if name not in arguments}
         if own and not (init and init.args.kwarg):
             break
     return Outline(node.name, docs, _doc(tree), arguments)

@@ -182,5 +182,5 @@ def first_to_reach(run: Path, share: float, random: float) -> tuple[Path, float,
     best = max(value for _, value, _ in found)
     if not best > random:
         raise InputError(f"{run}: its best evaluation, {best:.2f}, is no better than a random policy's {random:.2f}")
-    wanted = random + share * (best - random)
+    wanted = min(random + share * (best - random), best)  # rounding may lead beyond the best
     return next((path, value, best) for _, value, path in found if value >= wanted)

@@ -26,7 +26,7 @@ from oper_lightning.cli.resume import changes
 from oper_lightning.cli.start import Start
 from oper_lightning.cli.words import FLAGS, listed, plain, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
-from oper_lightning.data.log import folder_of, forget
+from oper_lightning.data.log import FOLDER, forget
 from oper_lightning.errors import InputError
 from oper_lightning.training import options
 from oper_lightning.training.stored import read_checkpoint
@@ -241,8 +241,8 @@ class OperCLI(LightningCLI):
             folder = folders.claim(self.folder, self.resume) if self.folder else folders.claim_next(self.family)
             self.folder = folder
             last = folder / "last.ckpt"
-            if self.resume and self.checkpoint is None:
-                forget(folder_of(folder), 0)  # of a run that was stopped just before its first checkpoint
+            if self.resume and self.checkpoint is None and not folders.rank():
+                forget(folder / FOLDER, 0)  # of a run that was stopped just before its first checkpoint
             signals.on_stop(lambda: f"; --ckpt_path={last} goes on" if last.is_file() else "")
             if self.resume and self.earlier:
                 now = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False))

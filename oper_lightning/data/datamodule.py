@@ -256,20 +256,20 @@ class OfflineDataModule(LoadedData):
             rows = self.source.lengths()[0]
             later = Stretches(torch.tensor([rows], device=loaded.device))
             later.reach(torch.tensor([len(loaded) - rows]))
-        good = None
-        if self.upsample is not None:
-            first = self.source.lengths()[0] if isinstance(self.source, Joined) else 0
-            if self.upsample.among == "gathered" and not first:
-                raise InputError(
-                    "data.upsample.among: gathered rows are those behind the first of several sources: "
-                    "join them with data.source Joined, or leave it out"
-                )
-            good = self._trained_on(self.upsample.good(loaded.transitions, first))
         weights, share, held = self._weights, self.offline_share, self.held_out
-        return Mixture(rows, weights, loaded.device, later, share, good, self.upsample, held)
+        return Mixture(rows, weights, loaded.device, later, share, self._good(loaded), self.upsample, held)
 
-    def _trained_on(self, rows: Tensor) -> Tensor:
-        """Those of some rows, int64 ``[n]``, that are not held out."""
+    def _good(self, loaded: Table) -> Tensor | None:
+        """Recorded rows, int64 ``[n]``, that are drawn more often and not held out; None if none are wanted."""
+        if self.upsample is None:
+            return None
+        first = self.source.lengths()[0] if isinstance(self.source, Joined) else 0
+        if self.upsample.among == "gathered" and not first:
+            raise InputError(
+                "data.upsample.among: gathered rows are those behind the first of several sources: "
+                "join them with data.source Joined, or leave it out"
+            )
+        rows = self.upsample.good(loaded.transitions, first)
         return rows if self.held_out is None else rows[~self.held_out[rows]]
 
     def replay_buffer(self, batch_size: int | None = None) -> TensorDictReplayBuffer:

@@ -68,11 +68,11 @@ class Gathered:
         Returns:
             return and length of each episode that ended, in the order of steps.
         """
-        first, self.steps = self.steps, self.steps + rows["reward"].shape[1]
+        first, last = self.steps, self.steps + rows["reward"].shape[1]
         ended = []
         for copy in range(len(self.starts)):
             own = {key: rows[key][copy] for key in COLUMNS}
-            part = self.part(copy, first, self.steps)
+            part = self.part(copy, first, last)
             done = own["terminated"] | own["truncated"]
             part["action"].copy_(own["action"])
             following = part["next"]
@@ -85,17 +85,18 @@ class Gathered:
                 observed, led_to = self.blocks.put(copy, observed.numpy(), led_to.numpy(), begins.numpy())
             part[self.seen].copy_(observed)
             following[self.seen].copy_(led_to)
-            ended += self._arrange(copy, first + torch.nonzero(done).squeeze(1) + 1)
+            ended += self._arrange(copy, last, first + torch.nonzero(done).squeeze(1) + 1)
+        self.steps = last  # not before all rows are there: a signal may come in between, and what counts is written
         self._show()
         return [(earned, length) for _, earned, length in sorted(ended)]
 
-    def _arrange(self, copy: int, ends: Tensor) -> list[tuple[int, float, int]]:
-        """Makes what algorithms get of the steps from the beginning of the running episode on.
+    def _arrange(self, copy: int, last: int, ends: Tensor) -> list[tuple[int, float, int]]:
+        """Makes what algorithms get of the steps from the beginning of the running episode on, up to ``last``.
 
         Returns the step at which each episode ended, its return and its length.
         """
         began, ended = self.began[copy], []
-        part = scaled(self.part(copy, began, self.steps), self.table.factor, self.table.scaling[1])
+        part = scaled(self.part(copy, began, last), self.table.factor, self.table.scaling[1])
         part = part.clone(recurse=False)
         part["next"] = part["next"].clone(recurse=False)
         done = part["next", "done"].clone()
@@ -125,7 +126,7 @@ class Gathered:
         for copy in copies:
             last = self.part(copy, self.steps - 1, self.steps)["next"]
             last["truncated"][:] = last["done"][:] = True
-            self._arrange(copy, torch.tensor([self.steps]))
+            self._arrange(copy, self.steps, torch.tensor([self.steps]))
         self._show()
 
     def log(self, first: int, last: int) -> dict[str, Tensor]:

@@ -203,22 +203,32 @@ def _check(columns: dict[str, Tensor], like: dict[str, Tensor], path: Path) -> N
 
 
 def forget(folder: Path, steps: int) -> None:
-    """Removes what came after so many steps, from the end: a run that goes on makes it anew."""
+    """Removes what came after so many steps, from the end, and what is half written: a run makes it anew."""
+    for left in folder.glob("*.part"):
+        left.unlink()
     for first, _, path in reversed(files(folder)):
         if first >= steps:
             path.unlink()
 
 
 def bring(source: Path, folder: Path) -> None:
-    """Puts the files of one log into the folder of another, which has none; without a copy where the disk allows it."""
+    """Puts the files of one log into the folder of another, which has none; without a copy where the disk allows it.
+
+    Raises:
+        InputError: if they cannot be written there; nothing is left of them then.
+    """
     if source.resolve() == folder.resolve() or not source.is_dir() or folder.is_dir():
         return
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for _, _, path in files(source):
-        try:
-            os.link(path, part / path.name)
-        except OSError:
-            shutil.copyfile(path, part / path.name)
-    os.rename(part, folder)
+    try:
+        part.mkdir(parents=True)
+        for _, _, path in files(source):
+            try:
+                os.link(path, part / path.name)
+            except OSError:
+                shutil.copyfile(path, part / path.name)
+        os.rename(part, folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise InputError(f"{folder}: cannot copy {source} there ({error.strerror}); name another folder") from None

@@ -22,7 +22,7 @@ from oper_lightning.data.sources.online_log import OnlineLog
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.table import Table
 from oper_lightning.data.unrecorded import unrecorded
-from oper_lightning.data.writers.dataset import dataset_id, store, write_dataset
+from oper_lightning.data.writers.dataset import dataset_id, holds, store, write_dataset
 from oper_lightning.envs.players import Players, own
 from oper_lightning.envs.rollouts import World
 from oper_lightning.errors import InputError, note
@@ -159,7 +159,7 @@ class OnlineDataModule(OfflineDataModule):
         if self.players is not None:
             return None
         module: Any = self.trainer.lightning_module
-        if self.dataset is not None and (store() / self.dataset).exists():
+        if self.dataset is not None and (store() / self.dataset).exists() and not self._published(self.dataset):
             raise InputError(f"data.dataset {self.dataset} exists already ({store() / self.dataset}); name another")
         if not self._recorded and getattr(module, "normalises", False):
             raise InputError(
@@ -193,10 +193,9 @@ class OnlineDataModule(OfflineDataModule):
         return self.source.origin().environment_options if self.environment is None else {}
 
     def _mixed(self, loaded: Table) -> Mixture:
-        good = self._trained_on(self.upsample.good(loaded.transitions, 0)) if self.upsample is not None else None
         later = self.gathered.rows if hasattr(self, "gathered") else None
         weights, share, held = self._weights, self.offline_share, self.held_out
-        return Mixture(len(loaded), weights, loaded.device, later, share, good, self.upsample, held)
+        return Mixture(len(loaded), weights, loaded.device, later, share, self._good(loaded), self.upsample, held)
 
     # Interaction -------------------------------------------------------------------------------------------------
 
@@ -337,7 +336,7 @@ class OnlineDataModule(OfflineDataModule):
                 f"data.parallel is {self.parallel}, but the run has gathered with {copies} copies of the environment: "
                 f"a run that goes on must keep it"
             )
-        if not 0 <= steps - round(self.pace.steps(drawn)) <= self.pace.most_first:
+        if drawn < 0 or not 0 <= steps - round(self.pace.steps(drawn)) <= self.pace.most_first:
             raise InputError(
                 f"the run has taken {steps * copies:,} steps for {drawn:,} updates, which do not fit data.warmup "
                 f"{self.warmup:,} and data.updates_per_step {self.updates_per_step:g}: they must stay"
@@ -367,8 +366,17 @@ class OnlineDataModule(OfflineDataModule):
             if self.dataset is not None and ranks.rank() == 0 and not self.trainer.fast_dev_run:  # type: ignore[union-attr]
                 self._publish(self.dataset)
 
+    def _published(self, name: str) -> bool:
+        """Whether the dataset is this run's, which came to its end and was killed thereafter."""
+        if not log.is_there(self._folder()):
+            return False
+        whole = OnlineLog(str(self._folder()))
+        return len(whole) == self.steps_at(self.trainer.max_steps) and holds(store() / name, whole)  # type: ignore[union-attr]
+
     def _publish(self, name: str) -> None:
         """Writes what was gathered as a Minari dataset."""
+        if (store() / name).exists():  # it was published already
+            return None
         if self.drawn < self.trainer.max_steps:  # type: ignore[union-attr]
             return note(f"data.dataset {name}: written when the run has reached trainer.max_steps, which it has not")
         made = write_dataset(OnlineLog(str(self._folder()), None, self.environment), "minari", store() / name)

@@ -108,13 +108,16 @@ class Players:
         self.begin()
         again = np.zeros_like(self.observation)
         differ = torch.zeros((), device=self.device)
-        with self._watched():
-            for place, copy in enumerate(self.own):
-                again[copy] = self.observation[copy]
-                for action in actions[copy]:
-                    again[copy], *_ = self.world.step(place, action)
-                if len(actions[copy]) and not np.array_equal(again[copy], expected[copy]):
-                    differ += 1
+        for place, copy in enumerate(self.own):
+            again[copy], over = self.observation[copy], False
+            for action in actions[copy]:
+                if over:  # what has ended must not be stepped
+                    break
+                with self._watched():
+                    again[copy], _, terminated, truncated = self.world.step(place, action)
+                over = terminated or truncated
+            if len(actions[copy]) and (over or not np.array_equal(again[copy], expected[copy])):
+                differ += 1
         self.observation = self._of_all(again)
         return not bool(ranks.sum_over_ranks(differ))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oper_lightning.data import log
-from oper_lightning.errors import InputError, note
+from oper_lightning.errors import InputError, note, reading
 from oper_lightning.report.describe import principal
 from oper_lightning.report.looks import COLOURS, canvas, plain, same_axes
 from oper_lightning.report.runs import Group, read_config
@@ -52,9 +52,13 @@ def visits(groups: list[Group]) -> list[Visits]:
 
 
 def _visits(folder: Path, name: str) -> Visits | None:
-    gathered, steps = _gathered(folder)
-    if gathered.dim() != 2 or gathered.shape[1] < 2:
+    files = log.files(log.folder_of(folder))
+    head = log.head(files[0][2])
+    _, shape = head.kinds["next_observation"]
+    if len(shape) != 1 or shape[0] < 2:  # images, or a line
         return None
+    steps = files[-1][1] * head.copies
+    gathered = _gathered([path for _, _, path in files], -(-steps // MOST))
     recorded = _recorded(folder, gathered[:0])
     axes = "first dimension of observations", "second"
     if gathered.shape[1] > 2:
@@ -64,16 +68,15 @@ def _visits(folder: Path, name: str) -> Visits | None:
     return Visits(name, recorded.float(), gathered.float(), steps, axes)
 
 
-def _gathered(folder: Path) -> tuple[Tensor, int]:
-    """Next observations ``[M, ...]`` in the order of steps, and how many steps there were."""
-    files = log.files(log.folder_of(folder))
-    copies = len(log.read(files[0][2])[0]["reward"])
-    steps = files[-1][1] * copies
-    every, parts = -(-steps // MOST), []
-    for _, _, path in files:
-        seen = log.read(path)[0]["next_observation"].transpose(0, 1).flatten(0, 1)
-        parts.append(seen[::every].clone())  # a view would keep the whole file
-    return torch.cat(parts), steps
+def _gathered(files: list[Path], every: int) -> Tensor:
+    """Next observations ``[M, O]`` in the order of steps, of each file the first and then one out of ``every``."""
+    parts = []
+    for path in files:
+        with reading(path, "a file of this run's log"):
+            seen = log.read(path)[0]["next_observation"].transpose(0, 1).flatten(0, 1)
+            parts.append(seen[::every].clone())  # a view would keep the whole file
+    with reading(files[0].parent, "the log of one run"):
+        return torch.cat(parts)
 
 
 def _recorded(folder: Path, none: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ def entries(checkpoint: dict[str, Any], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def fill(network: nn.Module, checkpoint: dict[str, Any], prefix: str, remedy: str) -> None:
-    """Gives a network the values that a checkpoint has under a prefix, bit for bit.
+def fitting(network: nn.Module, checkpoint: dict[str, Any], prefix: str, remedy: str) -> dict[str, Tensor]:
+    """The values that a checkpoint has for a network under a prefix.
 
     Raises:
         InputError: if they have other names or shapes, which ``remedy`` mends, or are not finite.
@@ -32,7 +32,12 @@ def fill(network: nn.Module, checkpoint: dict[str, Any], prefix: str, remedy: st
     for name, value in theirs.items():
         if not value.isfinite().all():
             raise InputError(f"{stored.origin(checkpoint)}: {prefix}{name} is not finite: take an earlier checkpoint")
-    network.load_state_dict(theirs)
+    return theirs
+
+
+def fill(network: nn.Module, checkpoint: dict[str, Any], prefix: str, remedy: str) -> None:
+    """Gives a network the values that a checkpoint has for it, bit for bit; see :func:`fitting`."""
+    network.load_state_dict(fitting(network, checkpoint, prefix, remedy))
 
 
 def read_dynamics(path: str, spec: DataSpec) -> Dynamics:
@@ -68,13 +73,15 @@ def dynamics(sizes: Any, checkpoint: dict[str, Any], prefix: str) -> Dynamics:
     Raises:
         InputError: if the sizes are none, or the values do not fit them.
     """
-    name = stored.origin(checkpoint)
+    name, remedy = stored.origin(checkpoint), "its sizes and its tensors do not belong together"
     try:
         with reading(name, "a dynamics ensemble"):
+            with torch.device("meta"):  # takes no memory, whatever the sizes are
+                fitting(Dynamics(**sizes), checkpoint, prefix, remedy)
             made = Dynamics(**sizes).requires_grad_(False)
     except InputError as error:  # networks know sizes, but not whose they are
-        raise InputError(f"{name}: {error}") from None
-    fill(made, checkpoint, prefix, "its sizes and its tensors do not belong together")
+        raise InputError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
+    fill(made, checkpoint, prefix, remedy)
     return made
 
 

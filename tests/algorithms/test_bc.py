@@ -33,6 +33,20 @@ def test_the_gaussian_loss_is_the_negative_log_density() -> None:
     torch.testing.assert_close(model.act(rows["observation"]).double(), mean, rtol=1e-3, atol=1e-3)
 
 
+def test_the_sampled_loss_is_the_error_of_an_action_from_the_distribution() -> None:
+    """On average over the noise: the mean's squared error and the variance."""
+    model, rows = built("sampled"), batch()
+    normal = model.policy(rows["observation"])
+    torch.manual_seed(0)
+    drawn = normal.mean + normal.stddev * torch.randn(normal.mean.shape)
+    torch.manual_seed(0)
+    torch.testing.assert_close(model.loss(rows), (drawn - rows["action"]).square().mean(-1))
+    average = torch.stack([model.loss(rows) for _ in range(20_000)]).mean(0)
+    expected = ((normal.mean - rows["action"]).square() + normal.variance).mean(-1)
+    torch.testing.assert_close(average, expected, rtol=2e-2, atol=1e-3)
+    torch.testing.assert_close(model.act(rows["observation"]), normal.mean)
+
+
 def test_improvement_and_constraint_cannot_be_split(tmp_path: Path) -> None:
     for mode in ("resample", "reweight"):
         with pytest.raises(InputError, match="splits improvement from constraint"):

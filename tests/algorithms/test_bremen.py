@@ -112,7 +112,12 @@ def test_the_clones_policy_and_statistics_are_taken_exactly(normalises: bool, tm
 
 def test_the_ensembles_best_weights_are_taken_exactly(tmp_path: Path) -> None:
     paths, begun = stages(tmp_path), Begun()
-    theirs = torch.load(paths["dynamics"], weights_only=True)["state_dict"]
+    checkpoint = torch.load(paths["dynamics"], weights_only=True)
+    theirs = checkpoint["state_dict"]
+    for name in theirs:
+        if name.startswith("best."):  # the last weights are no worse after so short a run
+            theirs[name] = theirs[name] + 0.01
+    torch.save(checkpoint, paths["dynamics"])
     fit(algorithm("BREMEN", **paths), data(), tmp_path / "run", 20, callbacks=[begun])
     names = [name for name in theirs if name.startswith("best.")]
     assert len(names) > 10
@@ -242,6 +247,11 @@ def test_a_clone_of_another_make_is_refused(tmp_path: Path) -> None:
     )
     refused(tmp_path, r"clone.ckpt: .* a clone needs model.policy=sampled and", likelihood_std="head")
     refused(tmp_path, r"clone.ckpt: baseline.* model.start needs a BREMEN", start=stages(tmp_path)["clone"])
+
+
+def test_held_out_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^data.holdout: BREMEN fits nothing to rows"):
+        fit(algorithm("BREMEN", **stages(tmp_path)), data(holdout=0.25), tmp_path / "run")
 
 
 def test_arguments_that_contradict_each_other_are_refused() -> None:

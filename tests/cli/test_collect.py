@@ -548,3 +548,27 @@ def test_a_mix_says_itself_how_much_noise_there_is(refused: Refused) -> None:
     for more in (["--steps=9", "--noise=0.1"], ["--episodes=3"]):
         assert refused(*words, *more).startswith("mix says itself how much noise")
     assert "mix eps1 is for a policy" in refused("collect", "random", *words[2:], "--steps=9")
+
+
+def test_a_replay_that_a_killed_chain_did_not_note_is_done_already(
+    staged: str, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    words = ["collect", staged, "--replay=true", "--output=d/all-v0"]
+    assert oper(*words) == 0
+    before = tree(Path("d"))
+    capsys.readouterr()
+    assert oper(*words) == 0
+    assert "d/all-v0: holds this already" in capsys.readouterr().out
+    assert "exists already" in refused(*words, "--steps=60")
+    Path("d/junk-v0").mkdir()
+    assert "exists already" in refused(*words[:3], "--output=d/junk-v0")
+    Path("d/junk-v0").rmdir()
+    assert tree(Path("d")) == before
+
+
+def test_the_whole_way_is_no_further_than_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    random, best = 0.3, 0.9
+    assert random + (best - random) > best, "as floats round"
+    path = Path("some.ckpt")
+    monkeypatch.setattr(policies, "evaluated", lambda _: [(10, random, path), (20, best, path)])
+    assert policies.first_to_reach(Path(), 1.0, random)[:2] == (path, best)

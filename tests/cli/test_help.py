@@ -24,7 +24,8 @@ def signature(cls: type) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            found = signature(cls.__mro__[1]) | found
+            parents = signature(cls.__mro__[1]).items()
+            found = {key: value for key, value in parents if value is not inspect.Parameter.empty} | found
         else:
             found[name] = parameter.default
     return found

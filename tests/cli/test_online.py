@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -122,3 +123,72 @@ def test_what_does_not_fit_the_checkpoint_is_refused_in_a_line(broken: str, capf
     lines = capfd.readouterr().err.strip().splitlines()
     assert len([line for line in lines if "error" in line]) == 1
     assert ("data.parallel" if broken == "copies" else "replay") in lines[-1]
+
+
+def test_weights_that_came_before_the_first_checkpoint_are_no_log(small_file: Path) -> None:
+    """OPER-A's are written after each of its iterations."""
+    Path("run").mkdir()
+    Path("run/weights.safetensors").write_bytes(b"weights")
+    words = ["--data.source=D4RL", f"--data.source.path={small_file}", "--data.rollouts=null", "--trainer.max_steps=4"]
+    assert oper("fit", "--model=BC", "--model.hidden_sizes=[8]", *words, "--output=run", "--ckpt_path=last") == 0
+
+
+def test_only_the_first_rank_removes_what_a_run_without_a_checkpoint_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from oper_lightning.cli.verbs import OperCLI
+
+    Path("run/replay").mkdir(parents=True)
+    left = Path("run/replay/000000000-000000005.safetensors")
+    removed = []
+    monkeypatch.setattr(OperCLI, "instantiate_classes", lambda *_: removed.append(not left.exists()))
+    monkeypatch.setattr(OperCLI, "_run_subcommand", lambda *_: None)
+    for rank, gone in (("1", False), ("0", True)):
+        left.write_bytes(b"a log")
+        monkeypatch.setenv("RANK", rank)
+        fit("run", "--ckpt_path=last")
+        assert removed[-1] is gone, rank
+
+
+def test_what_a_kill_left_of_a_log_that_was_brought_is_no_hindrance() -> None:
+    assert fit("whole") == 0
+    assert fit("part", steps=100) == 0
+    Path("moved/replay.part").mkdir(parents=True)
+    Path("moved/replay.part/000000000-000000005.safetensors").write_bytes(b"half")
+    assert fit("moved", "--ckpt_path=part/last.ckpt") == 0
+    assert same("whole", "moved")
+    assert not Path("moved/replay.part").exists()
+
+
+def test_a_file_of_the_log_that_was_half_written_goes() -> None:
+    assert fit("run", steps=100) == 0
+    Path("run/replay/000000250-000000263.safetensors.part").write_bytes(b"half")
+    assert fit("run", "--ckpt_path=last") == 0
+    assert not list(Path("run/replay").glob("*.part"))
+
+
+def test_a_log_that_cannot_be_brought_is_named(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert fit("part", steps=100) == 0
+    monkeypatch.setattr(log.os, "link", full)
+    monkeypatch.setattr(log.shutil, "copyfile", full)
+    capfd.readouterr()
+    assert fit("moved", "--ckpt_path=part/last.ckpt") == 1
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "moved/replay: cannot copy" in line
+    assert "No space left on device" in line
+    assert not list(Path("moved").glob("replay*"))
+
+
+def test_a_checkpoint_with_impossible_numbers_removes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert fit("run", steps=100) == 0
+    before = sorted(Path("run/replay").iterdir())
+    checkpoint = torch.load("run/last.ckpt", weights_only=True)
+    checkpoint["OnlineDataModule"].update(steps=-90, drawn=-90)
+    torch.save(checkpoint, "run/last.ckpt")
+    capfd.readouterr()
+    assert fit("run", "--ckpt_path=last") == 1
+    assert "do not fit data.warmup" in capfd.readouterr().err
+    assert sorted(Path("run/replay").iterdir()) == before

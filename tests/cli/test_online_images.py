@@ -151,3 +151,10 @@ def test_kills_lose_nothing_but_time(tmp_path: Path) -> None:
 def test_a_bonus_for_images_is_refused_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert fit("run", 60, "--data.bonus=RND") == 1
     assert "Bars-v0: images, which RND is not for; leave out data.bonus" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_report_on_it_draws_no_places(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit("run") == 0
+    assert oper("report", "run", "--output=page") == 0
+    assert "coverage" not in capsys.readouterr().out
+    assert "Where runs have been" not in Path("page/report.md").read_text()

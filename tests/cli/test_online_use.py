@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -244,3 +245,55 @@ def test_a_module_is_imported_only_when_a_person_names_it(refused: Callable[...,
         assert oper("validate", "--ckpt_path=run/last.ckpt", named, "--data.rollouts.episodes=1") == 0
         Path("named.yaml").write_text("data: {init_args: {environment: 'trapped:Own-v0'}}")
         assert oper("fit", *MODEL, *DATA, "--config=named.yaml", "--data.rollouts=null", "--trainer.max_steps=20") == 0
+
+
+def test_a_dataset_that_was_published_before_a_kill_is_this_runs(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    """A chain that was killed before it noted the link as done comes by again."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(Path("store").absolute()))
+    words = ["--data.dataset=mine/explored-v0"]
+    assert fit("run", *words) == 0
+    published = {path: path.read_bytes() for path in Path("store").rglob("*") if path.is_file()}
+    assert fit("run", *words, "--ckpt_path=last") == 0
+    assert {path: path.read_bytes() for path in Path("store").rglob("*") if path.is_file()} == published
+    # A longer run would gather more than it holds.
+    assert fit("run", *words, "--ckpt_path=last", steps=120) == 1
+    assert fit("other", *words, "--seed_everything=3") == 1
+    assert {path: path.read_bytes() for path in Path("store").rglob("*") if path.is_file()} == published
+
+
+def test_good_rows_among_gathered_ones_need_joined_sources(refused: Callable[..., str]) -> None:
+    """Not all rows without a word."""
+    file = write_hdf5(Path("small.hdf5"), columns([25] * 8, 3, 1))
+    words = ["--data.environment=Never-v0", "--data.source=D4RL", f"--data.source.path={file}", "--data.rollouts=null"]
+    upsample = "--data.upsample={rows: 4, among: gathered}"
+    message = refused("fit", *MODEL, *DATA, *words, upsample, "--trainer.max_steps=40", "--output=run")
+    assert "data.upsample.among" in message
+
+
+def test_a_full_disk_leaves_what_was_written(capfd: pytest.CaptureFixture[str]) -> None:
+    """No file may grow beyond a number of bytes; what is gathered at first fits, and later blocks do not."""
+    import resource
+
+    assert fit("run", steps=40) == 0
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.suffix in (".ckpt", ".safetensors")}
+    steps, most = len(OnlineLog("run")), max(map(len, before.values())) + 10_000
+    capfd.readouterr()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        code = fit("run", "--ckpt_path=last", "--data.updates_per_epoch=2000", "--trainer.logger=false", steps=4000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 1
+    errors = [line for line in capfd.readouterr().err.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1
+    assert "cannot write it (File too large)" in errors[0]
+    assert "run/replay/" in errors[0]
+    assert not list(Path("run").rglob("*.part"))
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(OnlineLog("run")) == steps
+    assert fit("run", "--ckpt_path=last", "--trainer.logger=false", steps=60) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -131,6 +132,31 @@ def test_what_a_file_must_not_say_is_the_commands_to_say(run: Path, module: str)
     arguments = {"path": data, "environment": f"{module}:Some-v0", "allow_external": True}
     folder = configured(run, source({"class_path": "oper_lightning.D4RL", "init_args": arguments}))
     words = ["--data.source.environment=null", "--data.source.allow_external=true"]
+    assert oper("predict", f"--ckpt_path={folder}", *words) == 0
+    assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize("how", ["nested", "in a list", "as an argument of its class"])
+def test_so_is_what_lies_deeper_in_a_file(how: str, run: Path, module: str, refused: Callable[..., str]) -> None:
+    inner = small(path=str(run.with_name("small.hdf5")), environment=f"{module}:Some-v0")
+    harmless = small(path=str(run.with_name("small.hdf5")))
+    if how == "nested":
+        file, key = (
+            {"class_path": "Filtered", "init_args": {"source": inner, "first": 100}},
+            "source.source.environment",
+        )
+        words = ["--data.source.source.environment=null"]
+    elif how == "in a list":
+        file, key = {"class_path": "Joined", "init_args": {"sources": [inner]}}, "source.sources.environment"
+        whole = {"class_path": "Joined", "init_args": {"sources": [harmless]}}
+        words = [f"--data.source={json.dumps(whole)}"]
+    else:
+        file, key, words = inner, "source.environment", ["--data.source.init_args.environment=null"]
+    folder = configured(run, source(file))
+    for kept in ([], ["--data=OfflineDataModule"]):  # which says nothing of it
+        line = refused("predict", f"--ckpt_path={folder}", *kept)
+        assert line.startswith(f"run/config.yaml: data.{key} is "), line
+        assert how != "in a list" or line.endswith("give --data.source as a whole, or a yaml")
     assert oper("predict", f"--ckpt_path={folder}", *words) == 0
     assert not Path("sprung").exists()
 

@@ -128,3 +128,23 @@ def test_episodes_that_are_cut_end_there() -> None:
     assert online.began == [0, 12]
     assert online.log(0, 12)["truncated"].nonzero().tolist() == [[1, 11]]
     assert online.rows.total == 12
+
+
+def test_rows_that_were_cut_short_by_a_signal_do_not_count() -> None:
+    """Its second copy's rows are not there yet when the first one's are."""
+    calls = []
+
+    def stopped(transitions: TensorDict) -> TensorDict:
+        calls.append(len(transitions))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return plain(transitions)
+
+    rows = gathered(stopped, recorded=True, visible="step")
+    steps = steps_of([columns([20], seed=1), columns([20], seed=2)])
+    rows.put({key: value[:, :5] for key, value in steps.items()})
+    before = rows.log(0, 5)
+    with pytest.raises(KeyboardInterrupt):
+        rows.put({key: value[:, 5:12] for key, value in steps.items()})
+    assert rows.steps == 5
+    assert all(value.equal(rows.log(0, rows.steps)[key]) for key, value in before.items())

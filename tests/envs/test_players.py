@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gymnasium
@@ -179,3 +180,54 @@ def test_discrete_actions_with_another_first_number_are_taken_and_repeated(steps
     other = players("Dial-v0")
     assert other.repeat(steps, one.episode.tolist(), own, rows[-1]["next_observation"])
     assert other.observation.tolist() == one.observation.tolist()
+
+
+class Shorter(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Its second episode, whatever the seed, is over earlier; after that it must not be stepped."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    played = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        Shorter.played += 1
+        self.left = 9 if Shorter.played == 1 else 2
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if not self.left:
+            raise RuntimeError("stepped after its end")
+        self.left -= 1
+        return np.zeros(1, np.float32), 0.0, not self.left, False, {}
+
+
+gymnasium.register("Shorter-v0", Shorter, disable_env_checker=True)
+
+
+def test_an_episode_that_is_over_earlier_the_second_time_is_found_out() -> None:
+    made = players("Shorter-v0", copies=1)
+    made.begin()
+    rows = [made.step(torch.zeros(1, 1)) for _ in range(4)]
+    assert not made.repeat(4, [0], [np.zeros((4, 1), np.float32)], rows[-1]["next_observation"])
+
+
+class Slow(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Takes its time, always less than the patience."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        time.sleep(0.1)
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+gymnasium.register("Slow-v0", Slow, disable_env_checker=True)
+
+
+def test_patience_is_for_a_step_and_not_for_all_that_are_repeated() -> None:
+    made = players("Slow-v0", copies=1, patience=1.0)
+    assert made.repeat(15, [0], [np.zeros((15, 1), np.float32)], np.zeros((1, 1), np.float32))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from helpers import oper
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from oper_lightning.report.coverage import GRID, Visits, _visits, draw, entered
 
@@ -94,3 +95,15 @@ def test_a_log_that_is_broken_is_noted(caplog: pytest.LogCaptureFixture) -> None
     assert oper("report", "wall", "--output=seen") == 0
     assert any("where it has been is not drawn" in record.getMessage() for record in caplog.records)
     assert not Path("seen/report-coverage.png").exists()
+
+
+def test_a_log_of_two_kinds_is_noted(caplog: pytest.LogCaptureFixture) -> None:
+    fit("alone", "--data.environment=Pendulum-v1", "--model.normalise_observations=false")
+    last = sorted(Path("alone/replay").iterdir())[-1]
+    with safe_open(last, "pt") as file:
+        columns, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    for key in ("observation", "next_observation"):
+        columns[key] = columns[key][..., :2].contiguous()
+    save_file(columns, last, about)
+    assert oper("report", "alone", "--output=seen") == 0
+    assert any("where it has been is not drawn" in record.getMessage() for record in caplog.records)

@@ -39,7 +39,8 @@ class RND(Bonus):
         features: number of their outputs.
         learning_rate: of the predictor's Adam.
         proportion: chance with which a transition is among those that the predictor learns from.
-        every: number of updates whose transitions make one step of the predictor. Published: 1; with many updates to a
+        every: number of updates whose transitions make one step of the predictor, within a block of updates: with more
+            than data.updates_per_block the predictor takes a step for each block. Published: 1; with many updates to a
             step of the environment, as many as those.
         normalise: raw divides by the standard deviation of the errors. reference restores the published arithmetic,
             which divides by that of errors divided before (it comes to rest at the root of the former, so that scales

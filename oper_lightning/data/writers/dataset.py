@@ -93,6 +93,21 @@ def write_dataset(
     return Written(episodes, (count, rows), found, losses)
 
 
+def holds(target: Path, source: Source) -> bool:
+    """Whether there is a Minari dataset with the very transitions and reference of a source."""
+    found = []
+    for one in (source, Minari(str(target.absolute()))):
+        try:
+            one.prepare()
+            with mapped(one) as storage:
+                found.append((Table(one, storage).recorded, one.origin().reference))
+        except InputError:
+            if one is source:
+                raise
+            return False  # something else lies there
+    return found[0] == found[1]
+
+
 @contextmanager
 def _called(target: Path, new: Path) -> Iterator[None]:
     """Notes and errors on a file that lies under a temporary name call it as a person asked for it."""
