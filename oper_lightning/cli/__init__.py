@@ -15,7 +15,7 @@ from oper_lightning import __version__, renamed
 from oper_lightning.cli import folders, signals
 from oper_lightning.errors import InputError, Stopped, TrainingError, first_line, nearest, note, one_line
 
-VERBS = ("fit", "validate", "test", "predict", "run", "inspect", "report", "convert", "collect")
+VERBS = ("fit", "validate", "test", "predict", "run", "inspect", "report", "convert", "collect", "video")
 HELP = f"""oper {__version__}: prioritised offline reinforcement learning
 
 usage: oper <verb> ...
@@ -29,6 +29,7 @@ usage: oper <verb> ...
   report     turn finished runs into tables and pictures
   convert    turn a dataset into another format, or published .npy weights into a weights file
   collect    write what a policy does in an environment as a dataset
+  video      film what a policy does
 
 `oper <verb> --help` says more. An example, in two stages:
 
@@ -147,6 +148,10 @@ def _dispatch(args: list[str]) -> int:
         from oper_lightning.cli.collect import collect
 
         call(collect, rest)
+    elif verb == "video":
+        from oper_lightning.cli.video import video
+
+        call(video, rest)
     else:
         try:
             OperCLI([verb, *rest])

@@ -15,7 +15,7 @@ from typing import Any
 
 from oper_lightning.cli import VERBS, signals
 from oper_lightning.cli.rounds import unrolled
-from oper_lightning.cli.words import FLAGS, values_of
+from oper_lightning.cli.words import FLAGS, value_of, values_of, without
 from oper_lightning.errors import InputError, Stopped, first_line, nearest, note
 from oper_lightning.files import read_json, read_yaml, whole
 
@@ -69,11 +69,21 @@ def run(args: list[str]) -> int:
             changed = f"link {name!r} was another command ({_difference(begun['command'], command)})"
         elif edited:
             changed = f"{' and '.join(edited)} was edited since link {name!r} read it"
-        # A link that left no checkpoint may be changed. What it left must not become part of another run.
-        if changed and words[0] == "fit" and (begun["done"] or (folder / name / "last.ckpt").is_file()):
-            raise InputError(
-                f"{ledger}: {changed}; name another --folder, or delete {folder / name} and what came after it"
-            )
+        # A link that left no checkpoint, or whose folder was deleted, may be changed. What it left must not become part
+        # of another run, nor what others made of it.
+        if changed:
+            outdated = [name, *_made_of(name, chain["links"])]
+            left = [
+                link
+                for link in outdated
+                if chain["links"][link][0] == "fit"
+                and ((folder / link / "last.ckpt").is_file() or (_done(links, link) and (folder / link).is_dir()))
+            ]
+            if left:
+                places = " and ".join(str(folder / link) for link in left)
+                raise InputError(f"{ledger}: {changed}; name another --folder, or delete {places}")
+            for link in outdated[1:]:
+                links.pop(link, None)
         if begun["done"] and not changed:
             print(f"# {name}: done already", flush=True)
             continue
@@ -89,6 +99,26 @@ def run(args: list[str]) -> int:
         links[name]["done"] = True
         _write(ledger, links)
     return 0
+
+
+def _done(links: dict[str, dict[str, Any]], name: str) -> bool:
+    return bool(links.get(name, {}).get("done"))
+
+
+def _made_of(name: str, links: dict[str, list[str]]) -> list[str]:
+    """Links behind one that name what it writes, or what such a link writes, in their order."""
+    written, found, behind = set[str](), [], False
+    for link, words in links.items():
+        read = without(words, *FLAGS["output"])
+        parts = {part for word in read for part in re.findall(r"[^\s,=\[\]{}:'\"]+", word)}
+        if link == name or (
+            behind and any(part == at or part.startswith(f"{at}/") for part in parts for at in written)
+        ):
+            behind = True
+            found.append(link)
+            if (place := value_of(words, *FLAGS["output"])) and words[0] in ("fit", "collect", "convert"):
+                written.add(place)
+    return found[1:]
 
 
 def _call(name: str, words: list[str], chains: str) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +33,15 @@ from oper_lightning.files import place
 from oper_lightning.training.stored import read_checkpoint
 
 REFERENCE_SEED = 10_000  # of the episodes whose mean returns are references: the same for all datasets
+MIXES: dict[str, list[tuple[float, float | None, float]]] = {
+    "pure": [(1.0, 0.0, 0.0)],
+    "eps1": [(0.2, None, 0.0), (0.4, 0.0, 0.0), (0.4, 0.1, 0.0)],
+    "eps3": [(0.2, None, 0.0), (0.4, 0.0, 0.0), (0.4, 0.3, 0.0)],
+    "gaussian1": [(0.2, None, 0.0), (0.4, 0.0, 0.0), (0.4, 0.0, 0.1)],
+    "gaussian3": [(0.2, None, 0.0), (0.4, 0.0, 0.0), (0.4, 0.0, 0.3)],
+    "random": [(1.0, None, 0.0)],
+}  # blocks of steps: share of all, epsilon, or None for random actions only, and noise
+Mix = Literal["pure", "eps1", "eps3", "gaussian1", "gaussian3", "random"]
 FOR_REACHED = 20  # episodes of a random policy, from whose mean return the way to the best is measured
 
 
@@ -43,6 +53,7 @@ def collect(
     episodes: int | None = None,
     epsilon: float = 0.0,
     noise: float = 0.0,
+    mix: Mix | None = None,
     explore: bool = False,
     reached: float | None = None,
     replay: bool = False,
@@ -70,6 +81,10 @@ def collect(
         episodes: number of episodes; with steps too, what is reached first ends the collection.
         epsilon: share of the actions that are exchanged for uniformly random ones.
         noise: standard deviation of Gaussian noise on continuous actions, where their bounds are -1 and 1.
+        mix: blocks of steps, one after another, as BRAC's datasets have them (arXiv 1911.11361): pure is the policy
+            alone; eps1 and eps3 are a fifth random actions, two fifths the policy, two fifths with epsilon 0.1 or 0.3;
+            gaussian1 and gaussian3 the same with noise 0.1 or 0.3; random is random actions only. BRAC's policies
+            sample their actions: give explore too.
         explore: whether a checkpoint plays as it did to gather what it learned from, rather than its best actions.
         reached: a share of the way, such as 0.333, from a random policy's return to the run's best; who plays is the
             first kept checkpoint of the run whose evaluation reached it.
@@ -116,6 +131,7 @@ def collect(
             "episodes": episodes,
             "epsilon": epsilon,
             "noise": noise,
+            "mix": mix,
             "parallel": parallel,
             "seed": seed,
             "references": references,
@@ -130,8 +146,8 @@ def collect(
             algorithm = found.behaviour.name
             about = minari.metadata(name, algorithm, f"collected by oper-lightning: {algorithm}", stack, None)
             data.begin(space_of_observations(world, stack), world.action_space, spec, about)
-            behaviour = found.behaviour._replace(epsilon=epsilon, noise=noise)
-            _play(data, world, behaviour, stack, seed, steps, episodes)
+            for until, behaviour in _blocks(found.behaviour, mix, epsilon, noise, steps):
+                _play(data, world, behaviour, stack, seed, until, episodes)
             scores = _references(world, judge, references)
             data.finish(dict(zip(("ref_min_score", "ref_max_score"), scores, strict=True)) if scores else {})
         print(_said(target, data.now))
@@ -159,10 +175,14 @@ def _possible(given: dict[str, Any]) -> None:
         raise InputError(f"seed is {given['seed']}; from 0 to {2**32 - 1:,} is possible")
     if given["expert"] is not None and given["references"] is None:
         raise InputError("expert is for references: give the number of episodes that it plays")
+    if given["mix"] is not None and (given["steps"] is None or given["epsilon"] or given["noise"] or given["episodes"]):
+        raise InputError("mix says itself how much noise there is in which share of steps: give it with steps alone")
     if given["replay"]:
-        for name in ("episodes", "epsilon", "noise", "explore"):
+        for name in ("episodes", "epsilon", "noise", "mix", "explore"):
             if given[name]:
                 raise InputError(f"{name} is for policies that play; with replay nobody plays")
+    elif given["policy"] == RANDOM and given["mix"] not in (None, "random"):
+        raise InputError(f"mix {given['mix']} is for a policy; name one, or take the mix random")
     elif given["policy"] == RANDOM and (given["noise"] or given["epsilon"]):
         raise InputError("a random policy takes neither epsilon nor noise")
 
@@ -191,6 +211,20 @@ def _references(world: World, judge: Policy | None, episodes: int | None) -> tup
         note("the expert is no better than a random policy: they make no score, which is left out")
         return None
     return one, other
+
+
+def _blocks(
+    policy: Behaviour, mix: Mix | None, epsilon: float, noise: float, steps: int | None
+) -> Iterator[tuple[int | None, Behaviour]]:
+    """Who plays until which step: all steps, or the blocks of a mix, of whose lengths the last takes what is left."""
+    if mix is None or steps is None:
+        yield steps, policy._replace(epsilon=epsilon, noise=noise)
+        return
+    blocks, until = MIXES[mix], 0
+    for number, (share, exchanged, spread) in enumerate(blocks, 1):
+        until = steps if number == len(blocks) else until + int(share * steps)
+        begin = None if exchanged is None else policy.begin
+        yield until, policy._replace(begin=begin, epsilon=exchanged or 0.0, noise=spread)
 
 
 def _play(

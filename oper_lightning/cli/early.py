@@ -54,7 +54,8 @@ def check(verb: str, words: list[str]) -> None:
         InputError: if one of them cannot be right.
     """
     if verb in FUNCTIONS:
-        called = list(function(FUNCTIONS[verb], verb).arguments)[1:]
+        called = list(function(FUNCTIONS[verb], verb).arguments)
+        called = called if called[0] == "ckpt_path" else called[1:]  # any other first argument has no flag
         known: dict[str, Iterable[str]] = {"": ["help", "h", "config", "print_config", *called]}
         kinds = {"source": "source"} if "source" in called else {}
     elif verb in LIGHTNING:

@@ -29,6 +29,7 @@ FUNCTIONS = {
     "report": PACKAGE / "report" / "report.py",
     "convert": PACKAGE / "cli" / "convert.py",
     "collect": PACKAGE / "cli" / "collect.py",
+    "video": PACKAGE / "cli" / "video.py",
 }
 TRAINER = {
     "max_steps": "length of the run in gradient updates",
@@ -100,7 +101,8 @@ def _function_help(verb: str) -> str:
     first, (text, default) = next(iter(called.explained().items()))
     word = first.rstrip("s").upper()
     several = f"{word} [{word} ...]" if default is REQUIRED else f"[{word} ...]"
-    words = [several if first.endswith("s") else word]
+    by_name = first == "ckpt_path"  # the word of Lightning's verbs for a checkpoint, which is a flag there too
+    words = [f"--{first} VALUE" if by_name else several if first.endswith("s") else word]
     words += [f"[--{name} VALUE]" for name in list(called.arguments)[1:]]
     return "\n".join(
         [
@@ -108,7 +110,7 @@ def _function_help(verb: str) -> str:
             "",
             *textwrap.wrap(" ".join(called.about.split()), WIDTH),
             "",
-            _entry(word, text.rstrip("."), 2),
+            _entry(f"--{first}" if by_name else word, text.rstrip("."), 2),
             "",
             *_arguments(called, skip=(first, "source"), indent=2),
             "",

@@ -61,19 +61,23 @@ class Parser(LightningArgumentParser):
 def call(function: Callable[..., None], words: list[str]) -> None:
     """Calls a function with arguments from the command line: its first parameter by position, the others by name.
 
-    The first one takes several words if its name is a plural.
+    If the function takes even that by name only, it is a flag as well. The first one
+    takes several words if its name is a plural.
     """
     load_all()  # so that short names are known, and told
     parser = Parser(prog=f"oper {function.__name__}")
     first = next(iter(inspect.signature(function).parameters.values()))
-    if not first.name.endswith("s"):
+    by_name = first.kind is inspect.Parameter.KEYWORD_ONLY
+    if by_name:
+        pass
+    elif not first.name.endswith("s"):
         needed = first.default is inspect.Parameter.empty
         parser.add_argument(first.name, type=str, **({} if needed else {"nargs": "?", "default": first.default}))
     elif first.default is inspect.Parameter.empty:
         parser.add_argument(first.name, nargs="+")
     else:
         parser.add_argument(first.name, nargs="*", default=[])
-    parser.add_function_arguments(function, skip={first.name})
+    parser.add_function_arguments(function, skip=set() if by_name else {first.name})
     try:
         arguments = parser.instantiate(parser.parse_args(words))
     except InputError as error:

@@ -502,6 +502,54 @@ def test_only_runs_that_kept_checkpoints_know_how_far_they_were(run: Path, refus
     assert "no online run has gathered anything there" in refused(*words[:2], "--replay=true", "--output=d/x-v0")
 
 
+@pytest.mark.parametrize(("mix", "spread"), [("gaussian3", 0.3), ("eps3", None), ("pure", 0.0), ("random", None)])
+def test_a_mix_is_blocks_of_steps(mix: str, spread: float | None) -> None:
+    words = ["collect", "steering.still", "--environment=Pendulum-v1", "--steps=2001", "--parallel=2"]
+    assert oper(*words, f"--mix={mix}", "--output=d/mixed-v0") == 0
+    torques = np.concatenate([episode["actions"] for episode in stored("d/mixed-v0")])[:, 0] / 2
+    assert len(torques) == 2001
+    blocks = np.split(torques, [400, 1200])
+    if mix == "random":
+        assert (torques != 0).all()
+        assert abs(torques.std() - 1 / np.sqrt(3)) < 0.03
+        return
+    assert (blocks[0] != 0).all() == (mix != "pure")
+    assert (blocks[1] == 0).all()
+    assert blocks[2].std() == pytest.approx(spread, abs=0.03) if spread is not None else True
+    if mix == "eps3":
+        assert abs((blocks[2] != 0).mean() - 0.3) < 0.07
+
+
+def test_a_mix_that_was_stopped_goes_on_in_its_block() -> None:
+    words = ["collect", "steering.still", "--environment=Pendulum-v1", "--steps=1500", "--parallel=2", "--mix=eps1"]
+    assert oper(*words, "--output=alone/d-v0") == 0
+    assert oper(*words, "--output=killed/d-v0") == 0
+    work = Path("killed/.d-v0.collecting")
+    Path("killed/d-v0").rename(work)
+    noted, episodes = json.loads((work / "collected.json").read_text()), list(stored("alone/d-v0"))
+    for rounds in range(1, len(episodes)):  # after each round: 200 + 100, 200 + 200, 200 steps
+        steps = sum(len(episode["rewards"]) for episode in episodes[:rounds])
+        if steps == 700:
+            break
+    totals = [episode["rewards"].sum() for episode in episodes[:rounds]]
+    noted |= {"episodes": rounds, "steps": steps, "finished": False}
+    noted |= {"returns": float(np.sum(totals)), "squares": float(np.sum(np.square(totals)))}
+    (work / "collected.json").write_text(json.dumps(noted))
+    assert oper(*words, "--output=killed/d-v0") == 0
+    one, other = (list(stored(f"{name}/d-v0")) for name in ("alone", "killed"))
+    assert len(one) == len(other)
+    for first, second in zip(one, other, strict=True):
+        assert first["seed"] == second["seed"]
+        np.testing.assert_array_equal(first["actions"], second["actions"])
+
+
+def test_a_mix_says_itself_how_much_noise_there_is(refused: Refused) -> None:
+    words = ["collect", "steering.still", "--environment=Pendulum-v1", "--mix=eps1", "--output=d/x-v0"]
+    for more in (["--steps=9", "--noise=0.1"], ["--episodes=3"]):
+        assert refused(*words, *more).startswith("mix says itself how much noise")
+    assert "mix eps1 is for a policy" in refused("collect", "random", *words[2:], "--steps=9")
+
+
 def test_a_replay_that_a_killed_chain_did_not_note_is_done_already(
     staged: str, capsys: pytest.CaptureFixture[str], refused: Refused
 ) -> None:

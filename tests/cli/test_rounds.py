@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,3 +161,43 @@ def test_who_plays_is_random_unless_told(tmp_path: Path, monkeypatch: pytest.Mon
     assert oper("collect", "random", *words, "--output=data/b-v0") == 0
     first, second = (sorted((tmp_path / "data" / name).rglob("*.arrow")) for name in ("a-v0", "b-v0"))
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second] != []
+
+
+def test_a_changed_link_may_run_again_once_its_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = """
+folder: chained
+set: {length: 20}
+links:
+  data: collect --environment=Pendulum-v1 --steps=60
+  other: fit {small} --data.source.id={data} --trainer.max_steps=20
+  clone: fit {small} --data.source.id={data} --trainer.max_steps={length}
+  further: fit {small} --data.source.id=[{data}] --start={clone}/last.ckpt --trainer.max_steps=20
+  table: report {further} --output=table
+""".replace("{small}", "--model=BC --model.hidden_sizes=[8] --data.source=Minari --data.updates_per_epoch=20 "
+            "--data.batch_size=16 --data.rollouts=null")  # fmt: skip
+    Path("chain.yaml").write_text(text)
+    assert oper("run", "chain.yaml") == 0
+    capfd.readouterr()
+    assert oper("run", "chain.yaml", "--length=40") == 1
+    line = capfd.readouterr().err
+    assert "link 'clone' was another command (--trainer.max_steps=20 became --trainer.max_steps=40)" in line
+    assert line.endswith("or delete chained/clone and chained/further\n")
+    # What was made of it has to go as well, before anything is done again.
+    shutil.rmtree("chained/clone")
+    assert oper("run", "chain.yaml", "--length=40") == 1
+    assert capfd.readouterr().err.endswith("or delete chained/further\n")
+    shutil.rmtree("chained/further")
+    assert oper("run", "chain.yaml", "--length=40") == 0
+    out = capfd.readouterr().out
+    assert [name for name in ("data", "other", "clone", "further", "table") if f"# {name}: done" in out] == [
+        "data",
+        "other",
+    ]
+    assert "chained/further: update 20" in out
+    # Whoever needs the room may delete what is done.
+    shutil.rmtree("chained/clone")
+    assert oper("run", "chain.yaml", "--length=40") == 0
+    assert not Path("chained/clone").exists()
