@@ -155,6 +155,8 @@ def run_oper(words: list[str]) -> None:
 def cut_further(words: list[str]) -> list[str]:
     if any("configs/oper_a" in word for word in words):
         return STAGE_1
+    if any("configs/dynamics" in word for word in words):
+        return []
     files = [Path(word.removeprefix("--config=")).read_text() for word in words if word.endswith(".yaml")]
     online = ONLINE if "OnlineDataModule" in " ".join([*words, *files]) else []
     return online if "--data.rollouts=null" in words else [*online, *STAGE_2]

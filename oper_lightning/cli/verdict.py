@@ -43,7 +43,7 @@ def say(trainer: Trainer, verb: str, folder: Path | None, checkpoint: str) -> No
     record: dict[str, Any] = {"checkpoint": checkpoint, **returns, **others, "environment": spec.environment}
     if judged is not None:
         record |= {"members": judged.members.tolist(), "columns": judged.columns.tolist()}
-        with whole(folder / "model.png") as file:
+        with whole(folder / "errors.png") as file:
             draw(judged).savefig(file, dpi=130, format="png", facecolor="white")
     with whole(folder / f"{verb}.json") as file:
         file.write(json.dumps(record, indent=1).encode())

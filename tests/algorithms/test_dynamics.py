@@ -239,7 +239,7 @@ def test_from_the_command_line(
     line = capsys.readouterr().out
     assert line.startswith("one-step error 0.0")
     assert "(120 held-out rows)" in line
-    assert (tmp_path / "held" / "model.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "held" / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert oper("validate", "--ckpt_path=held/last.ckpt", "--data.holdout=1") == 0
     assert "(1,200 held-out rows)" in capsys.readouterr().out
     assert oper("predict", "--ckpt_path=held/last.ckpt") == 0
