@@ -193,6 +193,8 @@ class Mixture:
 
     def _weights_of(self, index: Tensor) -> Tensor:
         """Weights of rows; those that were gathered without a priority have 1."""
+        if self.seeds:
+            return self.loss_weights.expand(len(index), *self.loss_weights.shape).gather(-1, index)
         count = self.loss_weights.shape[-1]
         if self.gathered is None:
             return self.loss_weights[index]

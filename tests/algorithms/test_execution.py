@@ -32,7 +32,7 @@ def run(name: str, way: str, device: str, folder: Path, *, weighted: bool, updat
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "BREMEN"])  # which says that it cannot
 def test_every_way_learns_the_same_and_goes_on_exactly(name: str, way: str, tmp_path: Path) -> None:
     device = "gpu" if way == "cudagraphs" else "cpu"
     # Without weights roles share their batch, for every algorithm alike: one of them shows it.

@@ -363,5 +363,5 @@ def test_a_priority_or_an_evaluation_makes_no_sense_here(tmp_path: Path) -> None
     for number, options in enumerate([{"priority": OperR()}, {"mode": "reweight"}, {"prioritise": ["improvement"]}]):
         with pytest.raises(InputError, match="makes the priority itself"):
             fit(algorithm("OperA"), data(**options), tmp_path / str(number))
-    with pytest.raises(InputError, match=r"set data\.rollouts to null"):
-        algorithm("OperA").act(torch.zeros(3))
+    with pytest.raises(InputError, match=r"OperA fits no policy that could be played: --data\.rollouts=null"):
+        algorithm("OperA").test_step(None, 0)

@@ -19,7 +19,7 @@ from networks import (
     ready,
     train,
 )
-from test_shared import ALGORITHMS, algorithm, data, fit
+from test_shared import ALGORITHMS, POLICIES, algorithm, data, fit
 
 from oper_lightning import InputError
 from oper_lightning.algorithms.base import OfflineAlgorithm
@@ -27,7 +27,7 @@ from oper_lightning.algorithms.discrete_cql import DiscreteCQL
 from oper_lightning.algorithms.qrdqn import QRDQN
 
 EXPLORERS = [
-    name for name, cls in ALGORITHMS.items() if "discrete" in cls.kinds and cls.explore is not OfflineAlgorithm.explore
+    name for name, cls in POLICIES.items() if "discrete" in cls.kinds and cls.explore is not OfflineAlgorithm.explore
 ]
 
 

@@ -109,6 +109,22 @@ def test_weights_of_seeds_and_other_loops_leave_them_out() -> None:
                 assert not {float(x) for x in first} & rows(data, True)
 
 
+def test_weights_of_seeds_stand_beside_their_rows() -> None:
+    data = module(mode="reweight", prioritise=["evaluation"])
+    weights = torch.rand(3, len(data.transitions)) + 0.1
+    data.set_weights_of_seeds(weights)
+    block = data.draw(50).evaluation
+    assert data.held_out is not None
+    left = weights.double().masked_fill(data.held_out, 0)
+    expected = left / left.sum(-1, keepdim=True) * (~data.held_out).sum()
+    rows = {float(x): row for row, x in enumerate(data.transitions["observation"][:, 0])}
+    for seed in range(3):
+        for x, weight in zip(
+            block["observation"][:, seed, :, 0].flatten(), block["weight"][:, seed].flatten(), strict=True
+        ):
+            assert float(weight) == pytest.approx(float(expected[seed, rows[float(x)]]), rel=1e-5)
+
+
 def test_losses_of_held_out_rows_by_hand(tmp_path: Path) -> None:
     model = BC(hidden_sizes=(8,))
     data = OfflineDataModule(Arrays(columns(LENGTHS)), batch_size=16, holdout=0.3, rollouts=None, updates_per_epoch=10)
