@@ -72,6 +72,8 @@ class DynamicsEnsemble(Stage):
         self.patience = patience
         self.margin = margin
         self.start = start
+        self.stopped: str | None = None
+        """why the run ended early"""
         self.judged: Errors | None = None
         """what a validation found, outside of training"""
 
@@ -160,6 +162,7 @@ class DynamicsEnsemble(Stage):
 
     def _stop_if_done(self) -> None:
         if bool((self.waited >= self.patience).all()):
+            self.stopped = f"no member has erred less on held-out episodes for {self.patience} epochs"
             self.trainer.should_stop = True
 
     def validation_step(self, judged: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -34,6 +34,7 @@ def was_read(data: OfflineDataModule) -> str:
     episodes = int(data.transitions["next", "done"].sum())
     line = f"read {data.source}: {len(data.transitions):,} transitions in {episodes:,} episodes"
     line += f", {data.spec.actions:,} discrete actions" if data.spec.discrete else ""
+    line += f", {int(data.held_out.sum()):,} transitions of which are held out" if data.held_out is not None else ""
     if data.priority is None or data.weights is None:
         return f"{line}; drawn uniformly"
     # Which of S seeds it is makes little difference.
@@ -52,7 +53,8 @@ def will_do(trainer: Trainer, model: LightningModule, data: OfflineDataModule) -
     if trainer.checkpoint_callbacks:
         line += f"; a checkpoint every {blocks.count * getattr(blocks, 'updates', 1):,}"
     if data.world is None or data.rollouts is None or not trainer.enable_validation:
-        return f"{line}; without rollouts in an environment nothing is scored"
+        judged = "judged on what is held out" if data.held_out is not None else "nothing is scored"
+        return f"{line}; without rollouts in an environment {judged}"
     line += f"; scored over {data.rollouts.episodes} episodes of {data.world.environment}"
     if data.spec.reference is None:
         return f"{line}, without a normalised score, as no reference is known (data.source.reference)"
@@ -86,7 +88,7 @@ def early_end(trainer: Trainer) -> str | None:
         if trainer.should_stop and isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.").removesuffix(".")
     if trainer.should_stop:
-        return "a callback asked for it"
+        return getattr(trainer.lightning_module, "stopped", None) or "a callback asked for it"
     if trainer.max_steps > 0 and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
         return f"trainer.max_epochs {trainer.max_epochs} are over"
     return None

@@ -243,6 +243,11 @@ def test_from_the_command_line(
     assert oper("validate", "--ckpt_path=held/last.ckpt", "--data.holdout=1") == 0
     assert "(1,200 held-out rows)" in capsys.readouterr().out
     assert oper("predict", "--ckpt_path=held/last.ckpt") == 0
+    soon = ["--model.learning_rate=0.3", "--model.patience=2", "--data.holdout=0.1", "--output=soon"]
+    assert oper("fit", *LEARNT, *ROWS, *length, *soon) == 0
+    printed = capsys.readouterr()
+    assert "no member has erred less on held-out episodes for 2 epochs" in printed.out
+    assert "120 transitions of which are held out" in printed.err
     warm = ["--model.start=held/last.ckpt", "--data.holdout=0.1", "--output=warm"]
     assert oper("fit", *LEARNT, *ROWS, "--data.updates_per_epoch=10", "--trainer.max_steps=10", *warm) == 0
     first, second = (torch.load(f"{run}/last.ckpt", weights_only=True)["state_dict"] for run in ("held", "warm"))
