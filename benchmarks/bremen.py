@@ -74,15 +74,18 @@ def execute(case: str, seed: int, data: str) -> None:
         "machine": f"{platform.machine()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
         "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
         "policies": {run.name: curves_of(run) for run in sorted(folder.glob("policy*"))},
-        "models": {
-            run.name: json.loads((run / "validate.json").read_text())
-            for run in sorted(folder.glob("dynamics*"))
-            if (run / "validate.json").is_file()
-        },
+        "models": judged(folder, "dynamics*"),
+        "foresights": judged(folder, "foresight*"),
     }
     RAW.mkdir(parents=True, exist_ok=True)
     with whole(RAW / f"{case}-{seed}.json") as file:
         file.write((json.dumps(record) + "\n").encode())
+
+
+def judged(folder: Path, pattern: str) -> dict[str, Any]:
+    """What `oper validate` found, by folder."""
+    files = sorted(folder.glob(f"{pattern}/validate.json"))
+    return {file.parent.name: json.loads(file.read_text()) for file in files}
 
 
 def curves_of(run: Path) -> dict[str, Any]:
