@@ -174,7 +174,7 @@ class OfflineDataModule(LoadedData):
         scaled = loaded.arrange(self.reward_scale, self.reward_shift)
         self._spec = dataclasses.replace(self._spec, reward_range=loaded.reward_range(scaled))
         columns = getattr(self.trainer.lightning_module, "columns", None) if self.trainer is not None else None
-        if columns is not None and stage in ("fit", "predict"):
+        if columns is not None and (stage in ("fit", "predict") or self.held_out is not None):
             loaded.add(columns, scaled)
         if self.bonus is not None and fresh and (self.trainer is None or stage == "fit"):
             if loaded.frames is not None:

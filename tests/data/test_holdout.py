@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from oper_lightning import BC, TD3BC, InputError, OfflineDataModule, OperR
+from oper_lightning import BC, IQL, TD3BC, InputError, OfflineDataModule, OperR
 from oper_lightning.data.mixture import Upsample
 from oper_lightning.data.sources.joined import Joined
 from oper_lightning.data.transitions import held_out
@@ -194,3 +194,16 @@ def test_from_the_command_line(
     assert oper("validate", "--ckpt_path=run/last.ckpt") == 0
     assert "holdout/policy_loss " in capsys.readouterr().out
     assert '"holdout/policy_loss"' in (tmp_path / "run" / "validate.json").read_text()
+
+
+def test_columns_of_an_algorithm_are_there_where_nothing_is_trained(tmp_path: Path) -> None:
+    def data() -> OfflineDataModule:
+        return OfflineDataModule(
+            Arrays(columns(LENGTHS)), batch_size=4, holdout=0.3, rollouts=None, updates_per_epoch=5
+        )
+
+    trainer = Trainer(max_steps=5, logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    model = IQL(hidden_sizes=(8,))
+    trainer.fit(model, data())
+    (numbers,) = Trainer(logger=False, enable_progress_bar=False).validate(model, data(), verbose=False)
+    assert {name for name in trainer.callback_metrics if name.startswith("holdout/")} == set(numbers)
