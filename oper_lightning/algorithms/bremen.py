@@ -209,10 +209,10 @@ class BREMEN(OfflineAlgorithm):
         remedy = f"a clone needs model.policy={heads} and model.hidden_sizes={[*self.hidden_sizes]}"
         if self.clone is not None and self.alpha:
             clone, behaviour = stored.read_checkpoint(self.clone), self.behaviour
-            earlier.take_policy(clone, behaviour.network, behaviour.mean, behaviour.std, remedy)
+            earlier.take_policy(clone, behaviour.network, behaviour.mean, behaviour.std, self.spec, remedy)
         if first := self.start or self.clone:
             checkpoint = stored.read_checkpoint(first)
-            earlier.take_policy(checkpoint, self.policy, self.observation_mean, self.observation_std, remedy)
+            earlier.take_policy(checkpoint, self.policy, self.observation_mean, self.observation_std, self.spec, remedy)
             if self.start:
                 earlier.fill(self.baseline, checkpoint, "baseline.", "model.start needs a BREMEN of the same baseline")
         if self.pretrain_baseline:

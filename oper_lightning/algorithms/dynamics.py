@@ -16,7 +16,7 @@ from oper_lightning.nn.dynamics import Dynamics
 from oper_lightning.nn.losses import squared_error
 from oper_lightning.nn.optim import adam, frozen_copy
 from oper_lightning.spec import Batch, DataSpec
-from oper_lightning.training import stored
+from oper_lightning.training import earlier, stored
 from oper_lightning.training.model_errors import Errors
 
 PART = 20_000  # held-out rows that are looked at together
@@ -34,7 +34,7 @@ class DynamicsEnsemble(Stage):
         hidden_sizes: widths of their hidden layers.
         kind: deterministic (squared error of normalised changes) or gaussian (likelihood).
         reward: whether the reward is learnt too; not needed where a task gives it by formula.
-        weight_decay: factor of half the squared weights between hidden layers, divided by the number of transitions
+        weight_decay: factor of half the squared weights of the hidden layers, divided by the number of transitions
             trained on.
         learning_rate: learning rate of the Adam optimiser.
         patience: epochs without a smaller error after which a member stops.
@@ -106,7 +106,7 @@ class DynamicsEnsemble(Stage):
         return error.mean(-1)
 
     def penalty(self) -> Tensor:
-        """Half the squared weights between hidden layers; the bounds of variances are drawn together, 0-d."""
+        """Half the squared weights of the hidden layers; the bounds of variances are drawn together, 0-d."""
         hidden = list(self.model.networks.weights)[:-1]
         total = torch.stack([weight.square().sum() / 2 for weight in hidden]).sum() * self.weight_decay / self.rows
         if self.model.gaussian:
@@ -145,11 +145,9 @@ class DynamicsEnsemble(Stage):
         checkpoint = stored.read_checkpoint(path)
         if checkpoint["class_path"] != class_path(DynamicsEnsemble):
             raise InputError(f"{path} holds {checkpoint['class_path']}, not a DynamicsEnsemble (model.start)")
-        theirs = {name.removeprefix("best."): value for name, value in checkpoint["state_dict"].items()}
-        mine = self.model.state_dict()
-        if odd := [name for name in mine if name not in theirs or theirs[name].shape != mine[name].shape]:
-            raise InputError(f"{path}: its networks do not fit those at hand, beginning with {odd[0]} (model.start)")
-        self.model.load_state_dict({name: theirs[name] for name in mine})
+        earlier.judged(checkpoint)
+        remedy = "model.start needs an ensemble of the same members, hidden_sizes, kind, reward and data"
+        earlier.fill(self.model, checkpoint, "best.", remedy)
         self.best.load_state_dict(self.model.state_dict())
 
     def on_train_start(self) -> None:
@@ -172,8 +170,9 @@ class DynamicsEnsemble(Stage):
         if callable(judged):
             self.no_policy()
         if not self._fits():
-            rows = torch.cat([self._normalise(part).to(self.device) for part in judged.parts(PART)])
-            self.judged = Errors.of(self.best, rows, judged.ends().to(self.device))
+            # All ranks judge all rows, as steps must follow each other.
+            parts = [self._normalise(part).to(self.device) for part in judged.parts(PART, of_all_ranks=True)]
+            self.judged = Errors.of(self.best, torch.cat(parts), judged.ends().to(self.device))
             return self.log_judgement("holdout", self.judged.numbers())
         sums = torch.zeros(self.members + 1, dtype=torch.float64, device=self.device)
         for part in judged.parts(PART):

@@ -100,7 +100,10 @@ class Progress(ProgressBar):
             line += f"  held-out error {metrics['holdout/error']:.4f}"
         loss = getattr(pl_module, "main_loss", None)
         if loss in metrics:
-            line += f"  {loss.removeprefix('train/')} {metrics[loss]:.4g}"
+            name = loss.removeprefix("train/")
+            line += f"  {name} {metrics[loss]:.4g}"
+            if judged and f"holdout/{name}" in metrics:
+                line += f" (held out {metrics[f'holdout/{name}']:.4g})"
         rate = self._rate(trainer)
         self.console.print(
             f"{line}  ({rate:,.{0 if rate >= 1 else 1 if rate >= 0.1 else 3}f} updates/s)", soft_wrap=True

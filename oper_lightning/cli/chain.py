@@ -21,6 +21,7 @@ from oper_lightning.files import read_json, read_yaml, whole
 
 LEDGER = "chain.json"
 LONGEST = 100_000  # characters that a name may stand for; a command's words cannot be much longer
+ENTRIES = ("folder", "set", "rounds", "links", "after")
 VERSION = "-v0"  # of what a `collect` link writes
 ABOVE = "OPER_CHAINS"  # the chains that this one is a link of, at whatever depth
 
@@ -144,6 +145,9 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     chain = read_yaml(path)
     if not isinstance(chain, dict) or not isinstance(chain.get("links"), dict) or not chain["links"]:
         raise InputError(f"{path}: not a chain; it needs `links:` with a name and a command each")
+    for key in chain:
+        if key not in ENTRIES:
+            raise InputError(f"{path}: no entry {key!r}; {nearest(str(key), ENTRIES)}")
     if not isinstance(chain.get("folder"), str | None):
         raise InputError(f"{path}: `folder:` is {chain['folder']!r:.60}; the name of a folder is needed")
     if "\\u0000" in json.dumps([chain["links"], chain.get("set"), chain.get("folder")], default=str):

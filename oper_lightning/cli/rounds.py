@@ -64,8 +64,13 @@ def _of_round(command: Any, number: int, done: dict[str, int], where: str) -> An
     found: list[str] = []
     if number == 0 and words[:1] and words[0] in JUDGES and any(BEFORE.search(word) for word in words):
         return None
-    for word in words:
+    for place, word in enumerate(words):
         if number == 0 and BEFORE.search(word):
+            option = words[place - 1] if place else ""
+            if option.startswith("--") and "=" not in option:
+                raise InputError(
+                    f"{where}: write {option}={word} as one word: it is left out of the first round as a whole"
+                )
             continue
         alone = re.fullmatch(r"\{(\w+)\.all\}", word)
         if alone and alone[1] in done:

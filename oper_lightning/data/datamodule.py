@@ -16,7 +16,16 @@ from oper_lightning.data.buffer import replay_buffer
 from oper_lightning.data.draws import Stretches
 from oper_lightning.data.frames import moved
 from oper_lightning.data.loaded import LoadedData, Location
-from oper_lightning.data.loaders import Batches, Blocks, Episodes, HeldOut, InOrder, own_episodes, shared_out
+from oper_lightning.data.loaders import (
+    Batches,
+    Blocks,
+    Episodes,
+    HeldOut,
+    HeldOutBatches,
+    InOrder,
+    own_episodes,
+    shared_out,
+)
 from oper_lightning.data.mixture import Mixture, Mode, Upsample, mean_one_among, weigh
 from oper_lightning.data.rl import TensorDictReplayBuffer
 from oper_lightning.data.sources.joined import Joined
@@ -197,7 +206,10 @@ class OfflineDataModule(LoadedData):
         held = held_out(loaded.transitions["next", "done"], self.holdout, loaded.recorded)
         count = f"{int(held.sum()):,} of {len(held):,} transitions"
         if not held.any() or (held.all() and stage in ("fit", None)):
-            raise InputError(f"{self.source}: data.holdout {self.holdout} takes {count}; whole episodes are held out")
+            raise InputError(
+                f"{self.source}: data.holdout {self.holdout} takes {count}, as whole episodes are held out: "
+                f"take another share, or more episodes"
+            )
         if self.offline_share is not None and isinstance(self.source, Joined):
             raise InputError("data.offline_share and data.holdout do not go together: leave out one of them")
         return held
@@ -323,13 +335,15 @@ class OfflineDataModule(LoadedData):
             return int(self.trainer.fast_dev_run), 1  # type: ignore[attr-defined]
         return shared_out(self.updates_per_epoch, self.trainer.max_steps, self.updates_per_block)
 
-    def val_dataloader(self) -> list[Episodes | HeldOut]:
+    def val_dataloader(self) -> list[Any]:
         """A loader whose only item is this rank's share of the episodes, where there is an environment; and one for its
-        share of the held-out rows, where there are any.
+        share of the held-out rows, where there are any. Modules other than this package's algorithms get them as
+        batches.
         """
-        loaders: list[Episodes | HeldOut] = [*own_episodes(self.world, self.rollouts, test=False)]
+        loaders: list[Any] = [*own_episodes(self.world, self.rollouts, test=False)]
         if self.held_out is not None:
-            loaders.append(HeldOut(self._at_hand("rows"), torch.nonzero(self.held_out).squeeze(1), self.batch_size))
+            held = HeldOut(self._at_hand("rows"), torch.nonzero(self.held_out).squeeze(1), self.batch_size)
+            loaders.append(held if self._takes_blocks() else HeldOutBatches(held))
         return loaders
 
     def test_dataloader(self) -> list[Episodes]:

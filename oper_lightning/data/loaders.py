@@ -122,6 +122,7 @@ class HeldOut:
 
     def __init__(self, data: Table, rows: Tensor, batch_size: int) -> None:
         self.data = data
+        self.of_all = rows
         self.rows = rows[ranks.rank() :: ranks.world_size()]
         self.alike = len(rows) // ranks.world_size()  # that every rank has at least
         self.batch_size = batch_size
@@ -132,14 +133,14 @@ class HeldOut:
     def __iter__(self) -> Iterator[HeldOut]:
         yield self
 
-    def parts(self, size: int) -> Iterator[TensorDict]:
-        """All of the rank's rows in order, ``size`` at a time, as algorithms get them."""
-        for rows in self.rows.split(size):
+    def parts(self, size: int, of_all_ranks: bool = False) -> Iterator[TensorDict]:
+        """The rank's rows, or those of all ranks, in order, ``size`` at a time, as algorithms get them."""
+        for rows in (self.of_all if of_all_ranks else self.rows).split(size):
             yield self.data.rows(rows)
 
     def ends(self) -> Tensor:
-        """Which of the rank's rows are the last of an episode, bool ``[n]``."""
-        return self.data.transitions["next", "done"][self.rows]
+        """Which of all ranks' rows are the last of an episode, bool ``[n]``."""
+        return self.data.transitions["next", "done"][self.of_all]
 
     def batches(self) -> Iterator[Batch]:
         """At most 40 batches, as many on each rank; if there are more rows, evenly spread ones. Their weights are 1."""
@@ -149,6 +150,19 @@ class HeldOut:
             part = self.data.rows(rows)
             part["weight"] = torch.ones(len(rows), device=rows.device)
             yield Batch(part, part, part)
+
+
+class HeldOutBatches:
+    """A loader over the batches of held-out rows, for modules that are not this package's."""
+
+    def __init__(self, held: HeldOut) -> None:
+        self.given = [*held.batches()]
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.given)
 
 
 class InOrder:

@@ -18,7 +18,7 @@ def in_a_line(errors: Errors) -> str:
     if errors.reward_r2 is not None:
         line += f"; reward R² {errors.reward_r2:.3f}"
     far, still = errors.open_loop[-1], errors.standing_still[-1]
-    line += f"; {far:.2f} after {errors.horizons[-1]} steps (standing still {still:.2f})"
+    line += f"; {far:.2f} standard deviations off after {errors.horizons[-1]} steps (standing still {still:.2f})"
     return f"{line} ({errors.rows:,} held-out rows)"
 
 
@@ -42,7 +42,7 @@ def draw(errors: Errors) -> Any:
             label = "imagined by each member" if number == 0 else None
             stretch.plot(member.tolist(), color=COLOURS[5], linewidth=0.9, alpha=0.8, label=label)
         stretch.plot(recorded.tolist(), color=COLOURS[6], linewidth=1.2, label="recorded")
-        title = f"Column {errors.column}, the hardest to foretell"
+        title = f"Column {errors.column}, the hardest over {len(recorded)} steps"
         stretch.set(title=title, xlabel="steps", ylabel="value")
         stretch.legend(fontsize="small", frameon=False)
     return figure

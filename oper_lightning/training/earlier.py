@@ -58,13 +58,27 @@ def read_dynamics(path: str, spec: DataSpec) -> Dynamics:
     theirs, given = DataSpec.from_dict(checkpoint["spec"]), checkpoint["hyper_parameters"]
     if different := theirs.difference(spec):
         raise InputError(f"{path} was made for other data ({theirs.dataset}): {different} (model.dynamics)")
-    if not (theirs.action_low.equal(spec.action_low) and theirs.action_high.equal(spec.action_high)):
-        raise InputError(f"{path} was made for actions within other bounds ({theirs.dataset}; model.dynamics)")
+    same_bounds(theirs, spec, path)
+    judged(checkpoint)
     with reading(path, "a DynamicsEnsemble"):
         sizes = {name: given[name] for name in ("members", "hidden_sizes", "reward", "margin")}
         sizes |= {"observations": spec.observation_size, "actions": spec.action_size}
         sizes["gaussian"] = given["kind"] == "gaussian"
     return dynamics(sizes, checkpoint, "best.")
+
+
+def judged(checkpoint: dict[str, Any]) -> None:
+    """Refuses an ensemble none of whose epochs was judged: its best weights are those it began with.
+
+    Raises:
+        InputError: if that is so.
+    """
+    errors = checkpoint["state_dict"].get("best_error")
+    if errors is None or bool((errors >= torch.finfo(torch.float32).max).any()):
+        raise InputError(
+            f"{stored.origin(checkpoint)}: this ensemble was never judged on held-out episodes, so that it has no best "
+            f"weights: train it for at least an epoch, with data.holdout and validation"
+        )
 
 
 def dynamics(sizes: Any, checkpoint: dict[str, Any], prefix: str) -> Dynamics:
@@ -85,7 +99,9 @@ def dynamics(sizes: Any, checkpoint: dict[str, Any], prefix: str) -> Dynamics:
     return made
 
 
-def take_policy(checkpoint: dict[str, Any], policy: nn.Module, mean: Tensor, std: Tensor, remedy: str) -> None:
+def take_policy(
+    checkpoint: dict[str, Any], policy: nn.Module, mean: Tensor, std: Tensor, spec: DataSpec, remedy: str
+) -> None:
     """Copies a policy and the statistics that it normalises observations with, bit for bit.
 
     Args:
@@ -93,14 +109,35 @@ def take_policy(checkpoint: dict[str, Any], policy: nn.Module, mean: Tensor, std
         policy: takes its weights.
         mean: takes the mean of the observations, ``[O]``.
         std: takes their standard deviation ``[O]``.
+        spec: of the data of the run at hand.
         remedy: what to do if its weights do not fit.
 
     Raises:
         InputError: if something does not fit.
     """
+    if not entries(checkpoint, "policy."):
+        raise InputError(f"{stored.origin(checkpoint)} holds {checkpoint['class_path']}, which has no policy: {remedy}")
     fill(policy, checkpoint, "policy.", remedy)
     theirs, name = checkpoint["state_dict"], stored.origin(checkpoint)
-    with reading(name, "a policy"), torch.no_grad():
+    same_bounds(DataSpec.from_dict(checkpoint["spec"]), spec, name)
+    for key, here in (("observation_mean", mean), ("observation_std", std)):
+        value = theirs.get(key)
+        if value is None or value.shape != here.shape or not value.isfinite().all():
+            raise InputError(f"{name}: {key} is not one finite number for each of {len(here)} columns: {remedy}")
+    with torch.no_grad():
         normalises = checkpoint["hyper_parameters"].get("normalise_observations", True)
         mean.copy_(theirs["observation_mean"] if normalises else torch.zeros_like(mean))
         std.copy_(theirs["observation_std"] if normalises else torch.ones_like(std))
+
+
+def same_bounds(theirs: DataSpec, spec: DataSpec, name: str) -> None:
+    """Refuses a run on actions within other bounds, as actions between -1 and 1 would be others there.
+
+    Raises:
+        InputError: if bounds differ.
+    """
+    if not (theirs.action_low.equal(spec.action_low) and theirs.action_high.equal(spec.action_high)):
+        raise InputError(
+            f"{name} was made for actions within other bounds ({theirs.dataset}): give both runs the same data, or the "
+            f"same data.source.action_low and action_high"
+        )

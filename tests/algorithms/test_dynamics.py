@@ -252,6 +252,11 @@ def test_from_the_command_line(
     assert oper("fit", *LEARNT, *ROWS, "--data.updates_per_epoch=10", "--trainer.max_steps=10", *warm) == 0
     first, second = (torch.load(f"{run}/last.ckpt", weights_only=True)["state_dict"] for run in ("held", "warm"))
     assert float(second["best_error"].mean()) < 3 * float(first["best_error"].mean())
+    never = ["--trainer.limit_val_batches=0", "--data.holdout=0.1", "--output=never"]
+    assert oper("fit", *LEARNT, *ROWS, "--data.updates_per_epoch=10", "--trainer.max_steps=10", *never) == 0
+    again = ["--model.start=never/last.ckpt", "--data.holdout=0.1", "--output=again"]
+    assert oper("fit", *LEARNT, *ROWS, *length, *again) == 1
+    assert "never judged on held-out episodes" in capsys.readouterr().err
     for words in (["--model.start=nowhere.ckpt"], ["--model.start=held/last.ckpt", "--model.hidden_sizes=[16]"]):
         assert oper("fit", *LEARNT, *ROWS, *length, "--data.holdout=0.1", *words, f"--output=bad{len(words)}") == 1
         assert capsys.readouterr().err.splitlines()[-1].startswith("oper: error: ")

@@ -94,6 +94,11 @@ def test_a_list_multiplies_rounds(tmp_path: Path) -> None:
         (('rounds: "{rounds}"\n', ""), "there is no `rounds:`"),
         (("after:\n  table: report {policy} {model.all} --output=runs/x", "after: [1]"), "`after:` needs links"),
         (("look: report", "look: x'report"), "o closing quotation"),
+        (('rounds: "{rounds}"', "round: 3"), "no entry 'round'; did you mean 'rounds'?"),
+        (
+            ("--model.start={model.before}", "--model.start {model.before}"),
+            "write --model.start={model.before}/last.ckpt",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, change: tuple[str, str], says: str | None) -> None:

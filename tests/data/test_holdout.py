@@ -11,13 +11,15 @@ import torch
 from helpers import Arrays, columns, oper, write_hdf5
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from oper_lightning import BC, IQL, TD3BC, InputError, OfflineDataModule, OperR
+from oper_lightning.data.loaders import HeldOut
 from oper_lightning.data.mixture import Upsample
 from oper_lightning.data.sources.joined import Joined
 from oper_lightning.data.transitions import held_out
+from oper_lightning.nn import ranks
 from oper_lightning.spec import ROLES
 
 LENGTHS = [3, 7, 1, 12, 5, 9, 2, 8, 4, 6]
@@ -159,6 +161,54 @@ def test_looking_at_them_changes_nothing(tmp_path: Path) -> None:
         found.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert torch.equal(*found)
     assert {"holdout/critic_loss", "holdout/improvement_loss"} <= trainer.callback_metrics.keys()
+
+
+class Somebodys(LightningModule):
+    """A module of another project, with batches of its own loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = torch.nn.Linear(4, 2)
+        self.rows = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.policy(batch.improvement["observation"]).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.rows += len(batch.improvement["observation"])
+        self.log("loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters())
+
+
+def test_somebodys_module_gets_them_as_batches(tmp_path: Path) -> None:
+    arrays = columns(LENGTHS)
+    module, size = Somebodys(), arrays["observations"].shape[1]
+    module.policy = torch.nn.Linear(size, 2)
+    data = OfflineDataModule(Arrays(arrays), batch_size=4, holdout=0.3, rollouts=None, updates_per_epoch=10)
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
+    Trainer(max_epochs=1, default_root_dir=tmp_path, enable_checkpointing=False, **options).fit(module, data)
+    assert data.held_out is not None
+    assert module.rows == int(data.held_out.sum())
+
+
+def test_rows_of_two_ranks_and_of_both_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module()
+    assert data.held_out is not None
+    numbers = torch.nonzero(data.held_out).squeeze(1)
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        held = HeldOut(data._at_hand("rows"), numbers, 4)
+        shares.append(torch.cat([*held.parts(5)])["observation"])
+        together = torch.cat([*held.parts(5, of_all_ranks=True)])["observation"]
+        assert torch.equal(together, data.transitions["observation"][numbers])
+        assert torch.equal(held.ends(), data.transitions["next", "done"][numbers])
+        assert next(len(batch.evaluation) for batch in held.batches()) == 4
+    assert torch.equal(shares[0], data.transitions["observation"][numbers][::2])
+    assert torch.equal(shares[1], data.transitions["observation"][numbers][1::2])
 
 
 def test_training_ends_when_their_loss_rises(tmp_path: Path) -> None:
