@@ -197,12 +197,24 @@ def changed(path: str, section: str, **entries: Any) -> str:
 
 def test_an_ensemble_of_another_world_is_refused(tmp_path: Path) -> None:
     for entries, match in (
-        ({"observation_shape": [4], "observation_mean": torch.zeros(4), "observation_std": torch.ones(4)}, r"\(4,\)"),
-        ({"action_low": -2 * torch.ones(2)}, "within other bounds"),
+        (
+            {"observation_shape": [4], "observation_mean": torch.zeros(4), "observation_std": torch.ones(4)},
+            r"\(4,\) against .*model.dynamics",
+        ),
+        ({"action_low": -2 * torch.ones(2)}, "within other bounds .*the same data.source.action_low"),
     ):
         path = changed(stages(tmp_path)["dynamics"], "spec", **entries)
-        with pytest.raises(InputError, match=f"dynamics.ckpt was made for .*{match}.*model.dynamics"):
+        with pytest.raises(InputError, match=f"dynamics.ckpt was made for .*{match}"):
             fit(algorithm("BREMEN", dynamics=path), data(), tmp_path / "run")
+
+
+def test_a_clone_of_another_world_or_none_is_refused(tmp_path: Path) -> None:
+    runs = stages(tmp_path)
+    with pytest.raises(InputError, match=r"holds .*DynamicsEnsemble, which has no policy: a clone needs"):
+        fit(algorithm("BREMEN", **{**runs, "clone": runs["dynamics"]}), data(), tmp_path / "run")
+    path = changed(runs["clone"], "spec", action_low=-2 * torch.ones(2))
+    with pytest.raises(InputError, match=r"clone\.ckpt was made for actions within other bounds"):
+        fit(algorithm("BREMEN", **{**runs, "clone": path}), data(), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
