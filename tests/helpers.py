@@ -23,6 +23,20 @@ from oper_lightning.data.transitions import squeezed, transitions_from
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+REACH = """
+from oper_lightning import Task
+
+
+class Reach(Task):
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def reward(self, observation, action, next_observation):
+        return -self.scale * next_observation[:, :2].norm(dim=-1)
+"""
+"""a module of a person's own with a task"""
+
+
 def columns(
     lengths: list[int],
     observation: int = 3,

@@ -9,14 +9,14 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.algorithms.stage import Stage, class_path
+from oper_lightning.algorithms.stage import Stage
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.dynamics import Dynamics
 from oper_lightning.nn.losses import squared_error
 from oper_lightning.nn.optim import adam, frozen_copy
 from oper_lightning.spec import Batch, DataSpec
-from oper_lightning.training import earlier, stored
+from oper_lightning.training import earlier
 from oper_lightning.training.model_errors import Errors
 
 PART = 20_000  # held-out rows that are looked at together
@@ -96,14 +96,17 @@ class DynamicsEnsemble(Stage):
 
         In Gaussian ensembles twice the negative log likelihood without its constant, averaged likewise.
         """
-        observation = batch["observation"]
-        mean, log_variance = self.model.heads(self.model.inputs(observation, batch["action"]))
-        error = squared_error(
-            mean, self.model.targets(observation, batch["next", "observation"], batch["next", "reward"])
-        )
+        error, log_variance = self.squared_errors(batch)
         if log_variance is not None:
             error = error * (-log_variance).exp() + log_variance
         return error.mean(-1)
+
+    def squared_errors(self, batch: TensorDict) -> tuple[Tensor, Tensor | None]:
+        """Squared errors of the members' means, and log variances, ``[M, B, T]``, of rows ``[B]`` or ``[M, B]``."""
+        observation = batch["observation"]
+        mean, log_variance = self.model.heads(self.model.inputs(observation, batch["action"]))
+        targets = self.model.targets(observation, batch["next", "observation"], batch["next", "reward"])
+        return squared_error(mean, targets.expand_as(mean)), log_variance
 
     def penalty(self) -> Tensor:
         """Half the squared weights of the hidden layers; the bounds of variances are drawn together, 0-d."""
@@ -142,10 +145,7 @@ class DynamicsEnsemble(Stage):
 
     def _begin_with(self, path: str) -> None:
         """Takes the best weights of an earlier ensemble."""
-        checkpoint = stored.read_checkpoint(path)
-        if checkpoint["class_path"] != class_path(DynamicsEnsemble):
-            raise InputError(f"{path} holds {checkpoint['class_path']}, not a DynamicsEnsemble (model.start)")
-        earlier.judged(checkpoint)
+        checkpoint = earlier.read_ensemble(path, "model.start")
         remedy = "model.start needs an ensemble of the same members, hidden_sizes, kind, reward and data"
         earlier.fill(self.model, checkpoint, "best.", remedy)
         self.best.load_state_dict(self.model.state_dict())
@@ -176,7 +176,8 @@ class DynamicsEnsemble(Stage):
             return self.log_judgement("holdout", self.judged.numbers())
         sums = torch.zeros(self.members + 1, dtype=torch.float64, device=self.device)
         for part in judged.parts(PART):
-            error = self._squared_errors(self._normalise(part).to(self.device))
+            with torch.no_grad():
+                error = self.squared_errors(self._normalise(part).to(self.device))[0].mean(-1)
             sums += torch.cat([error.double().sum(-1), torch.tensor([error.shape[-1]], device=self.device)])
         sums = ranks.sum_over_ranks(sums)
         error = (sums[:-1] / sums[-1]).float()
@@ -186,14 +187,6 @@ class DynamicsEnsemble(Stage):
             "holdout",
             {"error": float(error.mean()), "best_error": float(best.mean()), "best_error_max": float(best.max())},
         )
-
-    @torch.no_grad()
-    def _squared_errors(self, rows: TensorDict) -> Tensor:
-        """Squared errors ``[M, B]`` of the members' means, averaged over normalised columns."""
-        observation = rows["observation"]
-        mean, _ = self.model.heads(self.model.inputs(observation, rows["action"]))
-        targets = self.model.targets(observation, rows["next", "observation"], rows["next", "reward"])
-        return squared_error(mean, targets.expand_as(mean)).mean(-1)
 
     @torch.no_grad()
     def _keep(self, error: Tensor) -> None:

@@ -105,9 +105,8 @@ class Progress(ProgressBar):
             if judged and f"holdout/{name}" in metrics:
                 line += f" (held out {metrics[f'holdout/{name}']:.4g})"
         rate = self._rate(trainer)
-        self.console.print(
-            f"{line}  ({rate:,.{0 if rate >= 1 else 1 if rate >= 0.1 else 3}f} updates/s)", soft_wrap=True
-        )
+        digits = 0 if rate >= 1 else 1 if rate >= 0.1 else 3
+        self.console.print(f"{line}  ({rate:,.{digits}f} updates/s)", soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the bar."""

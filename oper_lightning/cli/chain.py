@@ -189,7 +189,7 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
             raise InputError(f"{where} is {command!r:.60}; a command is needed, as one text")
         words = _split(command or "", where)
         # A dataset's name ends in a version.
-        gathers = words[:1] == ["collect"] and not any(word.startswith("--output") for word in words)
+        gathers = words[:1] == ["collect"] and value_of(words, *FLAGS["output"]) is None
         repeated = bool(lists) and names.repeat(words, lists[0])
         for item in names.items if repeated else [""]:
             link = f"{name}_{item}" if repeated else str(name)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from oper_lightning.cli import policies
-from oper_lightning.envs.rollouts import LONGEST, World
+from oper_lightning.envs.rollouts import Act, World
 from oper_lightning.errors import InputError, first_line
 from oper_lightning.files import place
 from oper_lightning.nn.ranks import stream_seed
@@ -64,10 +64,15 @@ def video(
         torch.manual_seed(seed)
         for episode in range(episodes):
             start = stream_seed(seed, "episode", episode) >> 32
-            total = _play(world, found.behaviour.begin(), start)
-            print(f"{folder}/{name}-episode-{episode}.mp4: return {total:.2f}")
+            returns, _ = world.rollouts(_in_tensors(found.behaviour.begin()), [start])
+            print(f"{folder}/{name}-episode-{episode}.mp4: return {returns.item():.2f}")
     finally:
         world.close()
+
+
+def _in_tensors(act: Act) -> Act:
+    """A policy whose actions are tensors; those of a controller are arrays."""
+    return lambda seen: torch.as_tensor(np.asarray(act(seen)))
 
 
 def _recorder(world: World, folder: Path, name: str) -> Any:
@@ -87,20 +92,3 @@ def _recorder(world: World, folder: Path, name: str) -> Any:
     if picture.ndim != 3:
         raise InputError(f"environment {world.environment!r} draws no pictures [H, W, 3] in render_mode rgb_array")
     return filmed
-
-
-@torch.no_grad()
-def _play(world: World, act: Any, seed: int) -> float:
-    """Plays an episode and returns its return."""
-    total, over, steps = 0.0, False, 0
-    with world.explained(seed, 0):
-        seen = world.reset(0, seed)
-    while not over:
-        steps += 1
-        action = np.asarray(act(torch.from_numpy(seen[None].copy())))
-        with world.explained(seed, steps):
-            seen, reward, terminated, truncated = world.step(0, world.clipped(action)[0])
-            over, total = terminated or truncated, total + reward
-            if steps == LONGEST and not over:
-                raise ValueError("the episode does not end; give the environment's option max_episode_steps")
-    return total

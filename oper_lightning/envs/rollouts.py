@@ -184,7 +184,10 @@ class World:
                 with self.explained(seeds[episode], step):
                     observations[copy], reward, terminated, truncated = self.step(copy, actions[copy])
                     if step == LONGEST and not (terminated or truncated):
-                        raise ValueError("the episode does not end; set a limit in data.rollouts.steps")
+                        raise ValueError(
+                            "the episode does not end; give data.rollouts.steps, or the environment's option "
+                            "max_episode_steps"
+                        )
                 returns[episode] += reward
                 lengths[episode] = step
                 if terminated or truncated:

@@ -12,6 +12,8 @@ from oper_lightning.nn.dynamics import Dynamics
 from oper_lightning.spec import DataSpec
 from oper_lightning.training import stored
 
+ENSEMBLE = "oper_lightning.algorithms.dynamics.DynamicsEnsemble"
+
 
 def entries(checkpoint: dict[str, Any], prefix: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint whose names begin with a prefix, without it."""
@@ -52,14 +54,11 @@ def read_dynamics(path: str, spec: DataSpec) -> Dynamics:
     """
     if not path:
         raise InputError("model.dynamics must be given: the last.ckpt of a DynamicsEnsemble's run")
-    checkpoint = stored.read_checkpoint(path)
-    if checkpoint["class_path"].rpartition(".")[2] != "DynamicsEnsemble":
-        raise InputError(f"{path} holds {checkpoint['class_path']}; model.dynamics needs a DynamicsEnsemble")
+    checkpoint = read_ensemble(path, "model.dynamics")
     theirs, given = DataSpec.from_dict(checkpoint["spec"]), checkpoint["hyper_parameters"]
     if different := theirs.difference(spec):
         raise InputError(f"{path} was made for other data ({theirs.dataset}): {different} (model.dynamics)")
     same_bounds(theirs, spec, path)
-    judged(checkpoint)
     with reading(path, "a DynamicsEnsemble"):
         sizes = {name: given[name] for name in ("members", "hidden_sizes", "reward", "margin")}
         sizes |= {"observations": spec.observation_size, "actions": spec.action_size}
@@ -67,18 +66,27 @@ def read_dynamics(path: str, spec: DataSpec) -> Dynamics:
     return dynamics(sizes, checkpoint, "best.")
 
 
-def judged(checkpoint: dict[str, Any]) -> None:
-    """Refuses an ensemble none of whose epochs was judged: its best weights are those it began with.
+def read_ensemble(path: str, argument: str) -> dict[str, Any]:
+    """The checkpoint of a run of DynamicsEnsemble that has best weights.
+
+    Args:
+        path: the checkpoint.
+        argument: what named it, for messages.
 
     Raises:
-        InputError: if that is so.
+        InputError: if it is another kind of checkpoint, or no epoch of the run was judged, so that its best weights are
+            those it began with.
     """
+    checkpoint = stored.read_checkpoint(path)
+    if checkpoint["class_path"] != ENSEMBLE:
+        raise InputError(f"{path} holds {checkpoint['class_path']}; {argument} needs a DynamicsEnsemble")
     errors = checkpoint["state_dict"].get("best_error")
     if errors is None or bool((errors >= torch.finfo(torch.float32).max).any()):
         raise InputError(
-            f"{stored.origin(checkpoint)}: this ensemble was never judged on held-out episodes, so that it has no best "
-            f"weights: train it for at least an epoch, with data.holdout and validation"
+            f"{path}: this ensemble was never judged on held-out episodes, so that it has no best weights: train it "
+            f"for at least an epoch, with data.holdout and validation"
         )
+    return checkpoint
 
 
 def dynamics(sizes: Any, checkpoint: dict[str, Any], prefix: str) -> Dynamics:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Arrays, columns, oper
+from helpers import REACH, Arrays, columns, oper
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -120,21 +120,8 @@ def test_by_name(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{mean:.2f}" in page
 
 
-MINE = """
-from oper_lightning import Task
-
-
-class Reach(Task):
-    def __init__(self, scale: float = 1.0) -> None:
-        self.scale = scale
-
-    def reward(self, observation, action, next_observation):
-        return -self.scale * next_observation[:, :2].norm(dim=-1)
-"""
-
-
 def test_a_task_of_ones_own_is_named_again(small_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("reaching.py").write_text(MINE)
+    Path("reaching.py").write_text(REACH)
     monkeypatch.syspath_prepend(Path.cwd())
     named = ["--data.source=Relabelled", "--data.source.task=reaching.Reach", "--data.source.task.scale=2"]
     inner = f"--data.source.source={{class_path: D4RL, init_args: {{path: {small_file}}}}}"

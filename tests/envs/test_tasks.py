@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import oper
+from helpers import REACH, oper
 
 from oper_lightning.envs import tasks
 from oper_lightning.envs.rollouts import World
@@ -198,18 +198,9 @@ def test_a_misspelt_environment() -> None:
         World("bremen/Hoper-v0", {})
 
 
-MINE = """
+MINE = f"""
 from oper_lightning import BC
-from oper_lightning.spec import Task
-
-
-class Reach(Task):
-    def __init__(self, scale: float = 1.0) -> None:
-        self.scale = scale
-
-    def reward(self, observation, action, next_observation):
-        return -self.scale * next_observation[:, :2].norm(dim=-1)
-
+{REACH}
 
 class Imagining(BC):
     def __init__(self, task: Task | None = None) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
-
 import numpy as np
-from tensordict import TensorDict
 
-from oper_lightning.data.sources.flat import FlatEpisodes
-from oper_lightning.data.sources.source import Bound, Origin, Source, action_box
+from oper_lightning.data.sources.flat import FlatEpisodes, FlatFile
+from oper_lightning.data.sources.source import Bound, Origin, action_box
 from oper_lightning.data.sources.tf_bundle import Bundle
 from oper_lightning.errors import InputError
 from oper_lightning.files import fits_memory, place
@@ -24,7 +20,7 @@ COLUMNS = {
 }
 
 
-class BRAC(Source):
+class BRAC(FlatFile):
     """A data set of BRAC: a checkpoint of TensorFlow, data.index and data.data-00000-of-00001; TensorFlow isn't needed.
 
     A discount of 0 is a termination. Ends by time are not recorded: an episode is cut where the next observation is not
@@ -57,18 +53,6 @@ class BRAC(Source):
         name = "/".join(place(self.path).absolute().parent.parts[-2:])
         return Origin(name, self.environment, action_low=self.box[0], action_high=self.box[1])
 
-    def __str__(self) -> str:
-        return self.path
-
-    def __len__(self) -> int:
-        return len(self._read[1])
-
-    def episodes(self) -> Iterator[TensorDict]:
-        columns, flat = self._read
-        yield from flat.episodes(columns)
-        vars(self).pop("_read", None)  # the storage has them now
-
-    @cached_property
     def _read(self) -> tuple[dict[str, np.ndarray], FlatEpisodes]:
         """D4RL's columns, and where their episodes are."""
         bundle = Bundle(self.path)

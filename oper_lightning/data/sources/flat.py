@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from tensordict import TensorDict
 
 from oper_lightning.data.sources.columns import FLAGS, OPTIONAL, REQUIRED
+from oper_lightning.data.sources.source import Source
 from oper_lightning.data.transitions import transitions_from, wrong_flag
 from oper_lightning.errors import InputError, note
 from oper_lightning.files import fits_memory
@@ -20,6 +23,34 @@ COPIES = 6  # of a part of the rows, while it is turned into transitions
 
 Columns = Mapping[str, Any]
 """D4RL's columns by name: numpy arrays or h5py datasets"""
+
+
+class FlatFile(Source):
+    """A file whose columns fit into memory, where they are until the storage has them.
+
+    A subclass reads them, and says what to call the file: ``path``.
+    """
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+    def __len__(self) -> int:
+        return len(self._held[1])
+
+    def episodes(self) -> Iterator[TensorDict]:
+        columns, flat = self._held
+        yield from flat.episodes(columns)
+        vars(self).pop("_held", None)  # the storage has them now
+
+    @cached_property
+    def _held(self) -> tuple[Columns, FlatEpisodes]:
+        return self._read()
+
+    @abstractmethod
+    def _read(self) -> tuple[Columns, FlatEpisodes]:
+        """D4RL's columns, and where their episodes are."""
 
 
 class FlatEpisodes:

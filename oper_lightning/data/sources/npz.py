@@ -5,24 +5,22 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tensordict import TensorDict
 
 from oper_lightning.data.sources.columns import mapping
-from oper_lightning.data.sources.flat import FlatEpisodes
-from oper_lightning.data.sources.source import GIVEN, Bound, Origin, Source, action_box, given_reference
+from oper_lightning.data.sources.flat import FlatEpisodes, FlatFile
+from oper_lightning.data.sources.source import GIVEN, Bound, Origin, action_box, given_reference
 from oper_lightning.errors import InputError
 from oper_lightning.files import existing, fits_memory, place, plausibly_packed
 
 Choose = Callable[[list[str], Callable[[str], str]], dict[str, str]]
 
 
-class Npz(Source):
+class Npz(FlatFile):
     """A numpy .npz archive with one row per step.
 
     Args:
@@ -64,18 +62,6 @@ class Npz(Source):
             reference_from=GIVEN,
         )
 
-    def __str__(self) -> str:
-        return self.path
-
-    def __len__(self) -> int:
-        return len(self._read[1])
-
-    def episodes(self) -> Iterator[TensorDict]:
-        columns, flat = self._read
-        yield from flat.episodes(columns)
-        vars(self).pop("_read", None)  # the storage has them now
-
-    @cached_property
     def _read(self) -> tuple[dict[str, np.ndarray], FlatEpisodes]:
         """Our columns, and where their episodes are."""
         columns = read_arrays(self.path, lambda present, described: mapping(present, self.names, self.path, described))

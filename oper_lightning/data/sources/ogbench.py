@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable
 
 import numpy as np
-from tensordict import TensorDict
 
-from oper_lightning.data.sources.flat import FlatEpisodes
+from oper_lightning.data.sources.flat import FlatEpisodes, FlatFile
 from oper_lightning.data.sources.npz import read_arrays
-from oper_lightning.data.sources.source import Origin, Source
+from oper_lightning.data.sources.source import Origin
 from oper_lightning.errors import InputError
 from oper_lightning.files import place
 
 
-class OGBench(Source):
+class OGBench(FlatFile):
     """A file of OGBench (.npz) with the rewards of one task, which the file itself does not have.
 
     The file records play. A task is a goal of one or several parts: coordinates that the simulator's positions (qpos)
@@ -58,18 +56,6 @@ class OGBench(Source):
     def origin(self) -> Origin:
         return Origin(dataset=place(self.path).stem, environment=self.environment)
 
-    def __str__(self) -> str:
-        return self.path
-
-    def __len__(self) -> int:
-        return len(self._read[1])
-
-    def episodes(self) -> Iterator[TensorDict]:
-        columns, flat = self._read
-        yield from flat.episodes(columns)
-        vars(self).pop("_read", None)  # the storage has them now
-
-    @cached_property
     def _read(self) -> tuple[dict[str, np.ndarray], FlatEpisodes]:
         columns = read_arrays(self.path, self._choose)
         reached = self._reached(columns)
