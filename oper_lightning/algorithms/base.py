@@ -23,13 +23,8 @@ ACTED = 256  # images that a policy looks at together when it predicts
 class OfflineAlgorithm(Stage):
     """One paper's algorithm. A subclass says what to build, what to ask of the data, how to update and how to act.
 
-    Inside an update observations are normalised (if the algorithm asks for it), continuous actions lie in [-1, 1] and
-    discrete ones count from 0. Outside, observations are raw and actions have the environment's units and numbers.
-
-    Args:
-        normalise_observations: whether networks see observations with mean 0 and standard deviation 1.
-        compile: how updates run: none (as written), default (compiled by TorchInductor) or cudagraphs (recorded once
-            and replayed; NVIDIA GPUs, one rank). Results agree up to rounding.
+    What observations and actions are inside an update, and the arguments, are those of
+    :class:`oper_lightning.algorithms.stage.Stage`.
     """
 
     @abstractmethod
