@@ -90,7 +90,7 @@ def test_kills_leave_nothing_or_all(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
-    write_hdf5(tmp_path / "log.hdf5", columns([20] * 2000))
+    write_hdf5(tmp_path / "log.hdf5", columns([20] * 200))
     Path("temporary").mkdir()
     process = start("minari", tmp_path / "log-v0")
     wait_for(process, lambda: len([*tmp_path.glob(f".log-v0.*.{process.pid}/data/*")]) > 3)
