@@ -25,9 +25,11 @@ PART = 20_000  # held-out rows that are looked at together
 class DynamicsEnsemble(Stage):
     """Networks that predict what an environment does; each learns from batches of its own.
 
-    After every epoch (``data.updates_per_epoch``) each member is judged on held-out episodes (``data.holdout``). The
-    weights of its best epoch are kept, and are what imagines and is handed on. A member that was no better for
-    ``patience`` epochs has stopped; when all have, the run ends.
+    After every epoch (``data.updates_per_epoch``) each member is judged on held-out episodes (``data.holdout``), by the
+    geometric mean of their errors: episodes of random actions, whose errors stay a dozen times larger than those of the
+    newest policy, would decide an arithmetic mean alone, and end training while the newest are still learnt. The weights
+    of its best epoch are kept, and are what imagines and is handed on. A member that was no better for ``patience``
+    epochs has stopped; when all have, the run ends.
 
     Args:
         members: number of networks.
@@ -174,16 +176,17 @@ class DynamicsEnsemble(Stage):
             parts = [self._normalise(part).to(self.device) for part in judged.parts(PART, of_all_ranks=True)]
             self.judged = Errors.of(self.best, torch.cat(parts), judged.ends().to(self.device))
             return self.log_judgement("holdout", self.judged.numbers())
-        sums = torch.zeros(self.members + 1, dtype=torch.float64, device=self.device)
-        for part in judged.parts(PART):
+        episodes = judged.episodes().to(self.device)
+        sums = torch.zeros(self.members + 1, int(judged.ends().sum()), dtype=torch.float64, device=self.device)
+        for part, episode in zip(judged.parts(PART), episodes.split(PART), strict=True):
             with torch.no_grad():
                 error = self.squared_errors(self._normalise(part).to(self.device))[0].mean(-1)
-            sums += torch.cat([error.double().sum(-1), torch.tensor([error.shape[-1]], device=self.device)])
-        sums = ranks.sum_over_ranks(sums)
-        error = (sums[:-1] / sums[-1]).float()
-        self._keep(error)
-        best = self.best_error
-        return self.log_judgement(
+            sums.index_add_(1, episode, torch.cat([error, torch.ones_like(error[:1])]).double())
+        *of_members, rows = ranks.sum_over_ranks(sums)
+        errors = torch.stack(of_members)
+        self._keep((errors / rows).log().mean(1).exp().float())
+        error, best = errors.sum(1) / rows.sum(), self.best_error
+        self.log_judgement(
             "holdout",
             {"error": float(error.mean()), "best_error": float(best.mean()), "best_error_max": float(best.max())},
         )

@@ -27,7 +27,7 @@ from oper_lightning.cli.start import Start
 from oper_lightning.cli.words import FLAGS, listed, plain, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.log import FOLDER, forget
-from oper_lightning.errors import InputError
+from oper_lightning.errors import InputError, note
 from oper_lightning.training import options
 from oper_lightning.training.stored import read_checkpoint
 from oper_lightning.trust import existing, load_all
@@ -172,6 +172,8 @@ class OperCLI(LightningCLI):
         made_by = None
         if path is not None:
             before, made_by = self._from_checkpoint(Path(path), words, yamls)
+            if start is not None:
+                note(f"--start={start} is left aside: this run has begun, and goes on from {path}")
         elif start is not None:  # a run that goes on has begun already
             self.start = configuration.checkpoint_file(start, "start")
             before, made_by = self._from_start(self.start, words)

@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.data.transitions import episode_of
 from oper_lightning.envs.rollouts import Act, Rollouts, World
 from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
@@ -141,6 +142,10 @@ class HeldOut:
     def ends(self) -> Tensor:
         """Which of all ranks' rows are the last of an episode, bool ``[n]``."""
         return self.data.transitions["next", "done"][self.of_all]
+
+    def episodes(self) -> Tensor:
+        """The number, among those held out, of the episode that each of the rank's rows belongs to, int64 ``[n]``."""
+        return episode_of(self.ends())[ranks.rank() :: ranks.world_size()]
 
     def batches(self) -> Iterator[Batch]:
         """At most 40 batches, as many on each rank; if there are more rows, evenly spread ones. Their weights are 1."""

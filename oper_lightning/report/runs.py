@@ -76,7 +76,7 @@ class Run(NamedTuple):
         """The dataset: its class and arguments; of a run without one, the environment that it gathers in."""
         if self.config.get(SOURCE) is None:
             return {SOURCE: None, "id": self.config.get("data.environment")}
-        return {key.removeprefix(f"{SOURCE}."): value for key, value in self.config.items() if key.startswith(SOURCE)}
+        return _source_of(self.config)
 
     @property
     def updates(self) -> int:
@@ -301,7 +301,7 @@ def oddities(group: Group) -> list[str]:
 def _names_of_data(runs: list[Run]) -> dict[str, str]:
     """A short name for every dataset. If two were equal, the file's ending or the arguments that differ are added."""
     sources = {str(run.source): run.source for run in runs}
-    short = {key: str(source.get("path") or source.get("id") or source[SOURCE]) for key, source in sources.items()}
+    short = {key: _short(source) for key, source in sources.items()}
     names = {}
     for key, source in sources.items():
         file = Path(short[key])
@@ -317,6 +317,19 @@ def _names_of_data(runs: list[Run]) -> dict[str, str]:
         ]
         names[key] = ", ".join([name, *(f"{part}={source[part]}" for part in dict.fromkeys(differing))])
     return names
+
+
+def _short(source: dict[str, Any]) -> str:
+    """A file, a folder or an id; those of all parts, where there are several."""
+    if parts := source.get("sources"):
+        return " + ".join(Path(_short(_source_of(flat(part, SOURCE)))).stem for part in parts)
+    found = [source.get(key) for key in ("path", "id", "source.path", "source.id")]
+    name = next((name for name in found if name), source[SOURCE])
+    return " + ".join(Path(part).name for part in name) if isinstance(name, list) else str(name)
+
+
+def _source_of(config: dict[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(f"{SOURCE}."): value for key, value in config.items() if key.startswith(SOURCE)}
 
 
 def _kind(run: Run) -> tuple[str, ...]:

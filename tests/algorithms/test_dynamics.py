@@ -15,7 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.nn import functional
 
-from oper_lightning import InputError, OfflineDataModule
+from oper_lightning import D4RL, InputError, OfflineDataModule
 from oper_lightning.algorithms.dynamics import DynamicsEnsemble
 from oper_lightning.nn.dynamics import Dynamics
 from oper_lightning.training.model_errors import Errors, energy_distance
@@ -201,6 +201,26 @@ def test_each_members_best_weights_are_kept_until_all_have_stopped() -> None:
     assert not trainer.should_stop
     model._keep(torch.full((3,), 9.0))
     assert trainer.should_stop
+
+
+def test_members_are_judged_by_the_geometric_mean_over_episodes(tmp_path: Path) -> None:
+    """One of the episodes errs hundreds of times more than the others, and would decide an arithmetic mean alone."""
+    made = linear(episodes=20)
+    made["next_observations"][:400] += 3 * np.random.default_rng(1).normal(size=(400, OBSERVATIONS))
+    write_hdf5(tmp_path / "rows.hdf5", made)
+    data = OfflineDataModule(D4RL(str(tmp_path / "rows.hdf5")), batch_size=64, updates_per_epoch=20, holdout=0.5)
+    model = DynamicsEnsemble(2, (16,))
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    Trainer(max_steps=20, accelerator="cpu", **quiet).fit(model, data)
+    assert data.held_out is not None
+    product = torch.ones(2, dtype=torch.float64)
+    held = torch.nonzero(data.held_out).squeeze(1).split(40)
+    for episode in held:
+        rows = data.rows(episode)
+        wanted = model.best.targets(rows["observation"], rows["next", "observation"], rows["next", "reward"])
+        said, _ = model.best.heads(model.best.inputs(rows["observation"], rows["action"]))
+        product *= (said - wanted).square().mean((1, 2)).double()
+    assert model.best_error.tolist() == pytest.approx((product ** (1 / len(held))).tolist(), rel=1e-4)
 
 
 def linear(episodes: int = 30, length: int = 40, noise: float = 0.0) -> dict[str, np.ndarray]:

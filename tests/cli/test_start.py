@@ -151,7 +151,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         fit(BC(hidden_sizes=(8, 8)), tmp_path / "refused", Start(path))
 
 
-def test_class_and_hyper_parameters_follow_the_checkpoint_unless_given(run: Path, others: list[str]) -> None:
+def test_class_and_hyper_parameters_follow_the_checkpoint_unless_given(
+    run: Path, others: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     before = torch.load(run / "last.ckpt", weights_only=True)
     assert oper("fit", f"--start={run}", *others, "--output=same") == 0
     same = torch.load("same/last.ckpt", weights_only=True)
@@ -159,6 +161,9 @@ def test_class_and_hyper_parameters_follow_the_checkpoint_unless_given(run: Path
     assert same["global_step"] == 40
     assert same["optimizer_states"][0]["state"][0]["step"] > before["optimizer_states"][0]["state"][0]["step"] > 0
     assert yaml.safe_load(Path("same/config.yaml").read_text())["start"] is None
+    capsys.readouterr()
+    assert oper("fit", f"--start={run}", "--ckpt_path=same", *others, "--trainer.max_steps=60") == 0
+    assert f"--start={run} is left aside: this run has begun, and goes on from same/last.ckpt" in capsys.readouterr().err
     Path("mine.yaml").write_text("model: {class_path: TD3BC, init_args: {alpha: 1.25}}")
     assert oper("fit", "--start", run / "last.ckpt", "--config=mine.yaml", *others, "--output=other") == 0
     other = torch.load("other/last.ckpt", weights_only=True)["hyper_parameters"]

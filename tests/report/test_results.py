@@ -8,7 +8,7 @@ import pytest
 
 from oper_lightning.report.curves import Curve
 from oper_lightning.report.results import over_datasets, plain_rows, results, table_of
-from oper_lightning.report.runs import Group, Run, oddities, settings
+from oper_lightning.report.runs import Group, Run, grouped, oddities, settings
 
 
 def run(returns: list[float], scored: bool = False, **config: object) -> Run:
@@ -76,3 +76,18 @@ def test_settings_that_differ_are_listed_once() -> None:
     )
     assert head == ["argument", "BC", "IQL"]
     assert rows == [["model.rate", "0.1", "0.3"], ["data.rollouts.episodes", "5 or 10", ""]]
+
+
+def test_joined_data_are_named_by_their_parts() -> None:
+    parts = [
+        {"class_path": "oper_lightning.data.sources.d4rl.D4RL", "init_args": {"path": "files/hopper.hdf5"}},
+        {"class_path": "oper_lightning.data.sources.online_log.OnlineLog", "init_args": {"path": "runs/explorer"}},
+        {"class_path": "oper_lightning.data.sources.point_mass_wall.PointMassWall", "init_args": {"small": True}},
+    ]
+    joined = run([1.0], **{"data.source": "Joined", "data.source.sources": parts, "model": "IQL"})
+    relabelled = run([1.0], **{"data.source": "Relabelled", "data.source.source.path": "cheetah.hdf5", "model": "IQL"})
+    rounds = run(
+        [1.0], **{"data.source": "Minari", "data.source.id": ["runs/data_0-v0", "runs/data_1-v0"], "model": "BC"}
+    )
+    found = {group.data for group in grouped([joined, relabelled, rounds])}
+    assert found == {"hopper + explorer + PointMassWall", "cheetah", "data_0-v0 + data_1-v0"}

@@ -75,7 +75,7 @@ class D3rlpy(Source):
         )
 
     def __str__(self) -> str:
-        return self.path
+        return str(self.path)
 
     def __len__(self) -> int:
         return sum(episode.transitions for episode in self._found)

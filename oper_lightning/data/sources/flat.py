@@ -34,7 +34,7 @@ class FlatFile(Source):
     path: str
 
     def __str__(self) -> str:
-        return self.path
+        return str(self.path)
 
     def __len__(self) -> int:
         return len(self._held[1])

@@ -48,7 +48,7 @@ class OnlineLog(Source):
         self.reference = given_reference(reference, path)
 
     def __str__(self) -> str:
-        return self.path
+        return str(self.path)
 
     def origin(self) -> Origin:
         found = self._found

@@ -79,7 +79,7 @@ class Tianshou(Source):
         return self._origin
 
     def __str__(self) -> str:
-        return self.path
+        return str(self.path)
 
     def __len__(self) -> int:
         return len(self._rows.row)
