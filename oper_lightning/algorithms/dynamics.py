@@ -26,8 +26,8 @@ class DynamicsEnsemble(Stage):
     """Networks that predict what an environment does; each learns from batches of its own.
 
     After every epoch (``data.updates_per_epoch``) each member is judged on held-out episodes (``data.holdout``), by the
-    geometric mean of their errors: episodes of random actions, whose errors stay a dozen times larger than those of the
-    newest policy, would decide an arithmetic mean alone, and end training while the newest are still learnt. The weights
+    geometric mean of their errors: an arithmetic one is decided by episodes of random actions, whose errors stay a
+    dozen times larger than those of the newest policy, and ends training while the newest are still learnt. The weights
     of its best epoch are kept, and are what imagines and is handed on. A member that was no better for ``patience``
     epochs has stopped; when all have, the run ends.
 

@@ -94,6 +94,8 @@ class Progress(ProgressBar):
             line += f"  {steps_taken(data.progress())}"
         if judged and "eval/return" in metrics:
             line += f"  return {metrics['eval/return']:.2f} ± {metrics['eval/return_std']:.2f}"
+        if judged and "eval/promised" in metrics:
+            line += f"  promised {metrics['eval/promised']:.2f}"
         if judged and "eval/score" in metrics:
             line += f"  score {metrics['eval/score']:.1f}"
         if judged and "holdout/error" in metrics:

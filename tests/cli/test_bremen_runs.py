@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import oper
+
+from oper_lightning.report.curves import read_curves
 
 QUICK = [
     "--data.source=D4RL",
@@ -38,14 +41,19 @@ def stages(small_file: Path) -> list[str]:
 def test_a_policy_acts_and_goes_on_without_the_stages_before_it(
     stages: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert oper("fit", *stages, "--trainer.max_steps=20", "--output=whole") == 0
-    assert oper("fit", *stages, "--trainer.max_steps=10", "--output=part") == 0
+    often = ["--data.updates_per_epoch=1", "--trainer.log_every_n_steps=1"]
+    assert oper("fit", *stages, "--trainer.max_steps=20", *often, "--output=whole") == 0
+    assert oper("fit", *stages, "--trainer.max_steps=10", *often, "--output=part") == 0
     for folder in ("dynamics", "clone"):
         shutil.rmtree(folder)
     assert oper("fit", "--ckpt_path=part/last.ckpt", "--trainer.max_steps=20") == 0
     assert same(Path("whole"), Path("part"))
     assert oper("validate", "--ckpt_path=part/last.ckpt") == 0
     assert "return" in capsys.readouterr().out
+    curves = read_curves("whole")
+    promised, length, imagined = (curves[name] for name in ("eval/promised", "eval/length", "train/imagined_reward"))
+    assert promised.updates == length.updates == imagined.updates == [*range(1, 21)]
+    assert promised.values == pytest.approx(np.multiply(imagined.values, length.values), rel=1e-5)
 
 
 def test_a_run_says_which_stage_is_missing(stages: list[str], capsys: pytest.CaptureFixture[str]) -> None:

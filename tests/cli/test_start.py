@@ -163,7 +163,7 @@ def test_class_and_hyper_parameters_follow_the_checkpoint_unless_given(
     assert yaml.safe_load(Path("same/config.yaml").read_text())["start"] is None
     capsys.readouterr()
     assert oper("fit", f"--start={run}", "--ckpt_path=same", *others, "--trainer.max_steps=60") == 0
-    assert f"--start={run} is left aside: this run has begun, and goes on from same/last.ckpt" in capsys.readouterr().err
+    assert f"--start={run} is left aside: this run has begun, and goes on from same" in capsys.readouterr().err
     Path("mine.yaml").write_text("model: {class_path: TD3BC, init_args: {alpha: 1.25}}")
     assert oper("fit", "--start", run / "last.ckpt", "--config=mine.yaml", *others, "--output=other") == 0
     other = torch.load("other/last.ckpt", weights_only=True)["hyper_parameters"]
