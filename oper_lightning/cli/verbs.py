@@ -24,7 +24,7 @@ from oper_lightning.cli.help import LIGHTNING
 from oper_lightning.cli.messages import explain, lightnings_objections, unwrap, wrap
 from oper_lightning.cli.resume import changes
 from oper_lightning.cli.start import Start
-from oper_lightning.cli.words import FLAGS, listed, plain, value_of, values_of, without
+from oper_lightning.cli.words import bare, FLAGS, listed, plain, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.log import FOLDER, forget
 from oper_lightning.errors import InputError, note
@@ -185,8 +185,10 @@ class OperCLI(LightningCLI):
             parts = {path: configuration.with_text([f"--config={path}"], yamls) for path in yamls}
             beside = "the config.yaml beside it" if self.earlier else "no config.yaml beside it"
             parts |= {f"{path} and {beside}": before} if before else {}
-            message = configuration.blamed(parser, verb, parts, unwrap(str(error)), yamls)
-            raise InputError(message) from None
+            message = unwrap(str(error))
+            if "expected one argument" in message and (flag := bare(words)):
+                message = f"{flag} needs a value: {flag}=VALUE"
+            raise InputError(configuration.blamed(parser, verb, parts, message, yamls)) from None
         for key, value in (("output", given["output"]), ("ckpt_path", path), ("start", start)):
             if value is None and self.config[verb].get(key) is not None:
                 raise InputError(

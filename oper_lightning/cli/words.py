@@ -33,6 +33,14 @@ def value_of(words: list[str], *flags: str) -> str | None:
     return next(reversed(values_of(words, *flags)), None)
 
 
+def bare(words: list[str]) -> str | None:
+    """The first flag with a dotted name, such as --model.task, that no value follows."""
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        if word.startswith("--") and "." in word and "=" not in word and following.startswith("--"):
+            return word
+    return None
+
+
 def without(words: list[str], *flags: str) -> list[str]:
     """The words without a flag and its value."""
     kept: list[str] = []

@@ -122,3 +122,8 @@ def test_a_file_that_is_missing_gets_a_nearest_name(capsys: pytest.CaptureFixtur
     assert oper("fit", "--config=iqll.yaml") == 1
     assert "iqll.yaml: no such configuration" in (line := capsys.readouterr().err)
     assert "did you mean 'iql.yaml'?" in line
+
+
+def test_a_flag_without_its_value_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert oper("fit", "--model=BREMEN", "--model.task", "--trainer.max_steps=3") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "oper: error: --model.task needs a value: --model.task=VALUE"
