@@ -24,7 +24,7 @@ from oper_lightning.cli.help import LIGHTNING
 from oper_lightning.cli.messages import explain, lightnings_objections, unwrap, wrap
 from oper_lightning.cli.resume import changes
 from oper_lightning.cli.start import Start
-from oper_lightning.cli.words import bare, FLAGS, listed, plain, value_of, values_of, without
+from oper_lightning.cli.words import FLAGS, bare, listed, plain, value_of, values_of, without
 from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.log import FOLDER, forget
 from oper_lightning.errors import InputError, note
