@@ -3,17 +3,18 @@
 The names in ``__all__`` are stable: they keep their meaning and their arguments from one minor version to the next.
 Whatever else the modules hold may change. They are:
 
-- data: ``OfflineDataModule``; the sources ``BRAC``, ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``, ``OGBench``,
-  ``Tianshou``, ``RLUnplugged``, ``Reacher``; ``Source``, ``Origin`` and ``transitions_from`` to write another;
-  ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
+- data: ``OfflineDataModule``, ``OnlineDataModule``; the sources ``BRAC``, ``D3rlpy``, ``D4RL``, ``Minari``, ``Npz``,
+  ``OGBench``, ``Tianshou``, ``RLUnplugged``, ``Reacher``; ``Source``, ``Origin`` and ``transitions_from`` to write
+  another; ``WeightedSampler`` and ``LossWeight`` for torchrl buffers; ``Rollouts``;
 - ``Task``, to say what steps earn and where episodes end;
 - bonuses: ``RND``, ``CountBonus``; ``Bonus`` to write another;
-- priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``; ``Priority`` to
-  write another;
-- algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``OnestepRL``, ``RLPD``; for discrete actions
-  ``DiscreteBC``, ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``, ``DiscreteIQL``, ``QRDQN``; OPER-A's stage 1 ``OperA``; to
-  write another: ``OfflineAlgorithm``, ``Batch``, ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``,
-  ``squared_error``, ``expectile_error``, ``quantile_error``;
+- priorities: ``OperR``, ``WeightsFile``, ``TopFraction``, ``ReturnWeighting``, ``AdvantageWeighting``, ``Capped``,
+  ``FirstObservations``; ``Priority`` to write another;
+- algorithms: ``BC``, ``TD3BC``, ``BCQ``, ``IQL``, ``CQL``, ``CalQL``, ``OnestepRL``, ``RLPD``, ``BREMEN`` with its
+  ``DynamicsEnsemble``; for discrete actions ``DiscreteBC``, ``DiscreteBCQ``, ``DiscreteCQL``, ``CRR``,
+  ``DiscreteIQL``, ``QRDQN``; OPER-A's stage 1 ``OperA``; to write another: ``OfflineAlgorithm``, ``Batch``,
+  ``DataSpec``, ``adam``, ``polyak``, ``copy_to``, ``frozen_copy``, ``squared_error``, ``expectile_error``,
+  ``quantile_error``;
 - ``InputError``, which says in one line what was wrong with something that a person gave.
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.base import OfflineAlgorithm
     from oper_lightning.algorithms.bc import BC
     from oper_lightning.algorithms.bcq import BCQ
+    from oper_lightning.algorithms.bremen import BREMEN
     from oper_lightning.algorithms.cal_ql import CalQL
     from oper_lightning.algorithms.cql import CQL
     from oper_lightning.algorithms.crr import CRR
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from oper_lightning.algorithms.discrete_bcq import DiscreteBCQ
     from oper_lightning.algorithms.discrete_cql import DiscreteCQL
     from oper_lightning.algorithms.discrete_iql import DiscreteIQL
+    from oper_lightning.algorithms.dynamics import DynamicsEnsemble
     from oper_lightning.algorithms.iql import IQL
     from oper_lightning.algorithms.onestep import OnestepRL
     from oper_lightning.algorithms.oper_a import OperA
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from oper_lightning.data.bonuses.counts import CountBonus
     from oper_lightning.data.bonuses.rnd import RND
     from oper_lightning.data.datamodule import OfflineDataModule
+    from oper_lightning.data.online import OnlineDataModule
     from oper_lightning.data.sampler import WeightedSampler
     from oper_lightning.data.sources.brac import BRAC
     from oper_lightning.data.sources.d3rlpy import D3rlpy
@@ -61,14 +65,17 @@ if TYPE_CHECKING:
     from oper_lightning.errors import InputError
     from oper_lightning.nn.losses import expectile_error, quantile_error, squared_error
     from oper_lightning.nn.optim import adam, copy_to, frozen_copy, polyak
+    from oper_lightning.priorities.capped import Capped
     from oper_lightning.priorities.file import WeightsFile
     from oper_lightning.priorities.priority import Priority
     from oper_lightning.priorities.returns import AdvantageWeighting, OperR, ReturnWeighting, TopFraction
+    from oper_lightning.priorities.starts import FirstObservations
     from oper_lightning.spec import Batch, DataSpec, Task
 
 # Where each public name lives; imported when first used, so that a name costs only what stands behind it.
 _PUBLIC = {
     "OfflineDataModule": "data.datamodule",
+    "OnlineDataModule": "data.online",
     "WeightedSampler": "data.sampler",
     "LossWeight": "data.transforms",
     "transitions_from": "data.transitions",
@@ -94,6 +101,8 @@ _PUBLIC = {
     "ReturnWeighting": "priorities.returns",
     "AdvantageWeighting": "priorities.returns",
     "WeightsFile": "priorities.file",
+    "Capped": "priorities.capped",
+    "FirstObservations": "priorities.starts",
     "OfflineAlgorithm": "algorithms.base",
     "BC": "algorithms.bc",
     "TD3BC": "algorithms.td3_bc",
@@ -103,6 +112,8 @@ _PUBLIC = {
     "CalQL": "algorithms.cal_ql",
     "OnestepRL": "algorithms.onestep",
     "RLPD": "algorithms.rlpd",
+    "BREMEN": "algorithms.bremen",
+    "DynamicsEnsemble": "algorithms.dynamics",
     "DiscreteBC": "algorithms.discrete_bc",
     "DiscreteBCQ": "algorithms.discrete_bcq",
     "DiscreteCQL": "algorithms.discrete_cql",
