@@ -8,7 +8,7 @@ from typing import Literal
 
 from oper_lightning.data.online import EPISODES
 from oper_lightning.errors import InputError, note
-from oper_lightning.report import coverage
+from oper_lightning.report import coverage, deployments
 from oper_lightning.report.curves import LAST
 from oper_lightning.report.draw_runs import TRAINING, draw_curves, draw_training
 from oper_lightning.report.page import Page, Table
@@ -48,6 +48,15 @@ def report(runs: list[str], output: str = "runs/report", gap_to: float | None = 
     page.warnings(strange)
     said = references(groups)
     tables = _compare(page, groups, methods, gap_to, said, x) if groups else []
+    if courses := deployments.deployed(groups):
+        page.heading("Deployment after deployment")
+        page.picture(
+            deployments.draw(courses),
+            "Returns of policies over the updates of all deployments, each of which adds a dataset.",
+            "Where a model promises more than its policy earns, the policy exploits what the model is wrong about. "
+            f"Means over runs. {_bands(groups)}",
+            "-deployments",
+        )
     if played := [group for group in logged if all(TRAINING in run.curves for run in group.runs)]:
         page.heading("Episodes in training")
         page.picture(

@@ -174,8 +174,26 @@ def read_run(folder: str) -> Run:
     """
     load_all()  # whose classes' defaults are asked for
     config = flat(completed(read_config(folder)))
+    seed = config.get("seed_everything")
+    config = {key: without_seed(value, seed) for key, value in config.items()}
     logged = read_logged(folder, _logger(config))
     return Run(folder, config, logged.curves, logged.ended, _versions(folder))
+
+
+def without_seed(value: Any, seed: Any) -> Any:
+    """An argument without the seed that chains put at the end of folders' names: they are the same for all seeds.
+
+    Args:
+        value: text, or a list or mapping with text in it; all else stays as it is.
+        seed: the run's.
+    """
+    if isinstance(value, str):
+        return re.sub(rf"_{seed}(?=/|-v\d+$|$)", "_#", value)
+    if isinstance(value, list):
+        return [without_seed(part, seed) for part in value]
+    if isinstance(value, dict):
+        return {key: without_seed(part, seed) for key, part in value.items()}
+    return value
 
 
 def _logger(config: dict[str, Any]) -> str:

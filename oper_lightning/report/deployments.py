@@ -1,0 +1,59 @@
+"""Learning curves of policies that were deployed again and again: each learns from one dataset more than the last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oper_lightning.report.looks import canvas, legend, look, plain
+from oper_lightning.report.runs import Group
+from oper_lightning.report.statistics import band
+
+EARNED, PROMISED = "eval/return", "eval/promised"
+
+
+def deployed(groups: list[Group]) -> list[list[Group]]:
+    """Groups that follow each other: of one method, each with the datasets of the one before and another."""
+    found: list[list[Group]] = []
+    by_size = sorted(groups, key=lambda group: len(_datasets(group)))
+    for group in by_size:
+        before = _datasets(group)[:-1]
+        course = next((c for c in found if c[0].method == group.method and _datasets(c[-1]) == before), None)
+        if before and course is not None:
+            course.append(group)
+        elif not before:
+            found.append([group])
+    return [course for course in found if len(course) > 1]
+
+
+def _datasets(group: Group) -> list[str]:
+    named = group.runs[0].config.get("data.source.id")
+    return named if isinstance(named, list) else [str(named)]
+
+
+def draw(courses: list[list[Group]]) -> Any:
+    """What policies earned and what their models promised, over the updates of all deployments."""
+    figure, panels = canvas(1, len(courses), 8.0)
+    for panel, course in zip(panels, courses, strict=True):
+        begin, ticks = 0, []
+        for group in course:
+            for name, number, label in (
+                (PROMISED, 1, "promised by the model"),
+                (EARNED, 0, "earned in the environment"),
+            ):
+                if all(name in run.curves for run in group.runs):
+                    updates, values = group.values_along(name)
+                    panel.plot(begin + updates, values.mean(0), **look(number), marker="o", markersize=3.5, label=label)
+                    if len(values) > 1:
+                        colour = look(number)["color"]
+                        panel.fill_between(begin + updates, *band(values), color=colour, alpha=0.18, linewidth=0)
+            ticks.append(begin)
+            begin += max(run.updates for run in group.runs)
+        for place in ticks:
+            panel.axvline(place, color="grey", linewidth=1, linestyle=":")
+        across = panel.get_xaxis_transform()
+        for number, place in enumerate(ticks, 1):
+            panel.text(place, 1, f" deployment {number}", transform=across, va="bottom", color="grey", fontsize="small")
+        panel.set(xlabel="gradient updates, one deployment after another", ylabel="return")
+        panel.set_title(plain(course[0].method), loc="right", fontsize="small", pad=16)
+    legend(figure, panels)
+    return figure
