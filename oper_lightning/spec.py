@@ -183,6 +183,9 @@ class Task(ABC):
     row may be far from everything that an environment would show.
     """
 
+    observations: int | None = None
+    """length O of the observations that it knows; None if any will do"""
+
     @abstractmethod
     def reward(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
         """Rewards ``[B]`` of steps."""
@@ -190,6 +193,18 @@ class Task(ABC):
     def terminated(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
         """Whether episodes end with these steps, bool ``[B]``; by default they never do."""
         return torch.zeros(len(observation), dtype=torch.bool, device=observation.device)
+
+    def check(self, observations: int, whose: str) -> None:
+        """Compares the length of observations with what the task knows.
+
+        Raises:
+            InputError: if it is another; ``whose`` observations they are says the message.
+        """
+        if self.observations not in (None, observations):
+            raise InputError(
+                f"the task {type(self).__name__} knows observations of {self.observations} columns; those of {whose} "
+                f"have {observations}: it is a task for another robot"
+            )
 
 
 ValueBounds = tuple[float, float] | Literal["data"] | None

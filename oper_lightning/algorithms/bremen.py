@@ -16,7 +16,7 @@ from torch.distributions import Normal, kl_divergence
 
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.data.transitions import discounted_sum, times_and_returns
-from oper_lightning.errors import InputError
+from oper_lightning.errors import InputError, note
 from oper_lightning.nn import ranks
 from oper_lightning.nn.baselines import LinearBaseline, NetworkBaseline
 from oper_lightning.nn.dynamics import Dynamics
@@ -211,6 +211,10 @@ class BREMEN(OfflineAlgorithm):
         if self.model is not None:  # it came with the checkpoint that this run goes on from
             return
         assert self.spec is not None
+        if self.task is not None:
+            self.task.check(self.spec.observation_size, self.spec.dataset)
+        if self.start is None and self.clone is None:
+            note("no clone (model.clone): the policy begins with random weights")
         self.model = earlier.read_dynamics(self.dynamics, self.spec).to(self.device)
         if self.task is None and not self.model.reward:
             raise InputError(f"{self.dynamics}: it has learnt no reward: name a task (model.task)")

@@ -23,6 +23,8 @@ def effort(action: Tensor) -> Tensor:
 class Ant(Task):
     """BREMEN's ant, 27 observations: speed ahead before the step, upright at a height of 0.57 m; it never ends."""
 
+    observations = 27
+
     def reward(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
         height, speed = observation[:, 0], observation[:, 13]
         return speed - 0.1 * effort(action) - 3 * (height - 0.57) ** 2 + 1
@@ -31,6 +33,8 @@ class Ant(Task):
 class HalfCheetah(Task):
     """BREMEN's half-cheetah, 17 observations: speed ahead before the step, less the effort; it never ends."""
 
+    observations = 17
+
     def reward(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
         return observation[:, 8] - 0.1 * effort(action)
 
@@ -38,12 +42,16 @@ class HalfCheetah(Task):
 class CheetahRun(Task):
     """The same robot paid for its speed alone, from 0 at rest to 1 at 10 m/s and above; it never ends."""
 
+    observations = 17
+
     def reward(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
         return (observation[:, 8] / HIGHEST_SPEED).clamp(0, 1)
 
 
 class Hopper(Task):
     """BREMEN's hopper, 11 observations: speed ahead after the step, and 1 for standing; ends when it falls."""
+
+    observations = 11
 
     def reward(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
         return next_observation[:, 5] - 0.001 * effort(action) + 1
@@ -56,6 +64,8 @@ class Hopper(Task):
 
 class Walker2d(Task):
     """BREMEN's walker, 17 observations: speed ahead after the step, and 1 for standing; ends when it falls."""
+
+    observations = 17
 
     def reward(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
         return next_observation[:, 8] - 0.001 * effort(action) + 1
@@ -75,6 +85,8 @@ class HalfCheetahV5(Task):
     On 198,000 recorded steps of six policies the estimate explains 99.0 % of the variance of the rewards (mean absolute
     error 0.09), as much as a learnt reward. Most of a step is gone at the speed after it: joints are damped.
     """
+
+    observations = 17
 
     def reward(self, observation: Tensor, action: Tensor, next_observation: Tensor) -> Tensor:
         speed = 0.3 * observation[:, 8] + 0.7 * next_observation[:, 8]

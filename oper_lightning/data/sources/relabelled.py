@@ -54,6 +54,7 @@ class Relabelled(Source):
         for episodes in self.source.episodes():
             judged = episodes.clone()
             judged.pop(RETURN, None)  # of what was paid before
+            self.task.check(judged["observation"].shape[-1], str(self.source))
             following, action = judged["next"], judged["action"]
             if bounds and action.is_floating_point():
                 action = action.clamp(*(torch.as_tensor(bound).to(action) for bound in bounds))
