@@ -11,7 +11,7 @@ from oper_lightning.data.datamodule import OfflineDataModule
 from oper_lightning.data.online import OnlineDataModule
 from oper_lightning.errors import log
 from oper_lightning.nn import ranks
-from oper_lightning.priorities.priority import statistics
+from oper_lightning.priorities.priority import in_percent, statistics
 
 
 class Announcement(Callback):
@@ -41,7 +41,9 @@ def was_read(data: OfflineDataModule) -> str:
     # Which of S seeds it is makes little difference.
     share = statistics(data.weights.reshape(-1, data.weights.shape[-1])[0])["ess"]
     does = "draws" if data.mode == "resample" else "weighs the losses of"
-    return f"{line}; {type(data.priority).__name__} {does} {', '.join(data.roles)} (effective share {share:.0%})"
+    return (
+        f"{line}; {type(data.priority).__name__} {does} {', '.join(data.roles)} (effective share {in_percent(share)})"
+    )
 
 
 def will_do(trainer: Trainer, model: LightningModule, data: OfflineDataModule) -> str:

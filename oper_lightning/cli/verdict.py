@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.errors import InputError
 from oper_lightning.files import whole
 from oper_lightning.report.model import draw, in_a_line
@@ -23,9 +24,11 @@ def say(trainer: Trainer, verb: str, folder: Path | None, checkpoint: str) -> No
     """
     metrics = trainer.callback_metrics
     if not metrics:
+        holdout = "hold out episodes with data.holdout"
+        if not isinstance(trainer.lightning_module, OfflineAlgorithm):
+            raise InputError(f"nothing to score: this is no policy, and is judged by recorded rows: {holdout}")
         raise InputError(
-            "nothing to score: no environment is known; name one in data.rollouts.environment, or hold out episodes "
-            "with data.holdout"
+            f"nothing to score: no environment is known; name one in data.rollouts.environment, or {holdout}"
         )
     spec: DataSpec = trainer.datamodule.spec  # type: ignore[attr-defined]
     returns = {key.rpartition("/")[2]: float(value) for key, value in metrics.items() if not _held_out(key)}

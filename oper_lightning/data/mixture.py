@@ -14,7 +14,7 @@ from oper_lightning.data.draws import ByWeight, Chosen, Draws, Either, EveryRow,
 from oper_lightning.data.transitions import episode_of
 from oper_lightning.errors import InputError, note
 from oper_lightning.nn import ranks
-from oper_lightning.priorities.priority import Priority, checked, statistics
+from oper_lightning.priorities.priority import Priority, checked, in_percent, statistics
 from oper_lightning.priorities.returns import doubts
 from oper_lightning.spec import ROLES, Batch, Role
 
@@ -204,7 +204,7 @@ class Mixture:
         """The weights in a few words: their name, and how much of the data they leave."""
         if self.weights is None or self.weights.dim() > 1:
             return name
-        return f"{name}, effective share {statistics(self.weights)['ess']:.0%}"
+        return f"{name}, effective share {in_percent(statistics(self.weights)['ess'])}"
 
     def shares(self, weighted: bool, batch_size: int) -> list[Share]:
         """What each process's batch is made of, with or without regard to the weights.

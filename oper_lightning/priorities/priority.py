@@ -85,6 +85,11 @@ def rescale_std(weights: Tensor, std: float) -> Tensor:
     return torch.where(spread > 0, 1 + (weights - 1) * (std / spread), 1.0)
 
 
+def in_percent(share: float) -> str:
+    """A share that is not nothing as a person reads it: "62%", "0.2%"."""
+    return f"{share:.0%}" if share >= 0.01 else f"{100 * share:.1g}%"
+
+
 def statistics(weights: Tensor) -> dict[str, float]:
     """What a person wants to know of mean-1 weights ``[N]``.
 

@@ -18,6 +18,7 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from oper_lightning import InputError
 from oper_lightning.algorithms.bremen import BREMEN
+from oper_lightning.envs.tasks import Ant
 from oper_lightning.nn.baselines import LinearBaseline
 from oper_lightning.nn.dynamics import Dynamics, Step
 from oper_lightning.spec import Batch, Task
@@ -249,6 +250,16 @@ def test_without_a_learnt_reward_a_task_is_needed(tmp_path: Path) -> None:
     dynamics = str(tmp_path / "dynamics" / "last.ckpt")
     refused(tmp_path, "it has learnt no reward: name a task", dynamics=dynamics)
     fit(algorithm("BREMEN", **{**stages(tmp_path), "dynamics": dynamics, "task": Near()}), data(), tmp_path / "run", 20)
+
+
+def test_a_task_for_another_robot_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "the task Ant knows observations of 27 columns; those of", task=Ant())
+
+
+def test_a_policy_without_a_clone_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dynamics = stages(tmp_path)["dynamics"]
+    fit(algorithm("BREMEN", dynamics=dynamics), data(), tmp_path / "run", 20)
+    assert "no clone (model.clone): the policy begins with random weights" in caplog.text
 
 
 def test_a_clone_of_another_make_is_refused(tmp_path: Path) -> None:

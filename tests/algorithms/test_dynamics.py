@@ -262,6 +262,8 @@ def test_from_the_command_line(
     assert (tmp_path / "held" / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert oper("validate", "--ckpt_path=held/last.ckpt", "--data.holdout=1") == 0
     assert "(1,200 held-out rows)" in capsys.readouterr().out
+    assert oper("validate", "--ckpt_path=held/last.ckpt", "--data.holdout=0") == 1
+    assert "this is no policy, and is judged by recorded rows: hold out" in capsys.readouterr().err
     assert oper("predict", "--ckpt_path=held/last.ckpt") == 0
     soon = ["--model.learning_rate=0.3", "--model.patience=2", "--data.holdout=0.1", "--output=soon"]
     assert oper("fit", *LEARNT, *ROWS, *length, *soon) == 0

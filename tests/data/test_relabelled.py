@@ -97,7 +97,7 @@ class Undefined(Far):
         (Column(), r"Column: rewards \[5, 1\] and ends \[5\]"),
         (Amounts(), r"Amounts: .*torch.float32.* one bool"),
         (Undefined(), "reward"),
-        (CheetahRun(), "index 8 is out of bounds"),
+        (CheetahRun(), r"the task CheetahRun knows observations of 17 columns; those of Arrays have 4"),
     ],
 )
 def test_tasks_that_do_not_judge(task: Task, said: str) -> None:
