@@ -45,7 +45,7 @@ def say(trainer: Trainer, verb: str, folder: Path | None, checkpoint: str) -> No
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"checkpoint": checkpoint, **returns, **others, "environment": spec.environment}
     if judged is not None:
-        record |= {"members": judged.members.tolist(), "columns": judged.columns.tolist()}
+        record |= {name: getattr(judged, name).tolist() for name in ("members", "columns", "episodes")}
         with whole(folder / "errors.png") as file:
             draw(judged).savefig(file, dpi=130, format="png", facecolor="white")
     with whole(folder / f"{verb}.json") as file:

@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from oper_lightning.data.transitions import episode_of
 from oper_lightning.errors import InputError
 from oper_lightning.nn.dynamics import Dynamics
 
@@ -28,6 +29,8 @@ class Errors:
     """mean squared error of each member, ``[M]``"""
     columns: Tensor
     """the members' mean squared error in each column of the observation, ``[O]``"""
+    episodes: Tensor
+    """the members' mean squared error in each episode, ``[E]``"""
     error_of_mean: float
     """of what members expect on average"""
     reward_r2: float | None
@@ -72,6 +75,7 @@ class Errors:
             rows=len(rows),
             members=square.mean((1, 2)),
             columns=square[..., :size].mean((0, 1)),
+            episodes=_by_episode(square.mean((0, 2)), ends),
             error_of_mean=float((mean.mean(0) - targets).square().mean()),
             reward_r2=explained,
             spread=float((mean[..., :size].var(0, correction=0) * scale.square()).mean().sqrt()),
@@ -144,6 +148,14 @@ class Errors:
             name = window.replace(" ", "_")
             numbers |= {f"energy_{name}": distance, f"energy_of_halves_{name}": halves}
         return numbers
+
+
+def _by_episode(errors: Tensor, ends: Tensor) -> Tensor:
+    """Means ``[E]`` over the rows ``[N]`` of each episode."""
+    number = episode_of(ends)
+    sums = torch.zeros(2, int(number[-1]) + 1, dtype=torch.float64, device=errors.device)
+    sums.index_add_(1, number, torch.stack([errors, torch.ones_like(errors)]).double())
+    return sums[0] / sums[1]
 
 
 def _rms(error: Tensor) -> float:

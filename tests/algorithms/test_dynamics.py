@@ -343,6 +343,9 @@ def test_errors_of_models_whose_errors_are_known() -> None:
     assert found.members.tolist() == pytest.approx([2, 2], rel=1e-3)
     assert found.error_of_mean == pytest.approx(1, rel=1e-3)
     assert found.columns.tolist() == pytest.approx([2] * OBSERVATIONS, rel=1e-3)
+    targets = model.targets(data["observation"], data["next", "observation"], data["next", "reward"])
+    by_episode = [float((1 + part.square()).mean()) for part in targets.split(60)]
+    assert found.episodes.tolist() == pytest.approx(by_episode, rel=1e-4)
     assert found.reward_r2 == pytest.approx(-1, rel=1e-3)
     scale = model.target_std[:OBSERVATIONS] / model.observation_std
     assert found.spread == pytest.approx(float(scale.square().mean().sqrt()), rel=1e-3)
