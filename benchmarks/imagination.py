@@ -1,4 +1,5 @@
-"""What an update of BREMEN costs, and an imagined step: dealt, by a loop over lists of rows, by all members.
+"""What an update of BREMEN costs, and an imagined step: dealt, by a loop over lists of rows, by all members; and what
+five members cost in training, beside one.
 
     python benchmarks/imagination.py            # one thread; about a minute
     python benchmarks/imagination.py --table    # from the raw run
@@ -21,7 +22,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from oper_lightning.algorithms.bremen import BREMEN
+from oper_lightning import BREMEN, DynamicsEnsemble
 from oper_lightning.nn import baselines, imagination, trpo
 from oper_lightning.nn.dynamics import Dynamics
 from oper_lightning.spec import Batch, DataSpec, Task
@@ -43,6 +44,12 @@ class Forward(Task):
 def seconds() -> float:
     """Seconds that the processor has worked for this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+def data_spec() -> DataSpec:
+    """Of HalfCheetah's shapes."""
+    low = -torch.ones(ACTIONS)
+    return DataSpec((OBSERVATIONS,), (ACTIONS,), low, -low, torch.zeros(OBSERVATIONS), torch.ones(OBSERVATIONS), 1, "")
 
 
 def ensemble(members: int, hidden: int) -> Dynamics:
@@ -102,12 +109,9 @@ def steps(members: int, hidden: int, rows: int) -> dict[str, list[float]]:
 
 def updates() -> dict[str, list[float]]:
     """Seconds of an update in each turn: whole, with every row in the Fisher matrix, and its parts."""
-    low = -torch.ones(ACTIONS)
-    zeros, ones = torch.zeros(OBSERVATIONS), torch.ones(OBSERVATIONS)
-    spec = DataSpec((OBSERVATIONS,), (ACTIONS,), low, -low, zeros, ones, 1, "")
     torch.manual_seed(0)
     model = BREMEN(task=Forward(), horizon=HORIZON)
-    model._build(spec)
+    model._build(data_spec())
     model.model = ensemble(3, 256)
     part = TensorDict({"start": torch.randn(ROLLOUTS, OBSERVATIONS), "weight": torch.ones(ROLLOUTS)}, [ROLLOUTS])
     batch = Batch(part, part, part)
@@ -136,6 +140,32 @@ def updates() -> dict[str, list[float]]:
     return taken
 
 
+def training() -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of an update of an ensemble in each turn, by sizes and number of members."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for hidden, rows, count in ((256, 256, 60), (256, 500, 40), (1024, 1000, 3)):
+        models = {}
+        for members in (1, 5):
+            torch.manual_seed(0)
+            model = models[members] = DynamicsEnsemble(members, (hidden, hidden), reward=False)
+            model._build(data_spec())
+            model.rows = 100_000
+            model.configure_optimizers()
+        taken = found[f"2x{hidden}, batches of {rows}"] = {str(members): [] for members in models}
+        for _ in range(TURNS):
+            for members, model in models.items():
+                shape = [members, rows]
+                following = {"observation": torch.randn(*shape, OBSERVATIONS), "reward": torch.randn(shape)}
+                columns = {"observation": torch.randn(*shape, OBSERVATIONS), "action": torch.rand(*shape, ACTIONS)}
+                part = TensorDict({**columns, "next": following, "weight": torch.ones(shape)}, shape)
+                batch = Batch(part, part, part)
+                begun = seconds()
+                for _ in range(count):
+                    model.update(batch)
+                taken[str(members)].append(1000 * (seconds() - begun) / count)
+    return found
+
+
 def ratio(first: list[float], second: list[float]) -> float:
     """The median of the ratios within turns."""
     return statistics.median(one / other for one, other in zip(first, second, strict=True))
@@ -152,6 +182,10 @@ def table(raw: dict[str, Any]) -> None:
     print("\n| update of 5,000 steps | seconds |\n|---|---|")
     for name, values in raw["updates"].items():
         print(f"| {name} | {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}) |")
+    print("\n| update of an ensemble, ms | one member | five members | five / one |\n|---|---|---|---|")
+    for name, taken in raw["training"].items():
+        one, five = taken["1"], taken["5"]
+        print(f"| {name} | {statistics.median(one):.2f} | {statistics.median(five):.2f} | {ratio(five, one):.2f} |")
 
 
 def main() -> None:
@@ -164,7 +198,8 @@ def main() -> None:
         measured = {
             f"{members} x 2x{hidden}, {rows} rows": steps(members, hidden, rows) for members, hidden, rows in sizes
         }
-        RAW.write_text(json.dumps({"torch": torch.__version__, "steps": measured, "updates": updates()}, indent=1))
+        found = {"torch": torch.__version__, "steps": measured, "updates": updates(), "training": training()}
+        RAW.write_text(json.dumps(found, indent=1))
     table(json.loads(RAW.read_text()))
 
 
