@@ -69,8 +69,11 @@ class BRAC(FlatFile):
                     f"the next one being {index:,}"
                 )
             # A full buffer goes on at its beginning, where its oldest rows are.
-            columns[name] = np.roll(column, -index, 0) if size == len(column) and index % size else column[:size]
-        columns["terminals"] = columns.pop("discount") == 0
+            columns[name] = np.roll(column, -index, 0) if 0 < size == len(column) and index % size else column[:size]
+        discount = columns.pop("discount")
+        if not (finite := np.isfinite(discount)).all():
+            raise InputError(f"{self.path}: _discount is not finite at row {int(np.argmin(finite)):,}")
+        columns["terminals"] = discount == 0
         return columns, FlatEpisodes(columns, self.path, self.max_episode_steps)
 
     def _number(self, bundle: Bundle, name: str) -> int:
