@@ -110,7 +110,7 @@ def read_layers(policy: str) -> Layers:
                 f"{policy}: layer {number} has weights {weight.dtype} {list(weight.shape)} and biases {bias.dtype} "
                 f"{list(bias.shape)}; numbers [in, out] and [out] are needed"
             )
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        if not ((abs(weight) <= LARGEST).all() and (abs(bias) <= LARGEST).all()):
             raise InputError(f"{policy}: layer {number} is not finite")
     for number, ((_, before), (weight, _)) in enumerate(pairwise(layers)):
         if len(before) != len(weight):

@@ -104,6 +104,7 @@ def other(change: dict[str, Any], of: Any = layers) -> dict[str, np.ndarray]:
         (other({"layer_1_w": np.ones((21, 30))}), normal(), [], "layer 0 has 20 outputs, layer 1 21 inputs"),
         (other({"layer_1_w": np.ones((20, 30), int)}), normal(), [], "layer 1 has weights int64"),
         (other({"layer_1_b": np.full(30, np.nan)}), normal(), [], "policy.npz: layer 1 is not finite"),
+        (other({"layer_1_w": np.full((20, 30), -1e300)}), normal(), [], "policy.npz: layer 1 is not finite"),
         (other({"layer_1_b": np.array([{}] * 30)}), normal(), [], "policy.npz: array 'layer_1_b' holds Python objects"),
         (layers(), normal(12), [], "norm.npz: 'mean' is float64 [12]; 11 finite numbers are needed"),
         (layers(), other({"std": None}, normal), [], "norm.npz: no array 'std'; it has mean"),
