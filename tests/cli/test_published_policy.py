@@ -75,6 +75,10 @@ def test_other_verbs_take_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert oper("convert", "policy.npz", "--to=checkpoint", "--statistics=norm.npz", HOPPER, "--output=mine") == 0
     assert oper("validate", "--ckpt_path=mine", "--data.rollouts.episodes=2") == 0
     assert "over 2 episodes (bremen/Hopper-v0)" in capsys.readouterr().out
+    # Before the random steps of a mix are taken.
+    assert oper("collect", "mine", "--mix=eps1", "--explore=true", "--steps=50", "--output=d/mixed-v0") == 1
+    assert "last.ckpt holds BC, which has no policy that explores: leave out explore" in capsys.readouterr().err
+    assert not Path("d").exists()
     assert oper("collect", "mine", "--episodes=2", "--output=gathered-v0") == 0
     assert oper("fit", "--model=BC", "--data.source=Minari", "--data.source.id=gathered-v0", "--ckpt_path=mine",
                 "--trainer.max_steps=2", "--output=run") == 1  # fmt: skip
