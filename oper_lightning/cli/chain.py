@@ -17,7 +17,7 @@ from oper_lightning.cli import VERBS, signals
 from oper_lightning.cli.rounds import unrolled
 from oper_lightning.cli.words import FLAGS, value_of, values_of, without
 from oper_lightning.errors import InputError, Stopped, first_line, nearest, note
-from oper_lightning.files import read_json, read_yaml, whole
+from oper_lightning.files import place, read_json, read_yaml, whole
 
 LEDGER = "chain.json"
 LONGEST = 100_000  # characters that a name may stand for; a command's words cannot be much longer
@@ -85,12 +85,18 @@ def run(args: list[str]) -> int:
                 raise InputError(f"{ledger}: {changed}; name another --folder, or delete {places}")
             for link in outdated[1:]:
                 links.pop(link, None)
+        # A conversion is there whole or not at all: one that this link made is done, if the chain was killed meanwhile.
+        output = value_of(words, *FLAGS["output"]) if words[0] == "convert" else None
+        there = output is not None and os.path.lexists(place(output))
+        if there and begun.get("absent") and not begun["done"] and not changed:
+            links[name] = begun = begun | {"done": True}
+            _write(ledger, links)
         if begun["done"] and not changed:
             print(f"# {name}: done already", flush=True)
             continue
         if changed and begun["done"]:
             note(f"{changed}: {name} is done again")
-        links[name] = {"command": command, "done": False, "read": read}
+        links[name] = {"command": command, "done": False, "read": read, "absent": not there}
         _write(ledger, links)
         print(f"\n$ {command}", flush=True)
         code = _call(name, words, os.pathsep.join([*above, own]))
@@ -117,8 +123,8 @@ def _made_of(name: str, links: dict[str, list[str]]) -> list[str]:
         ):
             behind = True
             found.append(link)
-            if (place := value_of(words, *FLAGS["output"])) and words[0] in ("fit", "collect", "convert"):
-                written.add(place)
+            if (output := value_of(words, *FLAGS["output"])) and words[0] in ("fit", "collect", "convert"):
+                written.add(output)
     return found[1:]
 
 
@@ -162,6 +168,10 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     for key in overrides:
         if key not in ("folder", *given):
             raise InputError(f"{path}: no name {key!r} to set; {nearest(key, ['folder', *given])}")
+    for name in map(str, chain["links"]):
+        if name in ("folder", *given):
+            kind = "the chain's folder" if name == "folder" else "an entry of `set:`"
+            raise InputError(f"{path}: {{{name}}} would stand for a link and for {kind}; rename the link")
     lists = [key for key, value in given.items() if isinstance(value, list)]
     if len(lists) > 1:
         raise InputError(f"{path}: {' and '.join(lists)} are lists; one name of `set:` may be")

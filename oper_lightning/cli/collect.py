@@ -24,6 +24,7 @@ from oper_lightning.envs.collecting import (
     Played,
     frames_of_an_observation,
     mean_return,
+    possible,
     rounds,
     space_of_observations,
 )
@@ -137,6 +138,9 @@ def collect(
             "references": references,
             "expert": judge.known_by if judge is not None else None,
         }
+        blocks = list(_blocks(found.behaviour, mix, epsilon, noise, steps))
+        for _, behaviour in blocks:
+            possible(world, behaviour)  # before anything is played, as the noise may come last
         if not target.exists():
             folders.claim(working_folder(target), resume=True)
         data = Growing(target, asked)
@@ -146,7 +150,9 @@ def collect(
             algorithm = found.behaviour.name
             about = minari.metadata(name, algorithm, f"collected by oper-lightning: {algorithm}", stack, None)
             data.begin(space_of_observations(world, stack), world.action_space, spec, about)
-            for until, behaviour in _blocks(found.behaviour, mix, epsilon, noise, steps):
+            if data.now.episodes:
+                note(f"{target}: going on after {data.now.episodes:,} episodes, {data.now.steps:,} transitions")
+            for until, behaviour in blocks:
                 _play(data, world, behaviour, stack, seed, until, episodes)
             scores = _references(world, judge, references)
             data.finish(dict(zip(("ref_min_score", "ref_max_score"), scores, strict=True)) if scores else {})
@@ -232,8 +238,6 @@ def _play(
 ) -> None:
     """Plays what is missing."""
     signals.on_stop(lambda: f" at episode {data.now.episodes:,}; the same command goes on")
-    if data.now.episodes:
-        note(f"{data.target}: going on after {data.now.episodes:,} episodes, {data.now.steps:,} transitions")
     by_steps = steps is not None
     total, unit = (steps, "transitions") if by_steps else (episodes, "episodes")
     done = data.now.episodes, data.now.steps

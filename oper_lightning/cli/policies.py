@@ -75,6 +75,8 @@ def policy(word: str, explore: bool = False) -> Policy:
     )
     if not isinstance(model, OfflineAlgorithm):
         raise InputError(f"{path} holds {kind}, which is no policy; name a checkpoint of an algorithm that acts")
+    if explore and type(model).explore is OfflineAlgorithm.explore:
+        raise InputError(f"{path} holds {kind}, which has no policy that explores: leave out explore")
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"])
     model.eval()

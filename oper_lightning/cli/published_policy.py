@@ -95,11 +95,12 @@ def read_layers(policy: str) -> Layers:
     if is_bundle(policy):
         bundle, kind = Bundle(policy), "bundle"
         names = _named(bundle.names, kind, policy)
+        bundle.possible(names.values())
         arrays = {ours: bundle.read(theirs) for ours, theirs in names.items()}
     else:
         arrays = read_arrays(policy, lambda present, _: _named(present, "npz", policy))
     layers = []
-    for number in range(len(arrays) // 2):
+    for number in range((len(arrays) + 1) // 2):
         if f"{number}w" not in arrays or f"{number}b" not in arrays:
             raise InputError(f"{policy}: it has no weights and biases of layer {number}")
         layers.append((arrays[f"{number}w"], arrays[f"{number}b"]))
@@ -109,7 +110,7 @@ def read_layers(policy: str) -> Layers:
                 f"{policy}: layer {number} has weights {weight.dtype} {list(weight.shape)} and biases {bias.dtype} "
                 f"{list(bias.shape)}; numbers [in, out] and [out] are needed"
             )
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        if not ((abs(weight) <= LARGEST).all() and (abs(bias) <= LARGEST).all()):
             raise InputError(f"{policy}: layer {number} is not finite")
     for number, ((_, before), (weight, _)) in enumerate(pairwise(layers)):
         if len(before) != len(weight):

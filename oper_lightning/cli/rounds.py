@@ -46,9 +46,11 @@ def unrolled(chain: Mapping[str, Any], rounds: str, path: str) -> dict[str, Any]
             where = f"{path}: link {str(name)!r}"
             done[str(name)] += 1
             filled = _of_round(command, number, done | {str(name): number}, where)
-            if filled is not None:
+            if filled is not None or command is None:  # whoever reads links says what is wrong with it
                 links[f"{name}_{number}"] = filled
     for name, command in after.items():
+        if str(name) in links:
+            raise InputError(f"{path}: link {str(name)!r} of `after:` is called as one of the rounds is; rename it")
         links[str(name)] = _of_round(command, int(rounds), dict.fromkeys(repeated, int(rounds)), f"{path}: {name}")
     return links
 
@@ -94,4 +96,6 @@ def _named(found: re.Match[str], number: int, done: dict[str, int], where: str) 
         return str(number) if name == "round" else found.group()
     if which == "all":
         return ",".join(_link(name, earlier) for earlier in range(done[name]))
+    if which is None and done[name] == 0:
+        raise InputError(f"{where}: {found.group()} has not run yet; links name those above them, or {{{name}.before}}")
     return _link(name, number - 1 if which == "before" else done[name] - 1)

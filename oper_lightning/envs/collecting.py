@@ -80,6 +80,17 @@ def frames_of_an_observation(world: World, seed: int = 0) -> int:
     return shape[0]
 
 
+def possible(world: World, behaviour: Behaviour) -> None:
+    """Refuses Gaussian noise where actions have no bounds to scale it by.
+
+    Raises:
+        InputError: if there is noise, and they have none.
+    """
+    space = world.action_space
+    if behaviour.noise and (number_of_actions(space) is not None or not np.isfinite([space.low, space.high]).all()):
+        raise InputError(f"environment {world.environment!r}: Gaussian noise is for continuous actions with bounds")
+
+
 def rounds(
     world: World,
     behaviour: Behaviour,
@@ -107,9 +118,7 @@ def rounds(
     Raises:
         InputError: if the environment fails, an episode does not end, or the policy gives no actions that fit.
     """
-    space = world.action_space
-    if behaviour.noise and (number_of_actions(space) is not None or not np.isfinite([space.low, space.high]).all()):
-        raise InputError(f"environment {world.environment!r}: Gaussian noise is for continuous actions with bounds")
+    possible(world, behaviour)
     copies, (played, taken) = len(world.copies), done
     while (episodes is None or played < episodes) and (steps is None or taken < steps):
         room = None if steps is None else steps - taken

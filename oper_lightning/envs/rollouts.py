@@ -305,6 +305,14 @@ def _missing(environment: str) -> str | None:
     return None
 
 
+def registered(environment: str) -> Any | None:
+    """Gymnasium's spec of an environment; None if neither this package nor an installed one has it."""
+    import gymnasium
+
+    _register(environment)
+    return gymnasium.registry.get(environment)
+
+
 def _register(environment: str) -> None:
     """Registers this package's environments, and those of optional packages that are installed, where the id is not
     known yet.

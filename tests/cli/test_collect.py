@@ -543,6 +543,18 @@ def test_a_mix_that_was_stopped_goes_on_in_its_block() -> None:
         np.testing.assert_array_equal(first["actions"], second["actions"])
 
 
+def test_a_mix_whose_last_block_cannot_be_is_refused_before_the_first(refused: Refused) -> None:
+    words = ["collect", "steering.right", "--environment=CartPole-v1", "--steps=50", "--mix=gaussian1"]
+    assert "Gaussian noise is for continuous actions" in refused(*words, "--output=d/x-v0")
+    assert not Path("d").exists()
+
+
+def test_only_a_collection_that_was_stopped_is_said_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["collect", "steering.still", "--environment=Pendulum-v1", "--steps=50", "--mix=eps1", "--output=d/x-v0"]
+    assert oper(*words) == 0
+    assert "going on" not in capsys.readouterr().err
+
+
 def test_a_mix_says_itself_how_much_noise_there_is(refused: Refused) -> None:
     words = ["collect", "steering.still", "--environment=Pendulum-v1", "--mix=eps1", "--output=d/x-v0"]
     for more in (["--steps=9", "--noise=0.1"], ["--episodes=3"]):

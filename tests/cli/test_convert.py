@@ -99,6 +99,14 @@ def test_minaris_own_loader_opens_what_was_written(discrete: bool) -> None:
     assert minari.get_normalized_score(dataset, np.array([5.0])) == 1
 
 
+def test_what_the_name_of_an_environment_says_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert oper("collect", "--environment=bremen/HalfCheetah-v0", "--steps=9", "--parallel=1", "--output=log-v0") == 0
+    assert Minari("log-v0").origin().environment_options == {"robot": "HalfCheetah", "max_episode_steps": 1000}
+    assert oper("convert", "log-v0", "--to=d4rl", "--output=plain.hdf5") == 0
+    assert "not kept" not in capsys.readouterr().out
+    assert D4RL("plain.hdf5").origin().environment == "bremen/HalfCheetah-v0"
+
+
 def test_the_environment_comes_back_with_its_options_and_wrappers(tmp_path: Path) -> None:
     options = {"reward_dist_weight": 0.5, "max_episode_steps": 7}
     options["wrappers"] = [{"name": "RescaleAction", "kwargs": {"min_action": -2.0, "max_action": 2.0}}]

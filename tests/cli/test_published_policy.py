@@ -13,7 +13,9 @@ from helpers import oper
 from tf_bundles import write_bundle
 
 from oper_lightning import BC
+from oper_lightning.cli.published_policy import read_layers
 from oper_lightning.envs.rollouts import World
+from oper_lightning.errors import InputError
 
 SIZES = {"bremen/Ant-v0": (27, 8), "bremen/Hopper-v0": (11, 3), "Pendulum-v1": (3, 1)}
 HOPPER = "--environment=bremen/Hopper-v0"
@@ -73,6 +75,10 @@ def test_other_verbs_take_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert oper("convert", "policy.npz", "--to=checkpoint", "--statistics=norm.npz", HOPPER, "--output=mine") == 0
     assert oper("validate", "--ckpt_path=mine", "--data.rollouts.episodes=2") == 0
     assert "over 2 episodes (bremen/Hopper-v0)" in capsys.readouterr().out
+    # Before the random steps of a mix are taken.
+    assert oper("collect", "mine", "--mix=eps1", "--explore=true", "--steps=50", "--output=d/mixed-v0") == 1
+    assert "last.ckpt holds BC, which has no policy that explores: leave out explore" in capsys.readouterr().err
+    assert not Path("d").exists()
     assert oper("collect", "mine", "--episodes=2", "--output=gathered-v0") == 0
     assert oper("fit", "--model=BC", "--data.source=Minari", "--data.source.id=gathered-v0", "--ckpt_path=mine",
                 "--trainer.max_steps=2", "--output=run") == 1  # fmt: skip
@@ -96,10 +102,13 @@ def other(change: dict[str, Any], of: Any = layers) -> dict[str, np.ndarray]:
         ({"a": np.ones(3)}, normal(), [], "policy.npz: no published policy: no array 'layer_0_w'"),
         (other({"layer_1_b": None}), normal(), [], "policy.npz: it has no weights and biases of layer"),
         (other({"layer_0_w": None, "layer_0_b": None}), normal(), [], "no weights and biases of layer 0"),
+        (other({"layer_2_b": None}), normal(), [], "policy.npz: it has no weights and biases of layer 2"),
+        (other({"layer_7_w": np.ones((3, 3))}), normal(), [], "policy.npz: it has no weights and biases of layer 3"),
         (other({"layer_1_b": np.ones(31)}), normal(), [], "policy.npz: layer 1 has weights float32 [20, 30]"),
         (other({"layer_1_w": np.ones((21, 30))}), normal(), [], "layer 0 has 20 outputs, layer 1 21 inputs"),
         (other({"layer_1_w": np.ones((20, 30), int)}), normal(), [], "layer 1 has weights int64"),
         (other({"layer_1_b": np.full(30, np.nan)}), normal(), [], "policy.npz: layer 1 is not finite"),
+        (other({"layer_1_w": np.full((20, 30), -1e300)}), normal(), [], "policy.npz: layer 1 is not finite"),
         (other({"layer_1_b": np.array([{}] * 30)}), normal(), [], "policy.npz: array 'layer_1_b' holds Python objects"),
         (layers(), normal(12), [], "norm.npz: 'mean' is float64 [12]; 11 finite numbers are needed"),
         (layers(), other({"std": None}, normal), [], "norm.npz: no array 'std'; it has mean"),
@@ -119,6 +128,18 @@ def test_what_is_refused(
     assert said in error
     assert error.count("\n") == 1
     assert sorted(path.name for path in Path().iterdir()) == ["norm.npz", "policy.npz"]
+
+
+def test_layers_that_lie_at_the_same_bytes() -> None:
+    def change(records: dict[bytes, bytes]) -> None:
+        for number in range(3000):
+            for kind in (b"w", b"b"):
+                records[b"policy/layer_%d/%s" % (number, kind)] = records[b"policy/layer_0/" + kind]
+
+    stored = {"policy/layer_0/b": np.zeros(9, np.float32), "policy/layer_0/w": np.zeros((9, 9), np.float32)}
+    write_bundle(Path("policy"), stored, change=change)
+    with pytest.raises(InputError, match=r"policy.index: two tensors lie at byte 0 of shard 0"):
+        read_layers("policy")
 
 
 def test_what_is_not_for_policies(capsys: pytest.CaptureFixture[str]) -> None:

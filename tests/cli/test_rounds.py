@@ -91,6 +91,12 @@ def test_a_list_multiplies_rounds(tmp_path: Path) -> None:
         (("{data.all}", "{data.alll}"), None),
         (("{model}/last", "{modell}/last"), "{modell} stands for nothing"),
         (("table: report", "policy: report"), "is there twice"),
+        (("table: report", "model_1: report"), "link 'model_1' of `after:` is called as one of the rounds is"),
+        (("{model}/last", "{look}/last"), "{look} has not run yet; links name those above them, or {look.before}"),
+        (("{model}/last", "{policy}/last"), "{policy} has not run yet"),
+        (("look: report {policy.all}", "look:"), "link 'look_0' has no command"),
+        (("look: report", "std: report"), "{std} would stand for a link and for an entry of `set:`"),
+        (("look: report", "folder: report"), "{folder} would stand for a link and for the chain's folder"),
         (('rounds: "{rounds}"\n', ""), "there is no `rounds:`"),
         (("after:\n  table: report {policy} {model.all} --output=runs/x", "after: [1]"), "`after:` needs links"),
         (("look: report", "look: x'report"), "o closing quotation"),
@@ -206,3 +212,24 @@ links:
     shutil.rmtree("chained/clone")
     assert oper("run", "chain.yaml", "--length=40") == 0
     assert not Path("chained/clone").exists()
+
+
+def test_a_conversion_that_was_made_and_not_noted_is_done(
+    small_file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("chain.yaml").write_text(
+        f"folder: c\nlinks:\n  flat: convert {small_file} --to=tianshou --output=c/made.hdf5\n"
+    )
+    assert oper("run", "chain.yaml") == 0
+    ledger = Path("c/chain.json")
+    ledger.write_text(ledger.read_text().replace('"done": true', '"done": false'))  # as a killed chain leaves it
+    made = Path("c/made.hdf5").read_bytes()
+    assert oper("run", "chain.yaml") == 0
+    assert "# flat: done already" in capfd.readouterr().out
+    assert '"done": true' in ledger.read_text()
+    assert Path("c/made.hdf5").read_bytes() == made
+    # What lay there before the link began is somebody else's.
+    ledger.unlink()
+    for _ in range(2):
+        assert oper("run", "chain.yaml") == 1
+        assert "c/made.hdf5: exists already" in capfd.readouterr().err

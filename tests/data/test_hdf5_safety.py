@@ -16,7 +16,9 @@ import torch
 from helpers import columns, write_hdf5
 
 from oper_lightning.data.sources.d4rl import D4RL
+from oper_lightning.data.sources.hdf5 import opened
 from oper_lightning.data.storage import fill
+from oper_lightning.data.table import Table
 from oper_lightning.errors import InputError
 
 ROWS = columns([25] * 4, 10, 2)
@@ -254,3 +256,22 @@ def test_what_a_file_says_of_its_environment_is_checked_first(caplog: pytest.Log
         path = write_hdf5(Path("said.hdf5"), ROWS, env_id="Reacher-v5", ref_min_score=low, ref_max_score=high)
         assert D4RL(str(path)).origin().reference is None
         assert "make no score" in caplog.text
+
+
+def test_a_large_chunk_is_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oper_lightning.data.sources.hdf5.CACHE", 1 << 10)
+    stored = columns([250] * 40, 10, 2)
+    for path, rows in (("one.hdf5", 10_000), ("many.hdf5", 20)):
+        with h5py.File(path, "w") as file:
+            for name, column in stored.items():
+                file.create_dataset(name, data=column, chunks=(rows, *column.shape[1:]), compression="gzip")
+    assert Table(D4RL("one.hdf5"), fill(D4RL("one.hdf5"), torch.device("cpu"))).recorded == (
+        Table(D4RL("many.hdf5"), fill(D4RL("many.hdf5"), torch.device("cpu"))).recorded
+    )
+    for path, kept in (("one.hdf5", 10_000 * 10 * 4), ("many.hdf5", 1 << 10)):
+        with opened(path) as file:
+            assert file.array("observations").id.get_access_plist().get_chunk_cache()[1] == kept
+    # It is not where memory is short.
+    monkeypatch.setattr("oper_lightning.data.sources.hdf5.free_memory", lambda: 1 << 20)
+    with opened("one.hdf5") as file:
+        assert file.array("observations").id.get_access_plist().get_chunk_cache()[1] == 1 << 10

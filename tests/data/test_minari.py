@@ -259,3 +259,12 @@ def test_a_dataset_that_differs_is_named(tmp_path: Path, observations: Any, acti
 def test_no_dataset_at_all_is_an_error() -> None:
     with pytest.raises(InputError, match="no id"):
         Minari([])
+
+
+def test_a_dataset_that_is_named_twice_is_an_error(tmp_path: Path) -> None:
+    make(BOX)
+    folder = f"{tmp_path / 'store' / 'test-v0'}/"
+    source = Minari(["test-v0", folder])
+    for look in (source.origin, lambda: len(source), lambda: [*source.episodes()]):
+        with pytest.raises(InputError, match=f"^{folder}: named twice in the source's id"):
+            look()

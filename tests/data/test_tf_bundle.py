@@ -251,6 +251,13 @@ def other(name: str, array: np.ndarray) -> Callable[[dict[str, np.ndarray]], Any
         (other("current_size", np.array(0, np.int32)), "empty dataset"),
         (other("current_size", np.array([1, 2], np.int32)), "_current_size is of shape .2.; one whole number"),
         (other("discount", np.zeros((115, 3), np.float32)), "'terminals' has shape"),
+        (other("discount", np.array([1, np.nan] + [1] * 113)), "set/data: _discount is not finite at row 1"),
+        (
+            lambda stored: stored.update(
+                {name: array[:0] if array.ndim else 0 * array for name, array in stored.items()}
+            ),
+            "empty dataset",
+        ),
     ],
 )
 def test_what_is_no_data_set_of_brac(change: Callable[[dict[str, np.ndarray]], Any], said: str) -> None:

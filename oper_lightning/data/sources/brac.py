@@ -8,7 +8,7 @@ from oper_lightning.data.sources.flat import FlatEpisodes, FlatFile
 from oper_lightning.data.sources.source import Bound, Origin, action_box
 from oper_lightning.data.sources.tf_bundle import Bundle
 from oper_lightning.errors import InputError
-from oper_lightning.files import fits_memory, place
+from oper_lightning.files import place
 
 KEY = "data/_{}/.ATTRIBUTES/VARIABLE_VALUE"
 COLUMNS = {
@@ -58,7 +58,7 @@ class BRAC(FlatFile):
         bundle = Bundle(self.path)
         if KEY.format("s1") not in bundle.names:
             raise InputError(f"{self.path}: no data set of BRAC: no tensor {KEY.format('s1')!r}")
-        fits_memory(sum(bundle.entry(KEY.format(name)).size for name in COLUMNS.values()), self.path, "its columns")
+        bundle.possible(KEY.format(name) for name in COLUMNS.values())
         size, index = (self._number(bundle, name) for name in ("current_size", "current_idx"))
         columns = {}
         for name, theirs in COLUMNS.items():
@@ -69,8 +69,11 @@ class BRAC(FlatFile):
                     f"the next one being {index:,}"
                 )
             # A full buffer goes on at its beginning, where its oldest rows are.
-            columns[name] = np.roll(column, -index, 0) if size == len(column) and index % size else column[:size]
-        columns["terminals"] = columns.pop("discount") == 0
+            columns[name] = np.roll(column, -index, 0) if 0 < size == len(column) and index % size else column[:size]
+        discount = columns.pop("discount")
+        if not (finite := np.isfinite(discount)).all():
+            raise InputError(f"{self.path}: _discount is not finite at row {int(np.argmin(finite)):,}")
+        columns["terminals"] = discount == 0
         return columns, FlatEpisodes(columns, self.path, self.max_episode_steps)
 
     def _number(self, bundle: Bundle, name: str) -> int:

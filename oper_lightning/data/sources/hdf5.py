@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from oper_lightning.errors import InputError, reading
-from oper_lightning.files import existing, fits_memory, plausibly_packed
+from oper_lightning.files import existing, fits_memory, free_memory, plausibly_packed
 
 LISTED = 10_000  # entries of a file that are looked at to find its arrays
 CACHE = 64 << 20  # bytes of unpacked chunks kept for each array: one that is not is unpacked again for every few rows
+SHARE = (
+    8  # into so many parts the free memory is divided: a chunk larger than CACHE is kept all the same if it fits one
+)
 LINKS = 16  # soft links that are followed one after the other
 
 
@@ -57,6 +60,8 @@ class Hdf5:
             for extent in node.chunks:
                 size *= extent
             fits_memory(size, self.origin, f"one chunk of {name!r}")
+            if CACHE < size <= free_memory() // SHARE:
+                return _keeping(node, size)
         return node
 
     def group(self, name: str) -> Hdf5 | None:
@@ -148,6 +153,17 @@ class Hdf5:
             f"{self.origin}: {name!r} is {what}; copy its values into this file, or, if you trust it, "
             f"read it with D4RL and allow_external=true"
         )
+
+
+def _keeping(node: Any, size: int) -> Any:
+    """The same array, of which that many bytes of unpacked chunks are kept."""
+    from h5py import Dataset, h5d, h5p
+
+    access = h5p.create(h5p.DATASET_ACCESS)
+    access.set_chunk_cache(1, size, 0.75)
+    name, file = node.name, node.file
+    node.id.close()  # an array that is open already would keep what it had
+    return Dataset(h5d.open(file.id, _bytes(name), access))
 
 
 def _bytes(name: str) -> bytes:

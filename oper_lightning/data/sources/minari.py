@@ -96,9 +96,13 @@ class Minari(Source):
         """Compares the other datasets with the first.
 
         Raises:
-            InputError: if one has other spaces of observations or actions, or other stacks of frames.
+            InputError: if one has other spaces of observations or actions or other stacks of frames, or is named twice,
+                so that what is held out of it would be trained on.
         """
-        for other in self.others:
+        folders = [one._folder.resolve() for one in (self, *self.others)]
+        for number, other in enumerate(self.others, 1):
+            if folders[number] in folders[:number]:
+                raise InputError(f"{other}: named twice in the source's id; once is enough")
             for what, one, first in zip(("observations", "actions"), other._kinds, self._kinds, strict=True):
                 if one != first:
                     raise InputError(

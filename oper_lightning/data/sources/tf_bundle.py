@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,19 @@ class Bundle:
             raise InputError(f"{self.path}: no tensor {name!r}; {nearest(name, self.names)}")
         with reading(f"{self.path}.index", f"what it says of {name!r}"):
             return _entry(self._entries[name.encode()])
+
+    def possible(self, names: Iterable[str]) -> None:
+        """Makes sure that tensors can be read, all of them together.
+
+        Raises:
+            InputError: if the index lacks one, they overlap, so that a small file would become many large ones, or they
+                need more memory than is free.
+        """
+        entries = [(entry.shard, entry.offset, entry.size) for entry in map(self.entry, names)]
+        for (shard, offset, size), (following, begin, _) in pairwise(sorted(entries)):
+            if shard == following and offset + size > begin:
+                raise InputError(f"{self.path}.index: two tensors lie at byte {begin:,} of shard {shard}")
+        fits_memory(sum(size for *_, size in entries), self.path, "its tensors")
 
     def read(self, name: str) -> np.ndarray:
         """A tensor; its checksum is compared.

@@ -13,6 +13,7 @@ from torch import Tensor
 from oper_lightning.data import matching
 from oper_lightning.data.table import Table
 from oper_lightning.data.transitions import is_discrete
+from oper_lightning.envs.rollouts import registered
 from oper_lightning.errors import InputError
 
 
@@ -125,7 +126,8 @@ class Recording:
             return None, ""
         if self.origin.observation_keys:
             return None, f"the environment {name}: its observations have entries, here joined to one vector"
-        if not with_options and self.origin.environment_options not in ({}, _by_itself(name)):
+        options, own = self.origin.environment_options, _by_itself(name)
+        if not with_options and any(key not in own or own[key] != value for key, value in options.items()):
             return None, f"the environment {name}: there is no place for its options"
         return name, ""
 
@@ -145,8 +147,8 @@ def attributes(recording: Recording) -> tuple[dict[str, Any], list[str]]:
 
 
 def _by_itself(name: str) -> dict[str, Any]:
-    """The options that a recording may repeat of an environment without saying anything new: its own limit of steps."""
-    import gymnasium
-
-    known = gymnasium.registry.get(name)
-    return {"max_episode_steps": known.max_episode_steps} if known and known.max_episode_steps else {}
+    """The options that a recording may repeat of an environment without saying anything new: those of its name."""
+    known = registered(name)
+    if known is None:
+        return {}
+    return {**known.kwargs, **({"max_episode_steps": known.max_episode_steps} if known.max_episode_steps else {})}
