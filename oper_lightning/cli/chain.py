@@ -17,7 +17,7 @@ from oper_lightning.cli import VERBS, signals
 from oper_lightning.cli.rounds import unrolled
 from oper_lightning.cli.words import FLAGS, value_of, values_of, without
 from oper_lightning.errors import InputError, Stopped, first_line, nearest, note
-from oper_lightning.files import place, read_json, read_yaml, whole
+from oper_lightning.files import existing, place, read_json, read_yaml, whole
 
 LEDGER = "chain.json"
 LONGEST = 100_000  # characters that a name may stand for; a command's words cannot be much longer
@@ -60,6 +60,7 @@ def run(args: list[str]) -> int:
     folder = Path(chain["folder"])
     ledger = folder / LEDGER
     links = _read(ledger)
+    _look_for_yamls(args[0], chain["links"])
     for name, words in chain["links"].items():
         command = " ".join(["oper", *map(shlex.quote, words)])
         read = {path: _content(path) for path in values_of(words, *FLAGS["config"])}
@@ -75,14 +76,10 @@ def run(args: list[str]) -> int:
         if changed:
             outdated = [name, *_made_of(name, chain["links"])]
             left = [
-                link
-                for link in outdated
-                if chain["links"][link][0] == "fit"
-                and ((folder / link / "last.ckpt").is_file() or (_done(links, link) and (folder / link).is_dir()))
+                str(at) for link in outdated if (at := _left(chain["links"][link], _done(links, link), link == name))
             ]
             if left:
-                places = " and ".join(str(folder / link) for link in left)
-                raise InputError(f"{ledger}: {changed}; name another --folder, or delete {places}")
+                raise InputError(f"{ledger}: {changed}; name another --folder, or delete {' and '.join(left)}")
             for link in outdated[1:]:
                 links.pop(link, None)
         # A conversion is there whole or not at all: one that this link made is done, if the chain was killed meanwhile.
@@ -106,6 +103,35 @@ def run(args: list[str]) -> int:
         links[name]["done"] = True
         _write(ledger, links)
     return 0
+
+
+def _look_for_yamls(path: str, links: dict[str, list[str]]) -> None:
+    """Looks for the yamls of all links, so that none is missed when hours have passed.
+
+    Raises:
+        InputError: if one is not there, and no earlier link writes to its folder.
+    """
+    written: list[Path] = []
+    for name, words in links.items():
+        for yaml in map(Path, values_of(words, *FLAGS["config"])):
+            if not any(yaml.is_relative_to(folder) for folder in written):
+                try:
+                    existing(yaml, "configuration")
+                except InputError as error:
+                    raise InputError(f"{path}: link {name!r}: {error}") from None
+        if output := value_of(words, *FLAGS["output"]):
+            written.append(Path(output))
+
+
+def _left(words: list[str], done: bool, changed: bool) -> Path | None:
+    """What a link left that must not become part of another run; a collection says itself what it was asked for."""
+    output = value_of(words, *FLAGS["output"])
+    if output is None or words[0] not in ("fit", "collect"):
+        return None
+    at = Path(output)
+    if words[0] == "collect":
+        return at if not changed and os.path.lexists(at) else None
+    return at if (at / "last.ckpt").is_file() or (done and at.is_dir()) else None
 
 
 def _done(links: dict[str, dict[str, Any]], name: str) -> bool:

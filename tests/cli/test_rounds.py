@@ -233,3 +233,46 @@ def test_a_conversion_that_was_made_and_not_noted_is_done(
     for _ in range(2):
         assert oper("run", "chain.yaml") == 1
         assert "c/made.hdf5: exists already" in capfd.readouterr().err
+
+
+def test_a_missing_yaml_is_found_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    links = (
+        "links:\n  data: collect --environment=Pendulum-v1 --steps=60\n  clone: fit --config={data}/{yaml} --model=BC\n"
+    )
+    Path("chain.yaml").write_text(f"folder: chained\n{links}".replace("{data}/{yaml}", "configs/pendulm.yaml"))
+    assert oper("run", "chain.yaml") == 1
+    line = capfd.readouterr().err
+    assert "chain.yaml: link 'clone': configs/pendulm.yaml: no such configuration" in line
+    assert not Path("chained").exists()
+    # One that an earlier link writes cannot be there yet.
+    Path("chain.yaml").write_text(f"folder: chained\n{links}".replace("{yaml}", "config.yaml"))
+    assert oper("run", "chain.yaml") == 1
+    assert Path("chained/data-v0").exists()
+
+
+def test_collections_of_a_changed_policy_have_to_go_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = "--model=BC --model.hidden_sizes=[8] --data.source=Minari --data.updates_per_epoch=20 --data.batch_size=16"
+    text = f"""
+folder: chained
+rounds: 2
+set: {{length: 20}}
+links:
+  data: collect {{clone.before}}/last.ckpt --environment=Pendulum-v1 --steps=60
+  clone: fit {small} --data.rollouts=null --data.source.id={{data}} --trainer.max_steps={{length}}
+"""
+    Path("chain.yaml").write_text(text)
+    assert oper("run", "chain.yaml") == 0
+    capfd.readouterr()
+    assert oper("run", "chain.yaml", "--length=40") == 1
+    line = capfd.readouterr().err
+    assert line.endswith("or delete chained/clone_0 and chained/data_1-v0 and chained/clone_1\n")
+    for name in ("clone_0", "data_1-v0", "clone_1"):
+        shutil.rmtree(f"chained/{name}")
+    assert oper("run", "chain.yaml", "--length=40") == 0
+    assert "# data_0: done already" in capfd.readouterr().out
