@@ -9,18 +9,17 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from oper_lightning.cli import VERBS, signals
+from oper_lightning.cli.names import Names, filled, split
 from oper_lightning.cli.rounds import unrolled
 from oper_lightning.cli.words import FLAGS, value_of, values_of, without
-from oper_lightning.errors import InputError, Stopped, first_line, nearest, note
+from oper_lightning.errors import InputError, Stopped, nearest, note
 from oper_lightning.files import existing, place, read_json, read_yaml, whole
 
 LEDGER = "chain.json"
-LONGEST = 100_000  # characters that a name may stand for; a command's words cannot be much longer
 ENTRIES = ("folder", "set", "rounds", "links", "after")
 VERSION = "-v0"  # of what a `collect` link writes
 ABOVE = "OPER_CHAINS"  # the chains that this one is a link of, at whatever depth
@@ -209,21 +208,21 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
             if not names.items:
                 raise InputError(f"{path}: {key} has no value")
         else:
-            names.one[key] = _filled(str(value) if text is None else text, names.one, path)
-            names.several[key] = _split(names.one[key], f"{path}: {key}")
+            names.one[key] = filled(str(value) if text is None else text, names.one, path)
+            names.several[key] = split(names.one[key], f"{path}: {key}")
     repeating = chain["links"]
     if chain.get("rounds") is not None:
-        repeating = unrolled(chain, _filled(str(chain["rounds"]), names.one, f"{path}: rounds"), path)
+        repeating = unrolled(chain, filled(str(chain["rounds"]), names.one, f"{path}: rounds"), path)
     elif chain.get("after") is not None:
         raise InputError(f"{path}: `after:` is for links behind the rounds, and there is no `rounds:`")
     folder = overrides.get("folder", str(chain.get("folder") or f"runs/{Path(path).stem}"))
-    names.one["folder"] = folder = _filled(folder, names.one, path)
+    names.one["folder"] = folder = filled(folder, names.one, path)
     links = {}
     for name, command in repeating.items():
         where = f"{path}: link {name!r}"
         if not isinstance(command, str | None):
             raise InputError(f"{where} is {command!r:.60}; a command is needed, as one text")
-        words = _split(command or "", where)
+        words = split(command or "", where)
         # A dataset's name ends in a version.
         gathers = words[:1] == ["collect"] and value_of(words, *FLAGS["output"]) is None
         repeated = bool(lists) and names.repeat(words, lists[0])
@@ -250,66 +249,9 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     return {"folder": folder, "links": links}
 
 
-@dataclass
-class Names:
-    """What names in braces stand for."""
-
-    one: dict[str, str] = field(default_factory=dict)
-    """within a word"""
-    several: dict[str, list[str]] = field(default_factory=dict)
-    """where they are a word of their own"""
-    items: list[str] = field(default_factory=list)
-    """values of the name that repeats links"""
-    folders: dict[str, dict[str, str]] = field(default_factory=dict)
-    """of the links that were repeated, by value"""
-
-    def at(self, name: str, item: str) -> Names:
-        """What they stand for in the repetition for one value."""
-        folders = {link: folder[item] for link, folder in self.folders.items()}
-        return Names({**self.one, name: item, **folders}, self.several)
-
-    def repeat(self, words: list[str], name: str) -> bool:
-        """Whether a command is to be repeated for each value of ``name``."""
-        found = {inner for word in words if word[1:-1] not in self.folders for inner in re.findall(r"\{(\w+)\}", word)}
-        return bool(found & {name, *self.folders})
-
-    def put_into(self, command: list[str], where: str) -> list[str]:
-        """The words of a command."""
-        several = {**self.several, **{link: list(folder.values()) for link, folder in self.folders.items()}}
-        words = []
-        for word in command:
-            alone = re.fullmatch(r"\{(\w+)\}", word)
-            words += several[word[1:-1]] if alone and alone[1] in several else [_filled(word, self.one, where)]
-        return words
-
-
-def _split(text: str, where: str) -> list[str]:
-    """Words as a shell sees them."""
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise InputError(f"{where}: {first_line(error)}") from None
-
-
-def _filled(text: str, values: dict[str, str], where: str) -> str:
-    """``text`` with ``{name}`` replaced; ``{{name}}`` becomes ``{name}``, other braces stay."""
-
-    def value(found: re.Match[str]) -> str:
-        if found.group(2):
-            return "{" + found.group(2) + "}"
-        if found.group(1) not in values:
-            raise InputError(f"{where}: {found.group()} stands for nothing; {nearest(found.group(1), values)}")
-        return values[found.group(1)]
-
-    filled = re.sub(r"\{(\w+)\}|\{\{(\w+)\}\}", value, text)
-    if len(filled) > LONGEST:
-        raise InputError(f"{where}: {text[:40]!r} stands for {len(filled):,} characters; {LONGEST:,} are the most")
-    return filled
-
-
 def _difference(before: str, after: str) -> str:
     """The words in which two commands differ."""
-    old, new = _split(before, LEDGER), _split(after, LEDGER)
+    old, new = split(before, LEDGER), split(after, LEDGER)
     gone = [word for word in old if word not in new]
     come = [word for word in new if word not in old]
     return f"{' '.join(gone) or 'nothing'} became {' '.join(come) or 'nothing'}"
