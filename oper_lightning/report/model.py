@@ -7,6 +7,8 @@ from typing import Any
 from oper_lightning.report.looks import COLOURS, canvas
 from oper_lightning.training.model_errors import Errors
 
+SHOWN = 100  # steps of a stretch
+
 
 def in_a_line(errors: Errors) -> str:
     """The figures that matter most."""
@@ -37,12 +39,12 @@ def draw(errors: Errors) -> Any:
     columns.xaxis.get_major_locator().set_params(integer=True)
     columns.set(title="One step, by column", xlabel="column of the observation", ylabel="error (1: knows nothing)")
     if errors.episode is not None:
-        recorded, imagined = errors.episode
+        recorded, imagined = (part[..., :SHOWN] for part in errors.episode)
         for number, member in enumerate(imagined):
             label = "imagined by each member" if number == 0 else None
             stretch.plot(member.tolist(), color=COLOURS[5], linewidth=0.9, alpha=0.8, label=label)
         stretch.plot(recorded.tolist(), color=COLOURS[6], linewidth=1.2, label="recorded")
-        title = f"Column {errors.column}, the hardest over {len(recorded)} steps"
+        title = f"Column {errors.column}, the hardest, over {len(recorded)} steps"
         stretch.set(title=title, xlabel="steps", ylabel="value")
         stretch.legend(fontsize="small", frameon=False)
     return figure
