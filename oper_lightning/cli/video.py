@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -60,12 +62,18 @@ def video(
     try:
         found.fits(world)
         name = found.behaviour.name.split()[0]
-        world.copies[0] = _recorder(world, folder, name)
-        torch.manual_seed(seed)
-        for episode in range(episodes):
-            start = stream_seed(seed, "episode", episode) >> 32
-            returns, _ = world.rollouts(_in_tensors(found.behaviour.begin()), [start])
-            print(f"{folder}/{name}-episode-{episode}.mp4: return {returns.item():.2f}")
+        folder.mkdir(parents=True, exist_ok=True)
+        # Films are written elsewhere and moved here when they are whole.
+        with tempfile.TemporaryDirectory(prefix=".film-", dir=folder) as unfinished:
+            world.copies[0] = recorder = _recorder(world, unfinished, name)
+            torch.manual_seed(seed)
+            for episode in range(episodes):
+                start = stream_seed(seed, "episode", episode) >> 32
+                returns, _ = world.rollouts(_in_tensors(found.behaviour.begin()), [start])
+                recorder.stop_recording()
+                film = f"{name}-episode-{episode}.mp4"
+                os.replace(Path(unfinished) / film, folder / film)
+                print(f"{folder}/{film}: return {returns.item():.2f}")
     finally:
         world.close()
 
@@ -75,7 +83,7 @@ def _in_tensors(act: Act) -> Act:
     return lambda seen: torch.as_tensor(np.asarray(act(seen)))
 
 
-def _recorder(world: World, folder: Path, name: str) -> Any:
+def _recorder(world: World, folder: str, name: str) -> Any:
     """The world's environment, filmed; refused in a line if it cannot be drawn here."""
     from gymnasium.wrappers import RecordVideo
 
@@ -84,7 +92,7 @@ def _recorder(world: World, folder: Path, name: str) -> Any:
         picture = np.asarray(world.copies[0].render())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the folder is there already
-            filmed = RecordVideo(world.copies[0], str(folder), episode_trigger=lambda number: True, name_prefix=name)
+            filmed = RecordVideo(world.copies[0], folder, episode_trigger=lambda number: True, name_prefix=name)
     except Exception as error:  # whatever a library of graphics raises
         raise InputError(
             f"environment {world.environment!r} cannot be drawn here ({first_line(error)}); {HEADLESS}"
