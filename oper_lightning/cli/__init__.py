@@ -165,9 +165,12 @@ def _help(verb: str, words: list[str]) -> str | None:
     from oper_lightning.cli.help import class_help, verb_help
     from oper_lightning.cli.words import value_of
 
+    flags = ("model", "model.task", "data", "data.source", "data.priority", "data.bonus", "source")
     if {"-h", "--help"} & {*words}:
-        return verb_help(verb)
-    for flag in ("model", "model.task", "data", "data.source", "data.priority", "data.bonus", "source"):
+        named = {flag: value_of(words, f"--{flag}") for flag in flags}
+        of_classes = [class_help(flag, name) for flag, name in named.items() if name and "." not in name]
+        return "\n\n".join([verb_help(verb), *of_classes])
+    for flag in flags:
         # A dotted name is a class of a person's own; jsonargparse explains it.
         if (name := value_of(words, f"--{flag}.help")) and "." not in name:
             return class_help(flag, name)

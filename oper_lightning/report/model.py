@@ -14,13 +14,15 @@ def in_a_line(errors: Errors) -> str:
     """The figures that matter most."""
     low, high = float(errors.members.min()), float(errors.members.max())
     line = (
-        f"one-step error {float(errors.members.mean()):.4f} (members {low:.4f} to {high:.4f}), "
-        f"of the members' mean {errors.error_of_mean:.4f}"
+        f"one-step error {float(errors.members.mean()):.3g} (members {low:.3g} to {high:.3g}), "
+        f"of the members' mean {errors.error_of_mean:.3g}"
     )
     if errors.reward_r2 is not None:
         line += f"; reward R² {errors.reward_r2:.3f}"
     far, still = errors.open_loop[-1], errors.standing_still[-1]
     line += f"; {far:.2f} standard deviations off after {errors.horizons[-1]} steps (standing still {still:.2f})"
+    if far >= still:
+        line += ", worse than to say that nothing changes"
     return f"{line} ({errors.rows:,} held-out rows)"
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from oper_lightning import D4RL, InputError, OfflineDataModule
 from oper_lightning.algorithms.dynamics import DynamicsEnsemble
 from oper_lightning.nn.dynamics import Dynamics
+from oper_lightning.report.model import in_a_line
 from oper_lightning.training.model_errors import Errors, energy_distance
 
 OBSERVATIONS, ACTIONS, MEMBERS = 3, 2, 4
@@ -351,6 +352,7 @@ def test_errors_of_models_whose_errors_are_known() -> None:
     assert found.spread == pytest.approx(float(scale.square().mean().sqrt()), rel=1e-3)
     assert found.missed == pytest.approx(float((2 * scale.square()).mean().sqrt()), rel=1e-2)
     assert found.horizons == [1, 10, 50]
+    assert "worse than to say that nothing changes" in in_a_line(found)
     # Rollouts by a loop, from all rows with 50 steps before the end of their episode.
     starts = [60 * episode + first for episode in range(6) for first in range(11)]
     for place, horizon in enumerate(found.horizons):

@@ -93,6 +93,19 @@ def test_help_of_an_algorithm_names_its_paper(capsys: pytest.CaptureFixture[str]
         assert len(text.split("\n\n")[1].split()) > 5, f"{name}: a sentence is missing"
 
 
+def test_help_tells_of_the_classes_that_the_command_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert oper("fit", "--model=BREMEN", "--data.priority", "OperR", "--help") == 0
+    text = capsys.readouterr().out
+    general, model, priority = text.partition("--model=BREMEN\n")[0], "--model.horizon", "--data.priority.p_base"
+    assert general.startswith("usage: oper fit ")
+    assert model in text
+    assert priority in text
+    assert model not in general
+    assert priority not in general
+    assert oper("fit", "--model=BREMIN", "--help") == 1
+    assert "did you mean 'BREMEN'?" in capsys.readouterr().err
+
+
 def test_help_and_slips_do_not_wait_for_lightning() -> None:
     commands = [
         ["fit", "--help"], ["inspect", "--help"], ["fit", "--model.help=IQL"], ["--version"], ["run", "--help"],
