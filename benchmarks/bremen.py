@@ -2,6 +2,7 @@
 
     python benchmarks/bremen.py --data ../shared/data
     python benchmarks/bremen.py --table
+    python benchmarks/bremen.py --picture
 
 Every case is a chain of configs/bremen with one seed, on one thread; one that was stopped goes on. Raw results (curves,
 errors of models, CPU seconds) go to benchmarks/raw/bremen, and cases that are there are not run again.
@@ -24,12 +25,15 @@ import torch
 
 import oper_lightning
 from oper_lightning.files import whole
-from oper_lightning.report.curves import read_curves
+from oper_lightning.report.curves import Curve, read_curves
+from oper_lightning.report.deployments import EARNED, PROMISED, draw
+from oper_lightning.report.runs import Group, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs" / "bremen_benchmark"
 RAW = ROOT / "benchmarks" / "raw" / "bremen"
 OFFLINE, RECURSIVE = "configs/bremen/offline_two_core.yaml", "configs/bremen/recursive_two_core.yaml"
+SHOWN = (EARNED, PROMISED)
 HEAD = "--model.likelihood_std=head"
 # Chain, words, seeds; {data} is the folder of the recorded files.
 CASES: dict[str, tuple[str, list[str], range]] = {
@@ -82,6 +86,19 @@ def execute(case: str, seed: int, data: str) -> None:
         file.write((json.dumps(record) + "\n").encode())
 
 
+def picture() -> None:
+    """What was earned and promised over the deployments of the recursive case, as `oper report` draws it."""
+    groups: dict[str, list[Run]] = {}
+    for record in results("recursive"):
+        for policy, curves in record["policies"].items():
+            number = int(policy.split("_")[1])
+            config = {"data.source.id": [f"data_{earlier}" for earlier in range(number + 1)]}
+            logged = {name: Curve(curves[name]["updates"], curves[name]["values"]) for name in SHOWN}
+            groups.setdefault(f"{number}", []).append(Run(policy, config, logged))
+    course = [Group(data, "BREMEN, 10,000 steps for each deployment", runs) for data, runs in sorted(groups.items())]
+    draw([course]).savefig(ROOT / "benchmarks" / "bremen.png", dpi=110)
+
+
 def judged(folder: Path, pattern: str) -> dict[str, Any]:
     """What `oper validate` found, by folder."""
     files = sorted(folder.glob(f"{pattern}/validate.json"))
@@ -91,7 +108,7 @@ def judged(folder: Path, pattern: str) -> dict[str, Any]:
 def curves_of(run: Path) -> dict[str, Any]:
     """Returns, imagined rewards and what leads out of the data, by updates."""
     curves = read_curves(run)
-    names = ("eval/return", "train/imagined_reward", "train/lost", "train/kl")
+    names = (*SHOWN, "train/imagined_reward", "train/lost", "train/kl")
     return {
         name: {"updates": curves[name].updates, "values": [round(float(value), 4) for value in curves[name].values]}
         for name in names
@@ -136,7 +153,10 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=[*CASES], choices=[*CASES], help="which to run")
     parser.add_argument("--seeds", type=int, nargs="*", help="which of them")
     parser.add_argument("--table", action="store_true", help="print the table, run nothing")
+    parser.add_argument("--picture", action="store_true", help="draw benchmarks/bremen.png, run nothing")
     arguments = parser.parse_args()
+    if arguments.picture:
+        return picture()
     for case in arguments.cases if not arguments.table else []:
         for seed in CASES[case][2]:
             wanted = arguments.seeds is None or seed in arguments.seeds
