@@ -13,7 +13,6 @@ ratios are medians of the ratios within turns.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import shutil
@@ -26,15 +25,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import loops
 import torch
 from lightning.pytorch import Callback, Trainer
+from loops import ACTIONS, BATCH, BLOCK, HIDDEN, OBSERVATIONS, Columns, timed
 from tensordict import TensorDict
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from oper_lightning import OfflineDataModule
 from oper_lightning.algorithms.base import OfflineAlgorithm
 from oper_lightning.algorithms.bc import BC
+from oper_lightning.algorithms.cql import CQL
+from oper_lightning.algorithms.iql import IQL
 from oper_lightning.algorithms.oper_a import OperA
 from oper_lightning.algorithms.td3_bc import TD3BC
 from oper_lightning.data.sources.source import Origin, Source
@@ -44,8 +46,7 @@ from oper_lightning.training.execution import Compile
 
 ROOT = Path(__file__).resolve().parent.parent
 RAW = ROOT / "benchmarks" / "raw" / "speed"
-OBSERVATIONS, ACTIONS, HIDDEN, BATCH = 17, 6, 256, 256
-BLOCK, WARM = 50, 500
+WARM = 500
 EPISODE = 1000
 
 
@@ -83,200 +84,6 @@ class Noise(Priority):
 
     def __call__(self, transitions: TensorDict) -> Tensor:
         return torch.rand(len(transitions), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-# Loops written by hand ---------------------------------------------------------------------------------------------
-
-
-def perceptron(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs)
-    )
-
-
-class Columns:
-    """The same data as plain tensors."""
-
-    def __init__(self, data: OfflineDataModule) -> None:
-        table = data.transitions
-        mean, std = data.spec.observation_mean, data.spec.observation_std + 1e-3
-        self.observation = (table["observation"] - mean) / std
-        self.next_observation = (table["next", "observation"] - mean) / std
-        self.action = table["action"].clone()
-        self.reward = table["next", "reward"].clone()
-        self.discount = 0.99 * (~table["next", "terminated"]).float()
-
-    def gather(self, index: Tensor) -> tuple[Tensor, ...]:
-        columns = (self.observation, self.action, self.next_observation, self.reward, self.discount)
-        return tuple(column[index] for column in columns)
-
-
-def minimise(loss: Tensor, parameters: list[Tensor], optimiser: torch.optim.Optimizer) -> None:
-    """One step along the gradients of these parameters only."""
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
-    optimiser.step()
-
-
-def plain_td3_bc(columns: Columns, updates: int) -> float:
-    """What one writes down first: two critics, default Adam, polyak by parameter, one batch per step."""
-    actor = perceptron(OBSERVATIONS, ACTIONS)
-    critics = [perceptron(OBSERVATIONS + ACTIONS, 1) for _ in range(2)]
-    target_actor, target_critics = copy.deepcopy(actor), copy.deepcopy(critics)
-    actor_optimiser = torch.optim.Adam(actor.parameters(), lr=3e-4)
-    critic_optimiser = torch.optim.Adam([p for critic in critics for p in critic.parameters()], lr=3e-4)
-    rows = len(columns.reward)
-
-    def update(step: int) -> None:
-        observation, action, following, reward, discount = columns.gather(torch.randint(rows, (BATCH,)))
-        with torch.no_grad():
-            noise = (torch.randn_like(action) * 0.2).clamp(-0.5, 0.5)
-            pair = torch.cat([following, (torch.tanh(target_actor(following)) + noise).clamp(-1, 1)], 1)
-            lower = torch.min(target_critics[0](pair), target_critics[1](pair)).squeeze(1)
-            target = reward + discount * lower
-        pair = torch.cat([observation, action], 1)
-        loss = sum(functional.mse_loss(critic(pair).squeeze(1), target) for critic in critics)
-        critic_optimiser.zero_grad()
-        loss.backward()
-        critic_optimiser.step()
-        if step % 2:
-            chosen = torch.tanh(actor(observation))
-            value = critics[0](torch.cat([observation, chosen], 1))
-            loss = -2.5 / value.abs().mean().detach() * value.mean() + functional.mse_loss(chosen, action)
-            actor_optimiser.zero_grad()
-            loss.backward()
-            actor_optimiser.step()
-            pairs = [(target_actor, actor), *zip(target_critics, critics, strict=True)]
-            for slow, fast in pairs:
-                for old, new in zip(slow.parameters(), fast.parameters(), strict=True):
-                    old.data.copy_(0.995 * old.data + 0.005 * new.data)
-
-    return timed(update, updates)
-
-
-def tuned_td3_bc(columns: Columns, updates: int) -> float:
-    """All that we know to make it fast: blocks, fused Adam, one polyak, only the gradients that are used."""
-    actor = perceptron(OBSERVATIONS, ACTIONS)
-    critics = nn.ModuleList(perceptron(OBSERVATIONS + ACTIONS, 1) for _ in range(2))
-    target_actor, target_critics = copy.deepcopy(actor), copy.deepcopy(critics)
-    actor_parameters, critic_parameters = list(actor.parameters()), list(critics.parameters())
-    slow = [*target_actor.parameters(), *target_critics.parameters()]
-    fast = [*actor_parameters, *critic_parameters]
-    actor_optimiser = torch.optim.Adam(actor_parameters, lr=3e-4, fused=True)
-    critic_optimiser = torch.optim.Adam(critic_parameters, lr=3e-4, fused=True)
-    rows = len(columns.reward)
-    batches: list[tuple[Tensor, ...]] = []
-
-    def update(step: int) -> None:
-        if not batches:
-            block = columns.gather(torch.randint(rows, (BLOCK, BATCH)))
-            batches.extend(zip(*(column.unbind() for column in block), strict=True))
-        observation, action, following, reward, discount = batches.pop()
-        with torch.no_grad():
-            noise = (torch.randn_like(action) * 0.2).clamp_(-0.5, 0.5)
-            pair = torch.cat([following, (torch.tanh(target_actor(following)) + noise).clamp_(-1, 1)], 1)
-            lower = torch.min(target_critics[0](pair), target_critics[1](pair)).squeeze(1)
-            target = reward + discount * lower
-        pair = torch.cat([observation, action], 1)
-        first, second = (critic(pair).squeeze(1) for critic in critics)
-        loss = functional.mse_loss(first, target) + functional.mse_loss(second, target)
-        minimise(loss, critic_parameters, critic_optimiser)
-        if step % 2:
-            chosen = torch.tanh(actor(observation))
-            value = critics[0](torch.cat([observation, chosen], 1))
-            loss = -2.5 / value.abs().mean().detach() * value.mean() + functional.mse_loss(chosen, action)
-            minimise(loss, actor_parameters, actor_optimiser)
-            with torch.no_grad():
-                torch._foreach_lerp_(slow, fast, 0.005)
-
-    return timed(update, updates, flush=True)
-
-
-def torchrl_td3_bc(columns: Columns, updates: int, tuned: bool = False) -> float:
-    """torchrl's loss module and target updater, with our batches; ``tuned``: blocks, fused Adam, denormals flushed."""
-    from tensordict.nn import TensorDictModule
-    from torchrl.data import Bounded
-    from torchrl.modules import ValueOperator
-    from torchrl.objectives import SoftUpdate, TD3BCLoss
-
-    class Critic(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = perceptron(OBSERVATIONS + ACTIONS, 1)
-
-        def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-            return self.body(torch.cat([observation, action], -1))
-
-    body = nn.Sequential(*perceptron(OBSERVATIONS, ACTIONS), nn.Tanh())
-    actor = TensorDictModule(body, in_keys=["observation"], out_keys=["action"])
-    critic = ValueOperator(Critic(), in_keys=["observation", "action"])
-    loss_module = TD3BCLoss(
-        actor, critic, action_spec=Bounded(-1, 1, (ACTIONS,)), num_qvalue_nets=2, alpha=2.5, loss_function="l2"
-    )
-    loss_module.make_value_estimator(gamma=0.99)
-    soft = SoftUpdate(loss_module, tau=0.005)
-    networks = (loss_module.actor_network_params, loss_module.qvalue_network_params)
-    actor_optimiser, critic_optimiser = (
-        torch.optim.Adam(list(network.flatten_keys().values()), lr=3e-4, fused=tuned or None) for network in networks
-    )
-    rows, batches = len(columns.reward), []
-
-    def update(step: int) -> None:
-        if not batches:
-            block = columns.gather(torch.randint(rows, (BLOCK if tuned else 1, BATCH)))
-            batches.extend(zip(*(column.unbind() for column in block), strict=True))
-        observation, action, following, reward, discount = batches.pop()
-        over = (discount == 0).unsqueeze(1)
-        batch = TensorDict(
-            {
-                "observation": observation,
-                "action": action,
-                "next": {"observation": following, "reward": reward.unsqueeze(1), "terminated": over, "done": over},
-            },
-            batch_size=[BATCH],
-        )
-        loss, _ = loss_module.qvalue_loss(batch)
-        critic_optimiser.zero_grad()
-        loss.backward()
-        critic_optimiser.step()
-        if step % 2:
-            loss, _ = loss_module.actor_loss(batch)
-            actor_optimiser.zero_grad()
-            loss.backward()
-            actor_optimiser.step()
-            soft.step()
-
-    return timed(update, updates, flush=tuned)
-
-
-def tuned_bc(columns: Columns, updates: int) -> float:
-    """Behaviour cloning by hand."""
-    actor = perceptron(OBSERVATIONS, ACTIONS)
-    parameters = list(actor.parameters())
-    optimiser = torch.optim.Adam(parameters, lr=3e-4, fused=True)
-    batches: list[tuple[Tensor, ...]] = []
-
-    def update(step: int) -> None:
-        if not batches:
-            index = torch.randint(len(columns.reward), (BLOCK, BATCH))
-            batches.extend(zip(columns.observation[index].unbind(), columns.action[index].unbind(), strict=True))
-        observation, action = batches.pop()
-        minimise(functional.mse_loss(torch.tanh(actor(observation)), action), parameters, optimiser)
-
-    return timed(update, updates, flush=True)
-
-
-def timed(update: Callable[[int], None], updates: int, flush: bool = False) -> float:
-    """Seconds of ``updates`` calls, after a tenth of them to warm up; ``flush`` counts denormal numbers as zero."""
-    torch.set_flush_denormal(flush)
-    for step in range(updates // 10):
-        update(step)
-    start = time.perf_counter()
-    for step in range(updates):
-        update(step)
-    seconds = time.perf_counter() - start
-    torch.set_flush_denormal(False)
-    return seconds
 
 
 # Our own path ------------------------------------------------------------------------------------------------------
@@ -362,15 +169,15 @@ Contenders = dict[str, Callable[[], float]]  # each returns updates per second, 
 def td3_bc() -> Contenders:
     data, updates = synthetic(100_000), 1000
     columns = Columns(data)
-    loops = {
-        "tuned loop": tuned_td3_bc,
-        "plain loop": plain_td3_bc,
-        "torchrl": torchrl_td3_bc,
-        "torchrl, tuned": partial(torchrl_td3_bc, tuned=True),
+    by_hand = {
+        "tuned loop": loops.tuned_td3_bc,
+        "plain loop": loops.plain_td3_bc,
+        "torchrl": loops.torchrl_td3_bc,
+        "torchrl, tuned": partial(loops.torchrl_td3_bc, tuned=True),
     }
     return {
         "fit": lambda: updates / fit(TD3BC(), data, updates),
-        **{name: lambda loop=loop: updates / loop(columns, updates) for name, loop in loops.items()},
+        **{name: lambda loop=loop: updates / loop(columns, updates) for name, loop in by_hand.items()},
         "products, hot": lambda: gemm_rate(1) / products()["TD3+BC"],
         "products, cold": lambda: gemm_rate(16) / products()["TD3+BC"],
     }
@@ -381,10 +188,32 @@ def bc() -> Contenders:
     columns = Columns(data)
     return {
         "fit": lambda: updates / fit(BC(), data, updates),
-        "tuned loop": lambda: updates / tuned_bc(columns, updates),
+        "tuned loop": lambda: updates / loops.tuned_bc(columns, updates),
         "products, hot": lambda: gemm_rate(1) / products()["BC"],
         "products, cold": lambda: gemm_rate(16) / products()["BC"],
     }
+
+
+def against_plain(algorithm: type[OfflineAlgorithm], loop: Callable[[Columns, int], float], updates: int) -> Contenders:
+    """An algorithm in float32, in bfloat16 where the processor has it, and as a plain loop."""
+    data = synthetic(100_000)
+    columns = Columns(data)
+    found: Contenders = {"fit": lambda: updates / fit(algorithm(), data, updates)}
+    if possible("bf16"):
+        found["fit, bf16-mixed"] = lambda: updates / fit(algorithm(), data, updates, precision="bf16-mixed")
+    return {**found, "plain loop": lambda: updates / loop(columns, updates)}
+
+
+def td3_bc_plain() -> Contenders:
+    return against_plain(TD3BC, loops.plain_td3_bc, 1000)
+
+
+def iql_plain() -> Contenders:
+    return against_plain(IQL, loops.plain_iql, 1000)
+
+
+def cql_plain() -> Contenders:
+    return against_plain(CQL, loops.plain_cql, 200)
 
 
 def compiled() -> Contenders:
@@ -446,7 +275,10 @@ def gpu_seeds() -> Contenders:
     return {f"{count} seed{'s' * (count > 1)}": lambda count=count: one(count) for count in (1, 3)}
 
 
-PARTS = {part.__name__: part for part in (td3_bc, bc, compiled, weights, seeds, rows, bf16, gpu, gpu_seeds)}
+PARTS = {
+    part.__name__: part
+    for part in (td3_bc, td3_bc_plain, iql_plain, cql_plain, bc, compiled, weights, seeds, rows, bf16, gpu, gpu_seeds)
+}
 
 
 def possible(part: str) -> bool:
