@@ -20,7 +20,7 @@ from oper_lightning.errors import InputError, Stopped, nearest, note
 from oper_lightning.files import existing, place, read_json, read_yaml, whole
 
 LEDGER = "chain.json"
-ENTRIES = ("folder", "set", "rounds", "links", "after")
+ENTRIES = ("folder", "set", "rounds", "links", "first", "after")
 VERSION = "-v0"  # of what a `collect` link writes
 ABOVE = "OPER_CHAINS"  # the chains that this one is a link of, at whatever depth
 
@@ -38,11 +38,12 @@ A chain is a yaml with these entries:
   links    names with commands, without the word `oper`. {name of an earlier link} stands for the folder of that link.
            If that link was repeated: as a word of its own it stands for all its folders (report {policy}); within a
            word, this link is repeated too, with the folder of the same entry (test --ckpt_path={policy}/last.ckpt)
-A chain of rounds has two more:
+A chain of rounds has three more, of which only the first is needed:
   rounds   how often all links run, one round after another; a number or {name}. {round} counts from 0. {policy.before}
            stands for the folder of link `policy` in the round before. A word with it is left out of round 0, and so is
            a link that only judges: validate, test, predict, report, inspect.
            {policy.all} stands for those of all rounds so far: with commas, or as several words if it is one of its own
+  first    links with the command that stands in place of their own in round 0
   after    links that run once, behind the last round, in which {policy} stands for the last round's folder
 """
 
@@ -213,8 +214,8 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     repeating = chain["links"]
     if chain.get("rounds") is not None:
         repeating = unrolled(chain, filled(str(chain["rounds"]), names.one, f"{path}: rounds"), path)
-    elif chain.get("after") is not None:
-        raise InputError(f"{path}: `after:` is for links behind the rounds, and there is no `rounds:`")
+    elif entry := next((entry for entry in ("first", "after") if chain.get(entry) is not None), None):
+        raise InputError(f"{path}: `{entry}:` is for chains of rounds, and there is no `rounds:`")
     folder = overrides.get("folder", str(chain.get("folder") or f"runs/{Path(path).stem}"))
     names.one["folder"] = folder = filled(folder, names.one, path)
     links = {}

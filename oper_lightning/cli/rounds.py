@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from oper_lightning.errors import InputError, first_line
+from oper_lightning.errors import InputError, first_line, nearest
 
 MOST = 1000  # rounds
 JUDGES = ("validate", "test", "predict", "report", "inspect")  # verbs that have nothing to do without what they name
@@ -21,7 +21,7 @@ def unrolled(chain: Mapping[str, Any], rounds: str, path: str) -> dict[str, Any]
     Link ``x`` of round r becomes ``x_r``. In a command of round r ``{x}`` becomes ``{x_r}``; ``{x.before}`` the link of
     the round before: in round 0 a word with it is left out, and so is a link that judges; ``{x.all}`` all rounds of the
     link so far, with commas, or as several words if it is a word of its own; ``{round}`` the number r. In the links of
-    ``after`` ``{x}`` is the last round's.
+    ``after`` ``{x}`` is the last round's. A link that ``first`` has as well runs with that command in round 0.
 
     Args:
         chain: with ``links`` and, perhaps, ``after``.
@@ -33,16 +33,19 @@ def unrolled(chain: Mapping[str, Any], rounds: str, path: str) -> dict[str, Any]
     """
     if not re.fullmatch(r"\d{1,6}", rounds) or not 1 <= int(rounds) <= MOST:
         raise InputError(f"{path}: `rounds:` is {rounds!r:.40}; a whole number from 1 to {MOST:,} is needed")
-    after = chain.get("after") or {}
-    if not isinstance(after, dict):
-        raise InputError(f"{path}: `after:` needs links: names with a command each")
+    after, first = chain.get("after") or {}, chain.get("first") or {}
+    for entry, commands in (("after", after), ("first", first)):
+        if not isinstance(commands, dict):
+            raise InputError(f"{path}: `{entry}:` needs links: names with a command each")
     repeated = [str(name) for name in chain["links"]]
+    if unknown := {str(name) for name in first} - {*repeated}:
+        raise InputError(f"{path}: `first:` has a command for {min(unknown)!r}; {nearest(min(unknown), repeated)}")
     if both := {*repeated} & {str(name) for name in after}:
         raise InputError(f"{path}: link {min(both)!r} is there twice, in `links:` and in `after:`; rename one")
     links: dict[str, Any] = {}
     for number in range(int(rounds)):
         done: dict[str, int] = dict.fromkeys(repeated, number)  # rounds of each link that lie behind
-        for name, command in chain["links"].items():
+        for name, command in {**chain["links"], **(first if number == 0 else {})}.items():
             where = f"{path}: link {str(name)!r}"
             done[str(name)] += 1
             filled = _of_round(command, number, done | {str(name): number}, where)

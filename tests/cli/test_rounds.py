@@ -59,6 +59,19 @@ def test_rounds_are_written_out(tmp_path: Path) -> None:
     assert [*links(tmp_path, rounds="1")] == ["data_0", "model_0", "policy_0", "look_0", "table"]
 
 
+def test_a_link_may_have_another_command_in_round_0(tmp_path: Path) -> None:
+    text = f"{CHAIN}\nfirst:\n  data: collect --output=d/begin-{{round}}-v0\n"
+    found, plain = links(tmp_path, text), links(tmp_path)
+    assert found["data_0"] == ["collect", "--output=d/begin-0-v0"]
+    assert [*found] == [*plain]
+    assert {name: words for name, words in found.items() if name != "data_0"} == {
+        name: words for name, words in plain.items() if name != "data_0"
+    }
+    for wrong, says in (("first: {dta: collect}", "did you mean 'data'?"), ("first: 3", "`first:` needs links")):
+        with pytest.raises(InputError, match=says):
+            links(tmp_path, f"{CHAIN}\n{wrong}\n")
+
+
 def test_what_judges_an_earlier_round_begins_with_the_second(tmp_path: Path) -> None:
     text = CHAIN.replace("look: report {policy.all}", "look: validate --ckpt_path={model.before}/last.ckpt")
     found = links(tmp_path, text, rounds="2")
