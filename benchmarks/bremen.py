@@ -56,7 +56,12 @@ CASES: dict[str, tuple[str, list[str], range]] = {
         range(3),
     ),
     "recursive": (RECURSIVE, [], range(5)),
-    "recursive-published-likelihood": (RECURSIVE, ["--clones", "--model.policy=sampled", "--policies", HEAD], range(1)),
+    "recursive-100-updates": (RECURSIVE, ["--later", "100"], range(5)),
+    "recursive-published-likelihood": (
+        RECURSIVE,
+        ["--later", "100", "--clones", "--model.policy=sampled", "--policies", HEAD],
+        range(1),
+    ),
 }
 
 

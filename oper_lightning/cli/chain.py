@@ -43,7 +43,7 @@ A chain of rounds has three more, of which only the first is needed:
            stands for the folder of link `policy` in the round before. A word with it is left out of round 0, and so is
            a link that only judges: validate, test, predict, report, inspect.
            {policy.all} stands for those of all rounds so far: with commas, or as several words if it is one of its own
-  first    links with the command that stands in place of their own in round 0
+  first    links with words that are added to their commands in round 0, where the last of several values counts
   after    links that run once, behind the last round, in which {policy} stands for the last round's folder
 """
 

@@ -21,7 +21,7 @@ def unrolled(chain: Mapping[str, Any], rounds: str, path: str) -> dict[str, Any]
     Link ``x`` of round r becomes ``x_r``. In a command of round r ``{x}`` becomes ``{x_r}``; ``{x.before}`` the link of
     the round before: in round 0 a word with it is left out, and so is a link that judges; ``{x.all}`` all rounds of the
     link so far, with commas, or as several words if it is a word of its own; ``{round}`` the number r. In the links of
-    ``after`` ``{x}`` is the last round's. A link that ``first`` has as well runs with that command in round 0.
+    ``after`` ``{x}`` is the last round's. Words that ``first`` has for a link stand at the end of its command in round 0.
 
     Args:
         chain: with ``links`` and, perhaps, ``after``.
@@ -34,18 +34,20 @@ def unrolled(chain: Mapping[str, Any], rounds: str, path: str) -> dict[str, Any]
     if not re.fullmatch(r"\d{1,6}", rounds) or not 1 <= int(rounds) <= MOST:
         raise InputError(f"{path}: `rounds:` is {rounds!r:.40}; a whole number from 1 to {MOST:,} is needed")
     after, first = chain.get("after") or {}, chain.get("first") or {}
-    for entry, commands in (("after", after), ("first", first)):
+    for entry, commands, what in (("after", after, "a command"), ("first", first, "words")):
         if not isinstance(commands, dict):
-            raise InputError(f"{path}: `{entry}:` needs links: names with a command each")
+            raise InputError(f"{path}: `{entry}:` needs links: names with {what} each")
     repeated = [str(name) for name in chain["links"]]
     if unknown := {str(name) for name in first} - {*repeated}:
-        raise InputError(f"{path}: `first:` has a command for {min(unknown)!r}; {nearest(min(unknown), repeated)}")
+        raise InputError(f"{path}: `first:` has words for {min(unknown)!r}; {nearest(min(unknown), repeated)}")
     if both := {*repeated} & {str(name) for name in after}:
         raise InputError(f"{path}: link {min(both)!r} is there twice, in `links:` and in `after:`; rename one")
     links: dict[str, Any] = {}
     for number in range(int(rounds)):
         done: dict[str, int] = dict.fromkeys(repeated, number)  # rounds of each link that lie behind
-        for name, command in {**chain["links"], **(first if number == 0 else {})}.items():
+        for name, command in chain["links"].items():
+            if number == 0 and isinstance(command, str) and (more := first.get(name)):
+                command = f"{command} {more}"
             where = f"{path}: link {str(name)!r}"
             done[str(name)] += 1
             filled = _of_round(command, number, done | {str(name): number}, where)

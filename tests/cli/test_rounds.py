@@ -59,10 +59,10 @@ def test_rounds_are_written_out(tmp_path: Path) -> None:
     assert [*links(tmp_path, rounds="1")] == ["data_0", "model_0", "policy_0", "look_0", "table"]
 
 
-def test_a_link_may_have_another_command_in_round_0(tmp_path: Path) -> None:
-    text = f"{CHAIN}\nfirst:\n  data: collect --output=d/begin-{{round}}-v0\n"
+def test_a_link_may_have_more_words_in_round_0(tmp_path: Path) -> None:
+    text = f"{CHAIN}\nfirst:\n  data: --output=d/begin-{{round}}-v0 --seed=7\n"
     found, plain = links(tmp_path, text), links(tmp_path)
-    assert found["data_0"] == ["collect", "--output=d/begin-0-v0"]
+    assert found["data_0"] == [*plain["data_0"], "--output=d/begin-0-v0", "--seed=7"]
     assert [*found] == [*plain]
     assert {name: words for name, words in found.items() if name != "data_0"} == {
         name: words for name, words in plain.items() if name != "data_0"
