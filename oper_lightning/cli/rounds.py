@@ -21,10 +21,11 @@ def unrolled(chain: Mapping[str, Any], rounds: str, path: str) -> dict[str, Any]
     Link ``x`` of round r becomes ``x_r``. In a command of round r ``{x}`` becomes ``{x_r}``; ``{x.before}`` the link of
     the round before: in round 0 a word with it is left out, and so is a link that judges; ``{x.all}`` all rounds of the
     link so far, with commas, or as several words if it is a word of its own; ``{round}`` the number r. In the links of
-    ``after`` ``{x}`` is the last round's. Words that ``first`` has for a link stand at the end of its command in round 0.
+    ``after`` ``{x}`` is the last round's. Words that ``first`` has for a link stand at the end of its command in
+    round 0.
 
     Args:
-        chain: with ``links`` and, perhaps, ``after``.
+        chain: with ``links`` and, perhaps, ``first`` and ``after``.
         rounds: their number, as text.
         path: the file, for messages.
 
