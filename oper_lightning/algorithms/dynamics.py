@@ -184,11 +184,17 @@ class DynamicsEnsemble(Stage):
             sums.index_add_(1, episode, torch.cat([error, torch.ones_like(error[:1])]).double())
         *of_members, rows = ranks.sum_over_ranks(sums)
         errors = torch.stack(of_members)
-        self._keep((errors / rows).log().mean(1).exp().float())
-        error, best = errors.sum(1) / rows.sum(), self.best_error
+        by_episode = (errors / rows).log().mean(1).exp().float()
+        self._keep(by_episode)
+        of_rows, best = errors.sum(1) / rows.sum(), self.best_error
         self.log_judgement(
             "holdout",
-            {"error": float(error.mean()), "best_error": float(best.mean()), "best_error_max": float(best.max())},
+            {
+                "error": float(of_rows.mean()),
+                "geometric_error": float(by_episode.mean()),
+                "best_error": float(best.mean()),
+                "best_error_max": float(best.max()),
+            },
         )
 
     @torch.no_grad()

@@ -168,13 +168,19 @@ def _help(verb: str, words: list[str]) -> str | None:
     flags = ("model", "model.task", "data", "data.source", "data.priority", "data.bonus", "source")
     if {"-h", "--help"} & {*words}:
         named = {flag: value_of(words, f"--{flag}") for flag in flags}
-        of_classes = [class_help(flag, name) for flag, name in named.items() if name and "." not in name]
+        of_classes = [class_help(flag, name) for flag, name in named.items() if name and _is_class(name)]
         return "\n\n".join([verb_help(verb), *of_classes])
     for flag in flags:
-        # A dotted name is a class of a person's own; jsonargparse explains it.
-        if (name := value_of(words, f"--{flag}.help")) and "." not in name:
+        if (name := value_of(words, f"--{flag}.help")) and _is_class(name):
             return class_help(flag, name)
     return None
+
+
+def _is_class(name: str) -> bool:
+    """Whether a value is a name without dots: that of a class of this package, rightly or with a slip. jsonargparse
+    explains a person's own classes.
+    """
+    return name.isidentifier() and name != "null"
 
 
 def _today(word: str) -> str:

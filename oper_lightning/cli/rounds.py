@@ -38,6 +38,8 @@ def unrolled(chain: Mapping[str, Any], rounds: str, path: str) -> dict[str, Any]
     for entry, commands, what in (("after", after, "a command"), ("first", first, "words")):
         if not isinstance(commands, dict):
             raise InputError(f"{path}: `{entry}:` needs links: names with {what} each")
+    if odd := next((name for name, words in first.items() if not isinstance(words, str)), None):
+        raise InputError(f"{path}: `first:` has {first[odd]!r:.60} for {odd!r}; words are needed, as one text")
     repeated = [str(name) for name in chain["links"]]
     if unknown := {str(name) for name in first} - {*repeated}:
         raise InputError(f"{path}: `first:` has words for {min(unknown)!r}; {nearest(min(unknown), repeated)}")

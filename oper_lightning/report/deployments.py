@@ -5,23 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from oper_lightning.report.looks import canvas, legend, look, plain
-from oper_lightning.report.runs import Group
+from oper_lightning.report.runs import Group, kind
 from oper_lightning.report.statistics import band
 
 EARNED, PROMISED = "eval/return", "eval/promised"
 
 
 def deployed(groups: list[Group]) -> list[list[Group]]:
-    """Groups that follow each other: of one method, each with the datasets of the one before and another."""
+    """Groups that follow each other: of one algorithm, each with the datasets of the one before and another."""
     found: list[list[Group]] = []
-    by_size = sorted(groups, key=lambda group: len(_datasets(group)))
-    for group in by_size:
+    for group in sorted(groups, key=lambda group: len(_datasets(group))):
         before = _datasets(group)[:-1]
-        course = next((c for c in found if c[0].method == group.method and _datasets(c[-1]) == before), None)
-        if before and course is not None:
-            course.append(group)
-        elif not before:
+        if not before:
             found.append([group])
+            continue
+        # Methods are named by what differs on the same data, so that their names may change from round to round.
+        alike = [c for c in found if _datasets(c[-1]) == before and kind(c[0].runs[0]) == kind(group.runs[0])]
+        same = [course for course in alike if course[0].method == group.method]
+        for course in (same or alike)[:1]:
+            course.append(group)
     return [course for course in found if len(course) > 1]
 
 

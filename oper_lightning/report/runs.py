@@ -174,26 +174,27 @@ def read_run(folder: str) -> Run:
     """
     load_all()  # whose classes' defaults are asked for
     config = flat(completed(read_config(folder)))
-    seed = config.get("seed_everything")
-    config = {key: without_seed(value, seed) for key, value in config.items()}
     logged = read_logged(folder, _logger(config))
-    return Run(folder, config, logged.curves, logged.ended, _versions(folder))
+    return Run(folder, without_seed(config), logged.curves, logged.ended, _versions(folder))
 
 
-def without_seed(value: Any, seed: Any) -> Any:
-    """An argument without the seed that chains put at the end of folders' names: they are the same for all seeds.
-
-    Args:
-        value: text, or a list or mapping with text in it; all else stays as it is.
-        seed: the run's.
+def without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a chain's run without the seed that chains put at the end of folders' names, in what lies beside
+    it: the clone that the run began with, the dataset that was collected for it. Other runs' stay as they are.
     """
-    if isinstance(value, str):
-        return re.sub(rf"_{seed}(?=/|-v\d+$|$)", "_#", value)
-    if isinstance(value, list):
-        return [without_seed(part, seed) for part in value]
-    if isinstance(value, dict):
-        return {key: without_seed(part, seed) for key, part in value.items()}
-    return value
+    seed, output = config.get("seed_everything"), str(config.get("output"))
+    beside, _, own = output.rpartition("/")
+    if not beside or not own.endswith(f"_{seed}"):
+        return config
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(f"{beside}/"):
+            return beside + re.sub(rf"_{seed}(?=/|-v\d+$|$)", "_#", value.removeprefix(beside))
+        if isinstance(value, list):
+            return [plain(part) for part in value]
+        return {key: plain(part) for key, part in value.items()} if isinstance(value, dict) else value
+
+    return {key: plain(value) for key, value in config.items()}
 
 
 def _logger(config: dict[str, Any]) -> str:
@@ -267,10 +268,10 @@ def grouped(runs: list[Run]) -> list[Group]:
     groups = []
     for (data, _), same in parts.items():
         mine = _compared(same[0])
-        alike = [_compared(run) for run in runs if names[str(run.source)] == data and _kind(run) == _kind(same[0])]
+        alike = [_compared(run) for run in runs if names[str(run.source)] == data and kind(run) == kind(same[0])]
         differing = [key for key in mine if any(_differ(key, mine, other) for other in alike)]
         details = [_setting(key, mine[key]) for key in differing]
-        groups.append(Group(data, ", ".join([*_kind(same[0]), *details]), same))
+        groups.append(Group(data, ", ".join([*kind(same[0]), *details]), same))
     return groups
 
 
@@ -350,7 +351,7 @@ def _source_of(config: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(f"{SOURCE}."): value for key, value in config.items() if key.startswith(SOURCE)}
 
 
-def _kind(run: Run) -> tuple[str, ...]:
+def kind(run: Run) -> tuple[str, ...]:
     """Algorithm and priority."""
     priority = run.config.get("data.priority")
     if run.config["model"] == STAGE_ONE:

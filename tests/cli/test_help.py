@@ -102,6 +102,9 @@ def test_help_tells_of_the_classes_that_the_command_names(capsys: pytest.Capture
     assert priority in text
     assert model not in general
     assert priority not in general
+    assert oper("fit", "--model", "--help") == 0
+    assert oper("fit", "--data.priority=null", "--model=mine.Own", "--help") == 0
+    capsys.readouterr()
     assert oper("fit", "--model=BREMIN", "--help") == 1
     assert "did you mean 'BREMEN'?" in capsys.readouterr().err
 

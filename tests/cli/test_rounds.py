@@ -67,7 +67,11 @@ def test_a_link_may_have_more_words_in_round_0(tmp_path: Path) -> None:
     assert {name: words for name, words in found.items() if name != "data_0"} == {
         name: words for name, words in plain.items() if name != "data_0"
     }
-    for wrong, says in (("first: {dta: collect}", "did you mean 'data'?"), ("first: 3", "`first:` needs links")):
+    for wrong, says in (
+        ("first: {dta: collect}", "did you mean 'data'?"),
+        ("first: 3", "`first:` needs links"),
+        ("first: {data: [--steps=3]}", "words are needed, as one text"),
+    ):
         with pytest.raises(InputError, match=says):
             links(tmp_path, f"{CHAIN}\n{wrong}\n")
 
@@ -109,6 +113,7 @@ def test_a_list_multiplies_rounds(tmp_path: Path) -> None:
         (("{model}/last", "{policy}/last"), "{policy} has not run yet"),
         (("look: report {policy.all}", "look:"), "link 'look_0' has no command"),
         (("look: report", "std: report"), "{std} would stand for a link and for an entry of `set:`"),
+        (("table: report", "std: report"), "{std} would stand for a link and for an entry of `set:`"),
         (("look: report", "folder: report"), "{folder} would stand for a link and for the chain's folder"),
         (('rounds: "{rounds}"\n', ""), "there is no `rounds:`"),
         (("after:\n  table: report {policy} {model.all} --output=runs/x", "after: [1]"), "`after:` needs links"),
