@@ -78,6 +78,7 @@ def execute(case: str, seed: int, data: str) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     record: dict[str, Any] = {
+        "test": tested(folder, environment),
         "command": " ".join(["oper", *command]).replace(data, "../shared/data"),
         "cpu seconds": round(seconds, 1),
         "machine": f"{platform.machine()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
@@ -110,6 +111,16 @@ def judged(folder: Path, pattern: str) -> dict[str, Any]:
     return {file.parent.name: json.loads(file.read_text()) for file in files}
 
 
+def tested(folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """What the last policy earns in twenty other episodes, which no evaluation has seen."""
+    checkpoint = max(folder.glob("policy*")) / "last.ckpt"
+    words = [f"--ckpt_path={checkpoint}", "--data.rollouts={episodes: 20, parallel: 20}", f"--output={folder}/test"]
+    command = [sys.executable, "-m", "oper_lightning", "test", *words]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    found: dict[str, Any] = json.loads((folder / "test" / "test.json").read_text())
+    return {name: found[name] for name in ("return", "return_std", "episodes", "environment")}
+
+
 def curves_of(run: Path) -> dict[str, Any]:
     """Returns, imagined rewards and what leads out of the data, by updates."""
     curves = read_curves(run)
@@ -130,7 +141,7 @@ def results(case: str) -> list[dict[str, Any]]:
 def table() -> str:
     """For each case the last returns by seed, what was imagined, the model's errors, and CPU minutes."""
     lines = [
-        "| case | last return by seed | median, mean | imagined, last | one-step error | largest KL | CPU minutes |",
+        "| case | last return by seed | median, mean | 20 other episodes | one-step error | largest KL | CPU minutes |",
         "|---|---|---:|---|---|---:|---:|",
     ]
     for case in CASES:
@@ -140,14 +151,14 @@ def table() -> str:
         rounds = [[*record["policies"].values()] for record in found]
         last = [rounds_of[-1]["eval/return"]["values"][-1] for rounds_of in rounds]
         shown = ", ".join(" → ".join(f"{p['eval/return']['values'][-1]:,.0f}" for p in of) for of in rounds)
-        imagined = ", ".join(f"{of[-1]['train/imagined_reward']['values'][-1]:.2f}" for of in rounds)
+        others = ", ".join(f"{record['test']['return']:,.0f} ± {record['test']['return_std']:,.0f}" for record in found)
         errors = ", ".join(
             f"{model['holdout/error']:.4f}" for record in found for model in [[*record["models"].values()][-1]]
         )
         kl = max(max(policy["train/kl"]["values"]) for of in rounds for policy in of)
         minutes = max(record["cpu seconds"] for record in found) / 60
         middle = f"{np.median(last):,.0f}, {np.mean(last):,.0f}"
-        lines.append(f"| {case} | {shown} | {middle} | {imagined} | {errors} | {kl:.3f} | {minutes:.1f} |")
+        lines.append(f"| {case} | {shown} | {middle} | {others} | {errors} | {kl:.3f} | {minutes:.1f} |")
     return "\n".join(lines)
 
 
