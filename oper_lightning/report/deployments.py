@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from oper_lightning.report.looks import canvas, legend, look, plain
 from oper_lightning.report.runs import Group, kind
 from oper_lightning.report.statistics import band
@@ -36,24 +38,22 @@ def draw(courses: list[list[Group]]) -> Any:
     """What policies earned and what their models promised, over the updates of all deployments."""
     figure, panels = canvas(1, len(courses), 8.0)
     for panel, course in zip(panels, courses, strict=True):
-        begin, ticks = 0, []
-        for group in course:
-            for name, number, label in (
-                (PROMISED, 1, "promised by the model"),
-                (EARNED, 0, "earned in the environment"),
-            ):
-                if all(name in run.curves for run in group.runs):
-                    updates, values = group.values_along(name)
-                    panel.plot(begin + updates, values.mean(0), **look(number), marker="o", markersize=3.5, label=label)
-                    if len(values) > 1:
-                        colour = look(number)["color"]
-                        panel.fill_between(begin + updates, *band(values), color=colour, alpha=0.18, linewidth=0)
-            ticks.append(begin)
-            begin += max(run.updates for run in group.runs)
-        for place in ticks:
-            panel.axvline(place, color="grey", linewidth=1, linestyle=":")
+        lengths = [max(run.updates for run in group.runs) for group in course]
+        begins = [sum(lengths[:number]) for number in range(len(course))]
+        for name, number, label in ((PROMISED, 1, "promised by the model"), (EARNED, 0, "earned in the environment")):
+            logged = [
+                (begin + updates, values.mean(0), *(band(values) if len(values) > 1 else (values[0], values[0])))
+                for begin, group in zip(begins, course, strict=True)
+                if all(name in run.curves for run in group.runs)
+                for updates, values in [group.values_along(name)]
+            ]
+            if logged:
+                updates, mean, low, high = (np.concatenate(part) for part in zip(*logged, strict=True))
+                panel.plot(updates, mean, **look(number), marker="o", markersize=3.5, label=label)
+                panel.fill_between(updates, low, high, color=look(number)["color"], alpha=0.18, linewidth=0)
         across = panel.get_xaxis_transform()
-        for number, place in enumerate(ticks, 1):
+        for number, place in enumerate(begins, 1):
+            panel.axvline(place, color="grey", linewidth=1, linestyle=":")
             panel.text(place, 1, f" deployment {number}", transform=across, va="bottom", color="grey", fontsize="small")
         panel.set(xlabel="gradient updates, one deployment after another", ylabel="return")
         panel.set_title(plain(course[0].method), loc="right", fontsize="small", pad=16)

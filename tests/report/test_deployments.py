@@ -68,8 +68,8 @@ def test_seeds_of_a_chain_are_one_method_and_its_rounds_a_course() -> None:
     assert [group.data.count("data_") for group in course] == [1, 2, 3]
     (panel,) = draw([course]).axes
     earned = [line for line in panel.lines if line.get_label() == "earned in the environment"]
-    assert [line.get_xdata().tolist() for line in earned] == [[10, 20], [30, 40], [50, 60]]
-    assert [line.get_ydata().tolist() for line in earned] == [[105, 205], [205, 405], [305, 605]]
+    assert [line.get_xdata().tolist() for line in earned] == [[10, 20, 30, 40, 50, 60]]
+    assert [line.get_ydata().tolist() for line in earned] == [[105, 205, 205, 405, 305, 605]]
 
 
 def test_runs_on_unlike_data_are_no_course() -> None:
