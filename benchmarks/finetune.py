@@ -29,6 +29,16 @@ METHODS: dict[str, dict[str, Any]] = {
         "yamls": ("configs/cal_ql.yaml", "configs/cal_ql/finetune.yaml"),
         "words": ("--model.sampled_actions=4", "--model.tau=0.02", "--model.policy_learning_rate=3e-4"),
     },
+    "cal_ql-bf16": {
+        "seeds": 3,
+        "yamls": ("configs/cal_ql.yaml", "configs/cal_ql/finetune.yaml"),
+        "words": (
+            "--model.sampled_actions=4",
+            "--model.tau=0.02",
+            "--model.policy_learning_rate=3e-4",
+            "--trainer.precision=bf16-mixed",
+        ),
+    },
     "iql": {
         "seeds": 3,
         "yamls": ("configs/iql.yaml", "configs/iql/finetune.yaml"),
