@@ -79,7 +79,7 @@ def table() -> str:
         f"|---|---|---|{'---|' * (len(steps) + 1)}",
     ]
     for file in sorted(RAW.glob("*.json")):
-        name, seed = file.stem.split("-")
+        name, _, seed = file.stem.rpartition("-")
         record = json.loads(file.read_text())
         before, after = (record[stage]["eval/score"]["values"] for stage in ("offline", "online"))
         cells = [name, seed, *(f"{value:.1f}" for value in (before[-1], *after)), f"{after[0] / before[-1]:.0%}"]
