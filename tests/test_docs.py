@@ -228,6 +228,7 @@ def known_arguments() -> set[str]:
         ("model", "model"),
         ("model.task", "task"),
         *((f"data.{one}", one) for one in ("source", "priority", "bonus")),
+        ("data.source.source", "source"),  # of a source that changes another
     ]
     for flag, kind in named:
         found |= {flag, f"{flag}.help"}
