@@ -104,7 +104,7 @@ class BREMEN(OfflineAlgorithm):
         self.baseline_type, self.pretrain_baseline, self.hidden_sizes = baseline, pretrain_baseline, hidden_sizes
         self.model: Dynamics | None = None
         self.imagined: Tensor | None = None
-        """reward per step of the last update's imagined rollouts, 0-d"""
+        """reward per step of the last update's imagined rollouts, this rank's, 0-d"""
 
     def build(self, spec: DataSpec) -> None:
         network = DeterministicPolicy if self.likelihood_std == "fixed" else GaussianPolicy
@@ -190,13 +190,13 @@ class BREMEN(OfflineAlgorithm):
         self.baseline.fit(seen, path["time"], target, weight)
         cut = path["done"][:-1] & ~path["terminated"][:-1]
         numbers |= {"terminated": path["terminated"].float().mean(), "lost": cut.float().sum() / path.numel()}
-        self.imagined = ranks.batch_mean(path["reward"])
+        self.imagined = path["reward"].mean()
         return {"imagined_reward": self.imagined, **outcome._asdict(), **numbers}
 
     def log_judgement(self, stage: str, numbers: dict[str, float]) -> None:
         """Beside the return in the environment, what as many steps earn in the model: ``promised``."""
         if self.imagined is not None and "length" in numbers:
-            numbers = {**numbers, "promised": float(self.imagined) * numbers["length"]}
+            numbers = {**numbers, "promised": float(ranks.mean_over_ranks(self.imagined)) * numbers["length"]}
         super().log_judgement(stage, numbers)
 
     # The runs before ---------------------------------------------------------------------------------------------

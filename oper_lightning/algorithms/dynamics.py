@@ -17,7 +17,7 @@ from oper_lightning.nn.losses import squared_error
 from oper_lightning.nn.optim import adam, frozen_copy
 from oper_lightning.spec import Batch, DataSpec
 from oper_lightning.training import earlier
-from oper_lightning.training.model_errors import Errors
+from oper_lightning.training.model_errors import Errors, sums_by_episode
 
 PART = 20_000  # held-out rows that are looked at together
 
@@ -176,22 +176,22 @@ class DynamicsEnsemble(Stage):
             parts = [self._normalise(part).to(self.device) for part in judged.parts(PART, of_all_ranks=True)]
             self.judged = Errors.of(self.best, torch.cat(parts), judged.ends().to(self.device))
             return self.log_judgement("holdout", self.judged.numbers())
-        episodes = judged.episodes().to(self.device)
-        sums = torch.zeros(self.members + 1, int(judged.ends().sum()), dtype=torch.float64, device=self.device)
-        for part, episode in zip(judged.parts(PART), episodes.split(PART), strict=True):
+        numbers, episodes = judged.episodes().to(self.device), int(judged.ends().sum())
+        sums = torch.zeros(self.members + 1, episodes, dtype=torch.float64, device=self.device)
+        for part, number in zip(judged.parts(PART), numbers.split(PART), strict=True):
             with torch.no_grad():
                 error = self.squared_errors(self._normalise(part).to(self.device))[0].mean(-1)
-            sums.index_add_(1, episode, torch.cat([error, torch.ones_like(error[:1])]).double())
-        *of_members, rows = ranks.sum_over_ranks(sums)
-        errors = torch.stack(of_members)
-        by_episode = (errors / rows).log().mean(1).exp().float()
-        self._keep(by_episode)
+            sums += sums_by_episode(error, number, episodes)
+        sums = ranks.sum_over_ranks(sums)
+        errors, rows = sums[:-1], sums[-1]
+        geometric = (errors / rows).log().mean(1).exp().float()
+        self._keep(geometric)
         of_rows, best = errors.sum(1) / rows.sum(), self.best_error
         self.log_judgement(
             "holdout",
             {
                 "error": float(of_rows.mean()),
-                "geometric_error": float(by_episode.mean()),
+                "geometric_error": float(geometric.mean()),
                 "best_error": float(best.mean()),
                 "best_error_max": float(best.max()),
             },

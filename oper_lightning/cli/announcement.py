@@ -36,8 +36,8 @@ def was_read(data: OfflineDataModule) -> str:
     line += f", {data.spec.actions:,} discrete actions" if data.spec.discrete else ""
     line += f", {int(data.held_out.sum()):,} transitions of which are held out" if data.held_out is not None else ""
     if data.priority is None or data.weights is None:
-        good = data.upsample.rows if data.upsample is not None else 0
-        return f"{line}; drawn uniformly" + (f", but {good:,} of every batch among good ones" if good else "")
+        good = "" if data.upsample is None else f", but {data.upsample.rows:,} of every batch among good ones"
+        return f"{line}; drawn uniformly{good}"
     # Which of S seeds it is makes little difference.
     share = statistics(data.weights.reshape(-1, data.weights.shape[-1])[0])["ess"]
     does = "draws" if data.mode == "resample" else "weighs the losses of"

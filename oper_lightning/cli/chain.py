@@ -194,7 +194,8 @@ def load(path: str, overrides: dict[str, str]) -> dict[str, Any]:
     for key in overrides:
         if key not in ("folder", *given):
             raise InputError(f"{path}: no name {key!r} to set; {nearest(key, ['folder', *given])}")
-    for name in map(str, [*chain["links"], *(chain.get("after") or [])]):
+    after = chain.get("after")
+    for name in map(str, [*chain["links"], *(after if isinstance(after, dict) else ())]):
         if name in ("folder", *given):
             kind = "the chain's folder" if name == "folder" else "an entry of `set:`"
             raise InputError(f"{path}: {{{name}}} would stand for a link and for {kind}; rename the link")

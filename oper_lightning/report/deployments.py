@@ -42,7 +42,7 @@ def draw(courses: list[list[Group]]) -> Any:
         begins = [sum(lengths[:number]) for number in range(len(course))]
         for name, number, label in ((PROMISED, 1, "promised by the model"), (EARNED, 0, "earned in the environment")):
             logged = [
-                (begin + updates, values.mean(0), *(band(values) if len(values) > 1 else (values[0], values[0])))
+                (begin + updates, values.mean(0), *band(values))
                 for begin, group in zip(begins, course, strict=True)
                 if all(name in run.curves for run in group.runs)
                 for updates, values in [group.values_along(name)]

@@ -153,9 +153,20 @@ class Errors:
 def _by_episode(errors: Tensor, ends: Tensor) -> Tensor:
     """Means ``[E]`` over the rows ``[N]`` of each episode."""
     number = episode_of(ends)
-    sums = torch.zeros(2, int(number[-1]) + 1, dtype=torch.float64, device=errors.device)
-    sums.index_add_(1, number, torch.stack([errors, torch.ones_like(errors)]).double())
-    return sums[0] / sums[1]
+    total, rows = sums_by_episode(errors.unsqueeze(0), number, int(number[-1]) + 1)
+    return total / rows
+
+
+def sums_by_episode(values: Tensor, number: Tensor, episodes: int) -> Tensor:
+    """Sums over episodes of K values of rows ``[K, N]``, and behind them the numbers of rows; float64 ``[K + 1, E]``.
+
+    Args:
+        values: of the rows.
+        number: the episode of each row, int64 ``[N]``, below ``episodes``.
+        episodes: how many there are, E.
+    """
+    sums = torch.zeros(len(values) + 1, episodes, dtype=torch.float64, device=values.device)
+    return sums.index_add_(1, number, torch.cat([values, torch.ones_like(values[:1])]).double())
 
 
 def _rms(error: Tensor) -> float:

@@ -117,6 +117,7 @@ def test_a_list_multiplies_rounds(tmp_path: Path) -> None:
         (("look: report", "folder: report"), "{folder} would stand for a link and for the chain's folder"),
         (('rounds: "{rounds}"\n', ""), "there is no `rounds:`"),
         (("after:\n  table: report {policy} {model.all} --output=runs/x", "after: [1]"), "`after:` needs links"),
+        (("after:\n  table: report {policy} {model.all} --output=runs/x", "after: 3"), "`after:` needs links"),
         (("look: report", "look: x'report"), "o closing quotation"),
         (('rounds: "{rounds}"', "round: 3"), "no entry 'round'; did you mean 'rounds'?"),
         (

@@ -13,9 +13,7 @@ from oper_lightning.files import existing, fits_memory, free_memory, plausibly_p
 
 LISTED = 10_000  # entries of a file that are looked at to find its arrays
 CACHE = 64 << 20  # bytes of unpacked chunks kept for each array: one that is not is unpacked again for every few rows
-SHARE = (
-    8  # into so many parts the free memory is divided: a chunk larger than CACHE is kept all the same if it fits one
-)
+SHARE = 8  # a chunk larger than CACHE is kept all the same if it takes no more than this part of the free memory
 LINKS = 16  # soft links that are followed one after the other
 
 
