@@ -26,7 +26,7 @@ WORK = ROOT / "runs" / "finetune"
 CAL_QL = ("--model.sampled_actions=4", "--model.tau=0.02", "--model.policy_learning_rate=3e-4")
 METHODS: dict[str, dict[str, Any]] = {
     "cal_ql": {
-        "seeds": 1,
+        "seeds": 3,
         "yamls": ("configs/cal_ql.yaml", "configs/cal_ql/finetune.yaml"),
         "words": CAL_QL,
     },
