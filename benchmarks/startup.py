@@ -1,0 +1,104 @@
+"""Processor seconds (user and system, one thread) from the start of a command to its first gradient update and its end.
+
+    python benchmarks/startup.py ../shared/data/hopper-replay.hdf5
+    python benchmarks/startup.py ../shared/data/hopper-replay.hdf5 --package ../earlier --name before
+
+Every command runs once more than it is counted, so that files are compiled and in the system's cache. Rounds are
+interleaved: each command once, then each of them again. An update is taken to be the first block of one update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RAW = ROOT / "benchmarks" / "raw" / "startup.json"
+CLOCK = """
+import resource
+from lightning.pytorch import Callback
+
+class Clock(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 1:
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            print("first update", used.ru_utime + used.ru_stime)
+"""
+SHORT = "--trainer.max_steps=10 --data.updates_per_epoch=10 --data.updates_per_block=1 --trainer.callbacks=clock.Clock"
+
+
+def commands(file: str) -> dict[str, list[str]]:
+    """What is measured, by name; words after the interpreter's."""
+    configs = ROOT / "configs"
+    bc = f"fit --config {configs}/bc.yaml --config {configs}/bc/reacher.yaml"
+    td3_bc = f"fit --config {configs}/td3_bc.yaml --data.source.path={file}"
+    oper = {
+        "oper --help": "--help",
+        "oper fit, a misspelt argument": f"{bc} --data.batch_siz=3",
+        "oper fit, a wrong value": f"{bc} --data.batch_size=many",
+        "oper fit, BC on Reacher": f"{bc} {SHORT}",
+        "oper fit, TD3+BC on hopper-replay": f"{td3_bc} {SHORT}",
+    }
+    imports = ("import torch", "import oper_lightning", "from oper_lightning import OfflineDataModule")
+    return {
+        **{name: ["-c", name] for name in imports},
+        **{name: ["-m", "oper_lightning", *words.split()] for name, words in oper.items()},
+    }
+
+
+def measured(words: list[str], package: Path) -> dict[str, float]:
+    """Processor seconds of a process until its end, and until its first update if it makes any."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "clock.py").write_text(CLOCK)
+        environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = {"end": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+    for line in done.stdout.splitlines():
+        if line.startswith("first update "):
+            seconds["first update"] = float(line.split()[-1])
+    if any(word.startswith("--trainer") for word in words) and "first update" not in seconds:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr[-500:]}")
+    return seconds
+
+
+def main() -> None:
+    """Measures, keeps the raw figures beside those of other names, prints medians of all of them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file", help="hopper-replay.hdf5")
+    parser.add_argument("--package", default=str(ROOT), help="folder that holds the oper_lightning to measure")
+    parser.add_argument("--name", default="now", help="what to call the figures")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    measures = commands(str(Path(options.file).resolve()))
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in measures}
+    for number in range(options.rounds + 1):
+        for name, words in measures.items():
+            seconds = measured(words, Path(options.package).resolve())
+            if number:
+                runs[name].append(seconds)
+    raw = json.loads(RAW.read_text()) if RAW.is_file() else {}
+    raw[options.name] = runs
+    RAW.parent.mkdir(parents=True, exist_ok=True)
+    RAW.write_text(json.dumps(raw, indent=1))
+    print(f"| processor seconds | {' | '.join(raw)} |\n|---{'|---:' * len(raw)}|")
+    for name in measures:
+        for until in ("first update", "end"):
+            if until in runs[name][0]:
+                medians = [statistics.median(run[until] for run in one[name]) for one in raw.values()]
+                what = name if len(runs[name][0]) == 1 else f"{name}, until its {until}"
+                print(f"| {what} | {' | '.join(f'{median:.2f}' for median in medians)} |")
+
+
+if __name__ == "__main__":
+    main()
