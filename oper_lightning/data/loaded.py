@@ -70,7 +70,8 @@ class LoadedData(LightningDataModule, ABC):
         else:
             device = self._device() if self.location == "device" else torch.device("cpu")
             kept = storage.fill(self.source, device, look_at=self._look_at, room=self._room())
-        loaded = Table(self.source, kept, len(self.source))
+        # Not the source's length: a source that has been read may have to look into its files again to know it.
+        loaded = Table(self.source, kept, len(kept) - self._room())
         if 0 < len(loaded) < self.batch_size and not self._room():
             raise InputError(
                 f"{self.source}: data.batch_size {self.batch_size} is larger than the dataset "

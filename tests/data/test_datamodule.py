@@ -44,6 +44,21 @@ def rows_of(part: torch.Tensor) -> torch.Tensor:
     return torch.cdist(part.flatten(0, -2).double(), observations.double()).argmin(1)
 
 
+@pytest.mark.parametrize("location", ["device", "memmap"])
+def test_a_source_says_its_length_once(location: str) -> None:
+    """It may have to read its files for that."""
+    asked = []
+
+    class Slow(Arrays):
+        def __len__(self) -> int:
+            asked.append(self)
+            return super().__len__()
+
+    data = OfflineDataModule(Slow(DATA), batch_size=10, location=location)  # type: ignore[arg-type]
+    data.setup()
+    assert (len(asked), len(data.transitions)) == (1, 100)
+
+
 def test_storage_holds_raw_transitions_in_torchrls_layout() -> None:
     data = ready(reward_scale=2.0, reward_shift=1.0)
     stored = data.storage[:]

@@ -16,7 +16,7 @@ import torch
 from helpers import columns, write_hdf5
 
 from oper_lightning.data.sources.d4rl import D4RL
-from oper_lightning.data.sources.hdf5 import opened
+from oper_lightning.data.sources.hdf5 import opened, values
 from oper_lightning.data.storage import fill
 from oper_lightning.data.table import Table
 from oper_lightning.errors import InputError
@@ -275,3 +275,16 @@ def test_a_large_chunk_is_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("oper_lightning.data.sources.hdf5.free_memory", lambda: 1 << 20)
     with opened("one.hdf5") as file:
         assert file.array("observations").id.get_access_plist().get_chunk_cache()[1] == 1 << 10
+
+
+@pytest.mark.parametrize("kind", ["bool", "u1", "<i8", ">i4", "<f2", ">f4", "<f8"])
+@pytest.mark.parametrize("shape", [(0, 3), (7,), (7, 3)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_values_are_those_that_h5py_gives(kind: str, shape: tuple[int, ...], packed: bool) -> None:
+    with h5py.File("kinds.hdf5", "w") as file:
+        numbers = np.random.default_rng(0).integers(0, 2, shape).astype(kind)
+        chunked = {"chunks": (2, *shape[1:]), "maxshape": (None, *shape[1:]), "compression": "gzip"}
+        file.create_dataset("x", data=numbers, **(chunked if packed else {}))
+    with opened("kinds.hdf5") as file:
+        array = file.array("x")
+        np.testing.assert_array_equal(values(array), array[()], strict=True)

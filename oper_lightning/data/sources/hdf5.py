@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from oper_lightning.errors import InputError, reading
 from oper_lightning.files import existing, fits_memory, free_memory, plausibly_packed
 
@@ -53,9 +55,9 @@ class Hdf5:
                 self._refuse(name, f"stored in another file ({node.external[0][0]!r})")
         if node.shape is None:
             raise InputError(f"{self.origin}: {name!r} is an array without a shape (empty dataspace)")
-        if node.chunks is not None:  # a chunk is unpacked as a whole, however little of it is asked for
+        if (chunks := node.chunks) is not None:  # a chunk is unpacked as a whole, however little of it is asked for
             size = node.dtype.itemsize
-            for extent in node.chunks:
+            for extent in chunks:
                 size *= extent
             fits_memory(size, self.origin, f"one chunk of {name!r}")
             if CACHE < size <= free_memory() // SHARE:
@@ -162,6 +164,15 @@ def _keeping(node: Any, size: int) -> Any:
     name, file = node.name, node.file
     node.id.close()  # an array that is open already would keep what it had
     return Dataset(h5d.open(file.id, _bytes(name), access))
+
+
+def values(array: Any) -> np.ndarray:
+    """All numbers of an h5py dataset. Of many small ones they come several times as fast as by ``array[()]``."""
+    from h5py import h5s
+
+    found: np.ndarray = np.empty(array.shape, array.dtype)
+    array.id.read(h5s.ALL, h5s.ALL, found)
+    return found
 
 
 def _bytes(name: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from oper_lightning.data.sources.hdf5 import Hdf5, check_written, opened
+from oper_lightning.data.sources.hdf5 import Hdf5, check_written, opened, values
 from oper_lightning.errors import InputError, reading
 from oper_lightning.files import fits_memory
 
@@ -65,13 +65,12 @@ class _Hdf5:
         array, where = self._array(number, name, path), self.where(number)
         if _is_image(space) and (array.dtype.kind == "O" or len(array.shape) == 2):
             return _images(array[()], space, where)
-        if array.dtype.kind not in "fiub":
-            raise InputError(f"{where}: {name!r} holds {array.dtype}; real numbers are needed")
+        if (kind := array.dtype).kind not in "fiub":
+            raise InputError(f"{where}: {name!r} holds {kind}; real numbers are needed")
         if name not in ("terminations", "truncations"):
             check_written(array, "/".join((name, *path)), where)
-        fits_memory(array.size * array.dtype.itemsize, where, repr(name))
-        values: np.ndarray = array[()]
-        return values
+        fits_memory(array.size * kind.itemsize, where, repr(name))
+        return values(array)
 
     def _array(self, number: int, name: str, path: tuple[str, ...]) -> Any:
         if self.current[0] != number:
