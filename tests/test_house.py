@@ -96,6 +96,16 @@ def test_nothing_heavy_comes_with_the_package() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_the_command_imports_only_what_every_run_needs() -> None:
+    """What one source, one environment or the end of a run needs is imported there, even if all classes are known."""
+    some = ("gymnasium", "minari", "h5py", "pyarrow", "tensorboard", "safetensors", "ale_py", "cv2", "pandas", "scipy")
+    code = (
+        "import sys, oper_lightning.cli.verbs\nfrom oper_lightning.trust import load_all\nload_all()\n"
+        f"print([m for m in {some} if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_unpickles(path: Path) -> None:
     text = path.read_text()

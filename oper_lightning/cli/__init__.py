@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -127,10 +128,13 @@ def _dispatch(args: list[str]) -> int:
         print(text)
         return 0
     early.check(verb, rest)
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    with _uncollected():
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from oper_lightning.cli.verbs import OperCLI, call
+        from oper_lightning.cli.verbs import OperCLI, call
+        from oper_lightning.trust import load_all
 
+        load_all()
     _silence_others()
     if verb == "inspect":
         from oper_lightning.report.inspect import inspect
@@ -203,6 +207,25 @@ def _notes() -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keeps Python from looking for garbage meanwhile, and afterwards among what is there by then.
+
+    Imports make a million objects that stay, and next to no garbage; to go through them again and again takes a quarter
+    of the time to the first update. Only where the process ends with the command: in another program that calls us,
+    what is there may be anything.
+    """
+    if not (signals.last() and gc.isenabled()):
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _silence_others() -> None:

@@ -118,6 +118,11 @@ def told() -> int:
     return _now.told
 
 
+def last() -> bool:
+    """Whether the process ends with the command."""
+    return _now.last
+
+
 def stopped() -> str:
     """The last line of a process that was told to stop."""
     return f"oper: stopped{_now.hint()}"

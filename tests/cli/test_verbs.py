@@ -319,3 +319,15 @@ def test_a_signal_is_no_success(number: int, code: int, small_file: Path) -> Non
     assert process.returncode == code, errors
     assert errors.splitlines()[-1] == "oper: stopped; --ckpt_path=run/last.ckpt goes on"
     assert torch.load("run/last.ckpt", weights_only=True)["global_step"] >= 20
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_garbage_of_another_program_is_left_to_it(own: bool) -> None:
+    """What imports made is set aside for good only where the process ends with the command."""
+    code = (
+        "import gc, sys\nfrom oper_lightning.cli import main\nsys.argv = ['oper', 'report', 'nowhere']\n"
+        f"print(main({'' if own else 'sys.argv[1:]'}), gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout == f"1 True {own}\n"
+    assert "nowhere" in result.stderr
