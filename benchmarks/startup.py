@@ -3,8 +3,9 @@
     python benchmarks/startup.py ../shared/data/hopper-replay.hdf5
     python benchmarks/startup.py ../shared/data/hopper-replay.hdf5 --package ../earlier --name before
 
-Every command runs once more than it is counted, so that files are compiled and in the system's cache. Rounds are
-interleaved: each command once, then each of them again. An update is taken to be the first block of one update.
+Every command runs once more than it is counted, so that modules are compiled (into a folder of their own) and files in
+the system's cache, and Reacher is recorded. Rounds are interleaved: each command once, then each of them again. Blocks
+have one update, and the first is over when Lightning calls its callbacks.
 """
 
 from __future__ import annotations
@@ -46,18 +47,20 @@ def commands(file: str) -> dict[str, list[str]]:
         "oper fit, BC on Reacher": f"{bc} {SHORT}",
         "oper fit, TD3+BC on hopper-replay": f"{td3_bc} {SHORT}",
     }
-    imports = ("import torch", "import oper_lightning", "from oper_lightning import OfflineDataModule")
+    ours = "from oper_lightning import OfflineDataModule"
     return {
-        **{name: ["-c", name] for name in imports},
+        **{name: ["-c", name] for name in ("import torch", "import oper_lightning", ours)},
+        f"{ours}, without looking for garbage": ["-c", f"import gc; gc.disable(); {ours}; gc.freeze(); gc.enable()"],
         **{name: ["-m", "oper_lightning", *words.split()] for name, words in oper.items()},
     }
 
 
-def measured(words: list[str], package: Path) -> dict[str, float]:
+def measured(words: list[str], package: Path, compiled: Path) -> dict[str, float]:
     """Processor seconds of a process until its end, and until its first update if it makes any."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"PYTHONPATH": str(package), "PYTHONPYCACHEPREFIX": str(compiled), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "clock.py").write_text(CLOCK)
-        environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -82,11 +85,12 @@ def main() -> None:
     options = parser.parse_args()
     measures = commands(str(Path(options.file).resolve()))
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in measures}
-    for number in range(options.rounds + 1):
-        for name, words in measures.items():
-            seconds = measured(words, Path(options.package).resolve())
-            if number:
-                runs[name].append(seconds)
+    with tempfile.TemporaryDirectory() as compiled:
+        for number in range(options.rounds + 1):
+            for name, words in measures.items():
+                seconds = measured(words, Path(options.package).resolve(), Path(compiled))
+                if number:
+                    runs[name].append(seconds)
     raw = json.loads(RAW.read_text()) if RAW.is_file() else {}
     raw[options.name] = runs
     RAW.parent.mkdir(parents=True, exist_ok=True)
