@@ -198,8 +198,8 @@ def policies(dataset: str) -> list[Run]:
     return runs
 
 
-def execute(run: Run, data: str) -> None:
-    """Runs it and leaves the result as JSON."""
+def execute(run: Run, data: str, kept_in: Path = RAW) -> None:
+    """Runs it and leaves the result as JSON in a folder."""
     words = ["fit", *run.words, f"--output=runs/scores/{run.name}", "--ckpt_path=last"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
@@ -223,7 +223,7 @@ def execute(run: Run, data: str) -> None:
         "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
         "curves": kept,
     }
-    with whole(RAW / f"{run.name}.json") as file:
+    with whole(kept_in / f"{run.name}.json") as file:
         file.write((json.dumps(record) + "\n").encode())
     print(f"{run.name}: done in {record['seconds']} s", flush=True)
 

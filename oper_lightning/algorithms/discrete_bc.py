@@ -55,7 +55,7 @@ class DiscreteBC(OfflineAlgorithm):
 
     def loss(self, batch: TensorDict) -> Tensor:
         """Cross-entropy between the policy and the recorded actions, ``[B]``."""
-        return functional.cross_entropy(self.policy(batch["observation"]).float(), batch["action"], reduction="none")
+        return functional.cross_entropy(self.policy(batch["observation"]), batch["action"], reduction="none")
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         data = self.one_policy_batch(batch)

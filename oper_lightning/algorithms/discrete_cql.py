@@ -113,11 +113,11 @@ class DiscreteCQL(OfflineAlgorithm):
         target = self.target(evaluation)
         if self.branch:
             copy_to(self.target_critic, self.critic)
-        quantiles = self.critic(evaluation["observation"]).float()
+        quantiles = self.critic(evaluation["observation"])
         recorded = of_action(quantiles, evaluation["action"])
         bellman_error = (evaluation["weight"] * quantile_error(recorded, target)).mean()
         if constraint is not evaluation:
-            quantiles = self.critic(constraint["observation"]).float()
+            quantiles = self.critic(constraint["observation"])
         difference = (constraint["weight"] * self.difference(constraint, quantiles)).mean()
         critic_loss = bellman_error + self.cql_weight * difference
         self.minimise(critic_loss, self.optimiser)

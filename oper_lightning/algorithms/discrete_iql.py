@@ -90,7 +90,7 @@ class DiscreteIQL(OfflineAlgorithm):
 
     def value_of(self, observation: Tensor) -> Tensor:
         """Values ``[B]`` of observations."""
-        return self.value(observation).squeeze(-1).float()
+        return self.value(observation).squeeze(-1)
 
     @torch.no_grad()
     def target_value(self, batch: TensorDict) -> Tensor:
@@ -116,7 +116,7 @@ class DiscreteIQL(OfflineAlgorithm):
         with torch.no_grad():
             advantage = target - self.value_of(batch["observation"])
             weight = advantage_weight(advantage, self.temperature, batch["weight"], self.max_weight)
-        logits = self.policy(batch["observation"]).float()
+        logits = self.policy(batch["observation"])
         return weight * functional.cross_entropy(logits, batch["action"], reduction="none"), advantage
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -146,4 +146,4 @@ class DiscreteIQL(OfflineAlgorithm):
 
     def explore(self, observation: Tensor) -> Tensor:
         """A sample of the policy."""
-        return self.to_environment(sampled(self.policy(self.observe(observation)).float()))
+        return self.to_environment(sampled(self.policy(self.observe(observation))))

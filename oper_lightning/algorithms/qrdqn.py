@@ -113,7 +113,7 @@ class QRDQN(OfflineAlgorithm):
         target = self.target(data)
         if self.branch:
             copy_to(self.target_critic, self.critic)
-        quantiles = of_action(self.critic(data["observation"]).float(), data["action"])
+        quantiles = of_action(self.critic(data["observation"]), data["action"])
         critic_loss = (data["weight"] * quantile_error(quantiles, target)).mean()  # equation 10
         self.minimise(critic_loss, self.optimiser)
         return {"critic_loss": critic_loss, "value": quantiles.mean(), "epsilon": self.epsilon.clone()}

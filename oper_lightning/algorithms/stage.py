@@ -272,7 +272,7 @@ class Stage(LightningModule, ABC):
         self.trainer.callback_metrics.update(self._metrics)
         self._metrics = {}
         for optimiser in self.trainer.optimizers:
-            settle(optimiser, self.how == "cudagraphs")
+            settle(optimiser, compiled=self.how != "none", recorded=self.how == "cudagraphs")
         weights = getattr(self.trainer.datamodule, "weights", None)  # type: ignore[attr-defined]
         if weights is not None and self.global_step == 0:
             self.log_to_loggers({f"weights/{name}": value for name, value in statistics(weights).items()})

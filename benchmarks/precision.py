@@ -1,0 +1,96 @@
+"""Does bfloat16 hold its scores? The grid's cells once more, in bf16-mixed and compiled, beside those in float32.
+
+    python benchmarks/precision.py --data ../shared/data          # runs what is missing
+    python benchmarks/precision.py --table                        # only the table
+
+Settings, lengths and data are those of benchmarks/scores.py, whose results in float32 are taken as they are; where it
+has a cell with one seed, the others are run here in float32, compiled too. Raw results go to benchmarks/raw/precision;
+a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+
+import scores
+
+RAW = scores.ROOT / "benchmarks" / "raw" / "precision"
+SEEDS = 3
+ALGORITHMS = ("td3_bc", "iql", "cql", "bc")
+PRIORITIES = ("uniform", "oper_r")
+DATASETS = ("hopper-replay", "halfcheetah-replay")
+WAYS = {"bf16": ["--trainer.precision=bf16-mixed", "--model.compile=default"], "32": ["--model.compile=default"]}
+LAST = 3  # evaluations at the end of a run that make its score
+
+
+def runs() -> list[scores.Run]:
+    """What there is to run: every cell in bfloat16, seeds that the grid has not in float32 after it."""
+    found = []
+    for way, more in WAYS.items():
+        for priority in PRIORITIES:
+            for dataset in DATASETS:
+                for seed in range(SEEDS):
+                    for algorithm in ALGORITHMS:
+                        contender = scores.ALGORITHMS[algorithm]
+                        words = [f"--config=configs/{algorithm}.yaml", *scores.DATASETS[dataset], *contender.words]
+                        words += [*contender.on_replay, f"--trainer.max_steps={contender.updates}"]
+                        words += [f"--seed_everything={seed}", *scores.priority(priority, dataset, contender.iteration)]
+                        cell = f"{dataset}-{algorithm}-{priority}-{seed}"
+                        if way == "bf16" or not (scores.RAW / f"{cell}.json").is_file():
+                            found.append(scores.Run(f"{cell}-{way}", [*words, *more]))
+    return found
+
+
+def score(folder: object, name: str) -> float | None:
+    """Mean score of a run's last evaluations."""
+    file = scores.RAW.parent / str(folder) / f"{name}.json"
+    if not file.is_file():
+        return None
+    return statistics.mean(json.loads(file.read_text())["curves"]["eval/score"]["values"][-LAST:])
+
+
+def table() -> str:
+    """Scores by cell in both precisions: mean over seeds, and each seed."""
+    lines = [
+        "| data | algorithm | priority | float32 | each seed | bfloat16 | each seed | difference |",
+        "|---|---|---|---:|---|---:|---|---:|",
+    ]
+    for dataset in DATASETS:
+        for algorithm in ALGORITHMS:
+            for priority in PRIORITIES:
+                cells = [f"{dataset}-{algorithm}-{priority}-{seed}" for seed in range(SEEDS)]
+                low = [value for cell in cells if (value := score("precision", f"{cell}-bf16")) is not None]
+                both = [score("scores", cell) or score("precision", f"{cell}-32") for cell in cells]
+                full = [value for value in both if value is not None]
+                if not low or not full:
+                    continue
+                parts = [dataset, algorithm, priority]
+                for values in (full, low):
+                    parts += [f"{statistics.mean(values):.1f}", ", ".join(f"{value:.1f}" for value in values)]
+                parts.append(f"{statistics.mean(low) - statistics.mean(full):+.1f}")
+                lines.append(f"| {' | '.join(parts)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs what is missing, then prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder of the .hdf5 files")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
+    parser.add_argument("--only", default="", help="run only runs whose name contains this")
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        RAW.mkdir(parents=True, exist_ok=True)
+        scores.WORK.mkdir(parents=True, exist_ok=True)
+        missing = [run for run in runs() if arguments.only in run.name and not (RAW / f"{run.name}.json").is_file()]
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            list(pool.map(lambda run: scores.execute(run, arguments.data, RAW), missing))
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
