@@ -22,7 +22,7 @@ class Adam(torch.optim.Adam):
 
     Around that kernel PyTorch's own step sorts the parameters by device and type and counts for each by itself, which
     takes about as long as the kernel where networks are small. Here all are of one device and type, always have
-    gradients together, and share one count. What is stored looks like PyTorch's.
+    gradients together, and share one count.
 
     Args:
         parameters: what it trains.
@@ -33,8 +33,14 @@ class Adam(torch.optim.Adam):
         super().__init__(parameters, lr=learning_rate, fused=True)
         self._begin()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What PyTorch's own would give: moments, and a count for each parameter."""
+        found = super().state_dict()
+        found["state"] = {number: {**state, "step": state["step"].clone()} for number, state in found["state"].items()}
+        return found
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes moments and counts from what :meth:`state_dict` gave."""
+        """Takes moments and count from what :meth:`state_dict` gave, here or by PyTorch's own."""
         super().load_state_dict(state_dict)
         self._begin()
 

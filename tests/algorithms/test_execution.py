@@ -19,6 +19,8 @@ from torch._dynamo.utils import counters
 from oper_lightning import InputError, OperR
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need an NVIDIA GPU")
+# Each has something of its own: delays, a schedule, several losses in one step, iterations, quantiles.
+RESUMED = ("TD3BC", "IQL", "CQL", "OperA", "DiscreteCQL")  # of those that are compiled, which takes long
 WAYS = ["default", pytest.param("cudagraphs", marks=GPU)]
 
 
@@ -41,7 +43,11 @@ def test_every_way_learns_the_same_and_goes_on_exactly(name: str, way: str, tmp_
         other = run(name, way, device, tmp_path / f"other{weighted}", weighted=weighted)
         for key, value in plain.items():
             torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-5, msg=key)
-    assert way != "default" or counters["frames"]["ok"] > 0, "nothing was compiled"
+    if way == "default":
+        assert counters["frames"]["ok"] > 0, "nothing was compiled"
+        assert not counters["graph_break"], "gradients, optimisers or targets are left out"
+        if name not in RESUMED:
+            return
 
     class Stop(Callback):
         def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:

@@ -77,6 +77,7 @@ RUNS = {
             "--data.rollouts={episodes: 3, parallel: 2}",
         ],
     ),
+    "compiled": ("TD3BC", ["--model.compile=default", *PRIORITISED]),
     "bonus": ("TD3BC", [RND, SEVEN]),
     "begun": ("TD3BC", [RND, SEVEN, "--start=HERE/begin/last.ckpt"]),
     "reverse_kl": ("OnestepRL", ["--model.operator=reverse_kl", "--model.phases=[1,1,1]", *PRIORITISED]),

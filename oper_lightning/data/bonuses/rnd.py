@@ -20,7 +20,7 @@ from oper_lightning.errors import InputError
 from oper_lightning.nn import ranks
 from oper_lightning.nn.losses import squared_error
 from oper_lightning.nn.networks import mlp, orthogonal
-from oper_lightning.nn.optim import adam, flushed_denormals, frozen_copy, reset_adam
+from oper_lightning.nn.optim import adam, flushed_denormals, frozen_copy
 from oper_lightning.spec import DataSpec
 
 LARGEST = 5.0  # of a normalised observation, in standard deviations
@@ -101,10 +101,6 @@ class RND(Bonus):
 
     def _all(self) -> dict[str, Tensor]:
         """Every tensor that decides what comes next, by name."""
-        for parameter in self.predictor.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        self.optimiser.step()  # down no gradient: Adam makes its moments
-        reset_adam(self.optimiser)
         parts: dict[str, dict[str, Any]] = {
             "predictor": dict(self.predictor.named_parameters()),
             "target": dict(self.target.named_parameters()),
