@@ -306,7 +306,7 @@ def tuned_bc(columns: Columns, updates: int) -> float:
 
 
 def timed(update: Callable[[int], None], updates: int, flush: bool = False) -> float:
-    """Seconds of the processor that ``updates`` calls take, after a tenth of them to warm up; ``flush`` counts denormal numbers as zero."""
+    """Processor seconds of ``updates`` calls, after a tenth to warm up; ``flush`` counts denormal numbers as zero."""
     torch.set_flush_denormal(flush)
     for step in range(updates // 10):
         update(step)

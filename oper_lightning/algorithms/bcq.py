@@ -137,8 +137,7 @@ class BCQ(OfflineAlgorithm):
         with torch.no_grad():
             following = batch["next", "observation"].unsqueeze(1).expand(-1, self.target_actions, -1)
             action = self.perturbed(self.target_perturbation, following, self.generated(following))
-            values = self.target_critics(torch.cat([following, action], -1).flatten(0, 1))
-            best = self.best_value(values.unflatten(-1, following.shape[:2]))
+            best = self.best_value(self.target_critics.several(batch["next", "observation"], action))
             target = batch["next", "reward"] + batch["discount"] * best
         values = self.critics(torch.cat([batch["observation"], batch["action"]], -1))
         return squared_error(values, target.expand_as(values)).sum(0)

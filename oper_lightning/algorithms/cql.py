@@ -152,7 +152,7 @@ class CQL(OfflineAlgorithm):
         following = batch["next", "observation"]
         with torch.no_grad():
             action, log_density = self.policy.sample(following, self.sampled_actions if self.max_target_backup else 1)
-            value, best = self.values(self.target_critics, following, action).amin(0).max(1)
+            value, best = self.target_critics.several(following, action).amin(0).max(1)
             value = value.clamp(self.lowest, self.highest)
             if self.backup_entropy:
                 value = value - self.log_temperature.exp() * log_density.gather(1, best.unsqueeze(1)).squeeze(1)
@@ -179,7 +179,7 @@ class CQL(OfflineAlgorithm):
             ahead, ahead_density = self.policy.sample(batch["next", "observation"], count)
             box = ranks.rand_like(now) * 2 - 1
             box_density = torch.full_like(now_density, -now.shape[-1] * math.log(2))
-        values = self.values(self.critics, observation, torch.cat([box, ahead, now], 1))
+        values = self.critics.several(observation, torch.cat([box, ahead, now], 1))
         return values, torch.cat([box_density, ahead_density, now_density], 1)
 
     def policy_loss(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
@@ -193,16 +193,8 @@ class CQL(OfflineAlgorithm):
         if self.branch:
             gain = self.policy.log_density(observation, self.recorded_action(batch))
         else:
-            gain = self.values(self.critics, observation, action, frozen=True).amin(0).squeeze(1)
+            gain = self.critics.several(observation, action, frozen=True).amin(0).squeeze(1)
         return self.log_temperature.exp().detach() * log_density - gain, log_density
-
-    @staticmethod
-    def values(critics: EnsembleMLP, observation: Tensor, actions: Tensor, frozen: bool = False) -> Tensor:
-        """Values ``[2, B, n]`` of n actions ``[B, n, A]`` for each observation ``[B, O]``; see EnsembleMLP."""
-        rows, count = actions.shape[:2]
-        pairs = torch.cat([observation.unsqueeze(1).expand(-1, count, -1), actions], -1)
-        values: Tensor = critics(pairs.flatten(0, 1), frozen)
-        return values.unflatten(-1, (rows, count))
 
     def recorded_action(self, batch: TensorDict) -> Tensor:
         """Recorded actions, clipped to a little less than [-1, 1]."""

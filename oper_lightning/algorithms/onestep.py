@@ -183,9 +183,7 @@ class OnestepRL(OfflineAlgorithm):
 
     def values_of(self, observation: Tensor, actions: Tensor) -> Tensor:
         """Lower of the critics' values ``[B, n]`` of n actions ``[B, n, A]`` for each observation ``[B, O]``."""
-        pairs = torch.cat([observation.unsqueeze(1).expand(-1, actions.shape[1], -1), actions], -1)
-        lower: Tensor = self.critics(pairs.flatten(0, 1)).amin(0)
-        return lower.view(actions.shape[:2])
+        return self.critics.several(observation, actions).amin(0)
 
     def exponential_loss(self, batch: TensorDict) -> tuple[Tensor, Tensor]:
         """Minus the log likelihood of recorded actions, weighted by their exponential advantage, ``[B]``; and that

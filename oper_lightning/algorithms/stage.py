@@ -38,8 +38,9 @@ class Stage(LightningModule, ABC):
 
     Args:
         normalise_observations: whether networks see observations with mean 0 and standard deviation 1.
-        compile: how updates run: none (as written), default (compiled by TorchInductor) or cudagraphs (recorded once
-            and replayed; NVIDIA GPUs, one rank). Results agree up to rounding.
+        compile: how updates run: none (as written), default (compiled by TorchInductor, which takes up to a minute
+            first and pays in longer runs) or cudagraphs (recorded once and replayed; NVIDIA GPUs, one rank). Results
+            agree up to rounding.
     """
 
     observation_mean: Tensor

@@ -127,6 +127,21 @@ class EnsembleMLP(nn.Module):
         hidden = self._outputs(hidden, None, frozen)
         return hidden.reshape(*self.members, rows[0], *([] if self.outputs is None else [self.outputs]))
 
+    def several(self, observation: Tensor, actions: Tensor, frozen: bool = False) -> Tensor:
+        """Outputs ``[*M, B, n]`` for n actions ``[B, n, A]`` at each observation ``[B, O]``; see :meth:`forward`.
+
+        They are those of inputs ``[B * n, O + A]``. What the first layer makes of an observation is computed once.
+        """
+        (rows, count), size = actions.shape[:2], observation.shape[-1]
+        if len(self.weights) == 1:
+            wide = observation.unsqueeze(1).expand(-1, count, -1)
+            return self(torch.cat([wide, actions], -1).flatten(0, 1), frozen).unflatten(-1, (rows, count))
+        weight, bias = (part[0].detach() if frozen else part[0] for part in (self.weights, self.biases))
+        shared = torch.matmul(observation, weight[:, :size]) + bias
+        hidden = torch.matmul(actions.flatten(0, 1), weight[:, size:])
+        hidden = hidden.unflatten(1, (rows, count)).add_(shared.unsqueeze(2)).flatten(1, 2)
+        return self._outputs(hidden, None, frozen, entered=True).reshape(*self.members, rows, count)
+
     def some(self, inputs: Tensor, members: Tensor) -> Tensor:
         """Outputs ``[m, B]`` or ``[m, B, T]`` of the members with numbers ``[m]``, int64, for inputs ``[B, D]``."""
         hidden = self._outputs(inputs.expand(len(members), *inputs.shape), members)
@@ -136,8 +151,12 @@ class EnsembleMLP(nn.Module):
         """Outputs ``[B]`` of the first member alone for inputs ``[B, D]``."""
         return self._outputs(inputs.unsqueeze(0), None if self.members == (1,) else slice(1))[0, :, 0]
 
-    def _outputs(self, inputs: Tensor, members: slice | Tensor | None, frozen: bool = False) -> Tensor:
-        """Outputs ``[m, B, T]`` of some members for inputs ``[m, B, D]``."""
+    def _outputs(
+        self, hidden: Tensor, members: slice | Tensor | None, frozen: bool = False, entered: bool = False
+    ) -> Tensor:
+        """Outputs ``[m, B, T]`` of some members for inputs ``[m, B, D]``; if ``entered``, for what the first layer made
+        of them, ``[m, B, H]``.
+        """
 
         def of(parameters: nn.ParameterList) -> list[Tensor]:
             found = [parameter.detach() if frozen else parameter for parameter in parameters]
@@ -145,9 +164,9 @@ class EnsembleMLP(nn.Module):
 
         weights, biases = of(self.weights), of(self.biases)
         scales, shifts = of(self.scales), of(self.shifts)
-        hidden = inputs
         for layer, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
-            hidden = torch.baddbmm(bias, hidden, weight)
+            if layer or not entered:
+                hidden = torch.baddbmm(bias, hidden, weight)
             if len(scales):
                 hidden = functional.layer_norm(hidden, hidden.shape[-1:], eps=self.epsilon)
                 hidden = hidden * scales[layer] + shifts[layer]

@@ -37,8 +37,10 @@ def executor(update: Update, how: Compile, device: torch.device) -> Callable[[Ba
         _try_compiler(device)
         # One variant for each branch and state of the optimisers; beyond its limit PyTorch stops compiling in silence.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-        # Gradients, optimisers and targets are compiled together with the losses, as one graph for each branch.
-        torch._dynamo.config.trace_autograd_ops = True
+        # So that gradients, optimisers and targets are compiled together with the losses, as one graph for each branch.
+        # Older releases of PyTorch compile what lies between them.
+        if hasattr(torch._dynamo.config, "trace_autograd_ops"):
+            torch._dynamo.config.trace_autograd_ops = True
         # Random numbers are then eager PyTorch's.
         compiled = torch.compile(lambda batch: _detached(update(batch)), options={"fallback_random": True})
         return lambda batch, branch: compiled(batch)

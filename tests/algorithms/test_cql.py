@@ -105,8 +105,8 @@ def test_a_flat_critic_is_penalised_by_the_number_of_samples(monkeypatch: pytest
 def test_uniform_actions_fill_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = built(sampled_actions=500), batch()
     seen: list[torch.Tensor] = []
-    values = model.values
-    monkeypatch.setattr(model, "values", lambda c, o, actions: seen.append(actions) or values(c, o, actions))
+    several = model.critics.several
+    monkeypatch.setattr(model.critics, "several", lambda o, actions: seen.append(actions) or several(o, actions))
     model.difference(rows, model.recorded_value(rows))
     box = seen[0][:, :500]
     assert box.mean().abs() < 0.02
@@ -477,7 +477,7 @@ def test_targets_bootstrap_within_bounds(entropy: bool, monkeypatch: pytest.Monk
     recorded = Recorded(model, monkeypatch)
     found = model.bellman_error(rows, torch.zeros(2, ROWS))
     [(actions, densities)] = recorded.samples
-    value = model.values(model.target_critics, rows["next", "observation"], actions).amin(0).squeeze(1)
+    value = model.target_critics.several(rows["next", "observation"], actions).amin(0).squeeze(1)
     assert (value < -0.01).any()
     assert (value > 0.02).any()
     value = torch.minimum(torch.maximum(value, torch.tensor(-0.01)), torch.tensor(0.02))

@@ -49,16 +49,29 @@ def test_every_way_learns_the_same_and_goes_on_exactly(name: str, way: str, tmp_
         if name not in RESUMED:
             return
 
+    assert same(interrupted(name, way, device, tmp_path / "part"), other)
+
+
+def interrupted(name: str, way: str, device: str, folder: Path, **options: Any) -> Any:
+    """What a run has learnt that was stopped half-way and went on."""
+
     class Stop(Callback):
         def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
             if trainer.global_step == 100:
                 raise KeyboardInterrupt
 
-    part = tmp_path / "part"
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        run(name, way, device, part, weighted=True, callbacks=[Stop()])
-    resumed = run(name, way, device, part, weighted=True, seed=99, ckpt_path=part / "last.ckpt")
-    assert same(resumed, other)
+        run(name, way, device, folder, weighted=True, callbacks=[Stop()], **options)
+    return run(name, way, device, folder, weighted=True, seed=99, ckpt_path=folder / "last.ckpt", **options)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_bfloat16_goes_on_exactly(name: str, tmp_path: Path) -> None:
+    plain = run(name, "none", "cpu", tmp_path / "plain", weighted=True)
+    low = run(name, "none", "cpu", tmp_path / "low", weighted=True, precision="bf16-mixed")
+    assert not same(low, plain)
+    assert {value.dtype for value in low.values()} <= {torch.float32, torch.int64}
+    assert same(interrupted(name, "none", "cpu", tmp_path / "part", precision="bf16-mixed"), low)
 
 
 def test_cuda_graphs_without_a_gpu_are_refused(tmp_path: Path) -> None:

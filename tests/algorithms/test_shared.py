@@ -114,6 +114,7 @@ def fit(
         max_steps=updates,
         default_root_dir=folder,
         accelerator=options.pop("accelerator", "cpu"),
+        precision=options.pop("precision", None),
         devices=1,
         logger=False,
         enable_progress_bar=False,

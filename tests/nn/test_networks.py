@@ -35,9 +35,10 @@ def alone(network: EnsembleMLP, member: int, inputs: Tensor) -> Tensor:
     return hidden if network.outputs else hidden.squeeze(-1)
 
 
+@pytest.mark.parametrize("sizes", [[3, 8, 6], [3]], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_an_ensemble_is_its_members(case: dict[str, object]) -> None:
-    network = EnsembleMLP(sizes=[3, 8, 6], **case).double()  # type: ignore[arg-type]
+def test_an_ensemble_is_its_members(case: dict[str, object], sizes: list[int]) -> None:
+    network = EnsembleMLP(sizes=sizes, **case).double()  # type: ignore[arg-type]
     inputs = torch.randn(10, 3, dtype=torch.float64, requires_grad=True)
     values = network(inputs).reshape(-1, *([10, 5] if network.outputs else [10]))
     each = torch.stack([alone(network, member, inputs) for member in range(len(values))])
@@ -53,6 +54,15 @@ def test_an_ensemble_is_its_members(case: dict[str, object]) -> None:
     if len(network.members) == 1:
         chosen = torch.tensor([0, 0])
         torch.testing.assert_close(network.some(inputs, chosen), values[chosen])
+    if not network.outputs:
+        several = network.several(inputs[:, :2], actions := torch.randn(10, 7, 1, dtype=torch.float64))
+        pairs = torch.cat([inputs[:, :2].unsqueeze(1).expand(-1, 7, -1), actions], -1)
+        expected = network(pairs.flatten(0, 1)).unflatten(-1, (10, 7))
+        torch.testing.assert_close(several, expected)
+        for mine, theirs in zip(
+            *(torch.autograd.grad(value.square().sum(), wanted) for value in (several, expected)), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs)
     (through,) = torch.autograd.grad(network(inputs, frozen=True).square().sum(), inputs)
     torch.testing.assert_close(through, gradient)
 
