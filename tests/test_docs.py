@@ -39,6 +39,7 @@ from oper_lightning import D4RL
 from oper_lightning.cli import VERBS
 from oper_lightning.cli.chain import load
 from oper_lightning.cli.outline import classes
+from oper_lightning.data.sources.columns import NEORL2
 from oper_lightning.data.sources.d4rl import _file_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,6 +87,8 @@ def stand_ins(folder: Path) -> None:
     np.savez(folder / "choices.npz", **columns([25] * 20, 10, 6, discrete=True))
     theirs = {"observations": "s", "actions": "a"}
     np.savez(folder / "log.npz", **{theirs.get(name, name): array for name, array in arrays.items()})
+    masses = columns([25] * 20, 6, 2)
+    np.savez(folder / "neorl2-DMSD-train.npz", **{NEORL2[name]: array for name, array in masses.items()})
     cheetah = columns([25] * 20, 17, 6)
     write_hdf5(folder / "halfcheetah-replay.hdf5", cheetah, env_id="HalfCheetah-v5")
     write_bundle(folder / "HalfCheetah" / "gaussian1" / "data", brac(cheetah))

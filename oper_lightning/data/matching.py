@@ -14,7 +14,7 @@ from oper_lightning.data.sources.source import Origin, Source
 from oper_lightning.data.storage import observation_statistics
 from oper_lightning.data.transitions import has_frames, is_discrete, returns_of
 from oper_lightning.envs.rollouts import Rollouts, World, action_space, atari_id, ends_of, number_of_actions
-from oper_lightning.envs.scores import family_of_environment
+from oper_lightning.envs.scores import NEORL2, family_of_environment
 from oper_lightning.errors import InputError, note
 from oper_lightning.spec import MOST_ACTIONS, DataSpec
 
@@ -250,11 +250,13 @@ def scaled(transitions: TensorDict, factor: float | Literal["sign"], shift: floa
 def reference_of(origin: Origin, environment: str | None) -> tuple[tuple[float, float] | None, str]:
     """Returns that score 0 and 100, and who says so.
 
-    The source knows them, by its argument, by the dataset or by the name of one of D4RL's; else D4RL has some for the
-    environment's robot; else there are none.
+    The source knows them, by its argument, by the dataset or by the name of one of D4RL's; else NeoRL-2 has some for
+    the environment, or D4RL for its robot; else there are none.
     """
     if origin.reference is not None:
         return origin.reference, origin.reference_from
+    if environment in NEORL2:
+        return NEORL2[environment], "NeoRL-2's"
     known = family_of_environment(environment) if environment else None
     if known is None:
         return None, ""

@@ -268,6 +268,7 @@ ROBOTICS = (
 # Where this package's own tasks are registered, by how their ids begin; the other ids with oper/ are Atari games.
 OWN = {
     ("oper/PointMassWall",): "point_mass_wall",
+    ("oper/DMSD", "oper/SafetyHalfCheetah"): "neorl2",
     ("oper/AntSparse", "oper/HalfCheetahSparse"): "sparse",
     ("oper/AntMaze", "oper/Maze2d"): "mazes",
     ("oper/Adroit", "oper/Kitchen"): "manipulation",

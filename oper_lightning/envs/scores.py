@@ -1,4 +1,4 @@
-"""Reference returns and episode limits of the D4RL families, and the normalised score made of them.
+"""Reference returns and episode limits of the D4RL families, references of NeoRL-2, and the normalised score.
 
 Fu et al. 2020, arXiv 2004.07219: score = 100 * (return - lowest) / (highest - lowest), lowest and highest being the
 returns of a random and of an expert policy.
@@ -81,6 +81,12 @@ ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "hammer": ("AdroitHandHammer-v1", {}),
     "relocate": ("AdroitHandRelocate-v1", {}),
     "door": ("AdroitHandDoor-v1", {}),
+}
+
+# Of NeoRL-2 (arXiv 2503.19267), by this package's ids of its environments.
+NEORL2: dict[str, tuple[float, float]] = {
+    "oper/DMSD-v0": (30.60, 849.51),
+    "oper/SafetyHalfCheetah-v0": (-283.0, 2507.0),
 }
 
 

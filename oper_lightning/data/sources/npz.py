@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from oper_lightning.data.sources.columns import mapping
+from oper_lightning.data.sources.columns import NEORL2, mapping
 from oper_lightning.data.sources.flat import FlatEpisodes, FlatFile
+from oper_lightning.data.sources.neorl2 import ROWS, task_of
 from oper_lightning.data.sources.source import GIVEN, Bound, Origin, action_box, given_reference
 from oper_lightning.errors import InputError
 from oper_lightning.files import existing, fits_memory, place, plausibly_packed
 
 Choose = Callable[[list[str], Callable[[str], str]], dict[str, str]]
+UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError)
+WIDEST = 1024  # bytes of a row that is looked at before all are read
 
 
 class Npz(FlatFile):
@@ -27,7 +31,8 @@ class Npz(FlatFile):
         path: the file.
         names: what the file calls its arrays, if neither by D4RL's names nor by NeoRL-2's; keys are observations,
             actions, rewards, terminals, timeouts, next_observations, episode_terminals, masks.
-        environment: Gymnasium id of the environment that the data were recorded in, if there is one.
+        environment: Gymnasium id of the environment that the data were recorded in, if there is one. NeoRL-2's DMSD and
+            SafetyHalfCheetah are known by their steps.
         max_episode_steps: number of steps after which episodes were cut, for files without timeouts.
         reference: the two returns that score 0 and 100.
         action_low: lowest action that may be taken: one number, or a list with one for each column; by default what the
@@ -55,12 +60,20 @@ class Npz(FlatFile):
     def origin(self) -> Origin:
         return Origin(
             dataset=place(self.path).stem,
-            environment=self.environment,
+            environment=self.environment or self._task,
             action_low=self.box[0],
             action_high=self.box[1],
             reference=self.reference,
             reference_from=GIVEN,
         )
+
+    @cached_property
+    def _task(self) -> str | None:
+        """The environment of NeoRL-2 whose steps are recorded; None if of none, or if the file cannot be read."""
+        try:
+            return task_of(first_rows(self.path, NEORL2, ROWS)) if self.names is None else None
+        except UNREADABLE:  # what is wrong is said where all is read
+            return None
 
     def _read(self) -> tuple[dict[str, np.ndarray], FlatEpisodes]:
         """Our columns, and where their episodes are."""
@@ -82,7 +95,7 @@ def read_arrays(path: str, choose: Choose) -> dict[str, np.ndarray]:
     file = existing(path)
     try:
         return _read(file, path, choose)
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError) as error:
+    except UNREADABLE as error:
         if isinstance(error, InputError):
             raise
         with open(file, "rb") as opened:
@@ -92,6 +105,36 @@ def read_arrays(path: str, choose: Choose) -> dict[str, np.ndarray]:
             if hdf5
             else f"{path}: not a whole .npz archive of plain arrays of numbers"
         ) from error
+
+
+def first_rows(path: str, names: Mapping[str, str], count: int) -> dict[str, np.ndarray]:
+    """The first rows of arrays of a .npz archive, up to ``count``; only these are unpacked.
+
+    Args:
+        path: the file.
+        names: names in the archive by what they are called here; arrays that are missing, are laid out by columns, or
+            have rows of more than 1 KiB are left out.
+        count: number of rows.
+
+    Raises:
+        InputError: if there is no such file, or an array is not what the archive announces.
+        OSError, ValueError, zipfile.BadZipFile, zlib.error: if it cannot be read.
+    """
+    found = {}
+    with zipfile.ZipFile(existing(path)) as archive:
+        for ours, theirs in names.items():
+            if f"{theirs}.npy" not in archive.namelist():
+                continue
+            info = archive.getinfo(f"{theirs}.npy")
+            head = _announced(archive, info, path)
+            width = math.prod(head.shape[1:]) * head.dtype.itemsize
+            if not head.shape or head.by_columns or width > WIDEST:
+                continue
+            rows = min(head.shape[0], count)
+            with archive.open(info) as file:
+                file.seek(head.start)
+                found[ours] = np.frombuffer(file.read(rows * width), head.dtype).reshape(rows, *head.shape[1:])
+    return found
 
 
 def _read(file: Path, path: str, choose: Choose) -> dict[str, np.ndarray]:
@@ -118,6 +161,10 @@ class Announced(NamedTuple):
     shape: tuple[int, ...]
     size: int
     """in bytes"""
+    dtype: np.dtype
+    by_columns: bool
+    start: int
+    """bytes before the first number"""
 
 
 def _announced(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> Announced:
@@ -133,7 +180,7 @@ def _announced(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> An
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, by_columns, dtype = read(file)
         start = file.tell()
     if dtype.hasobject:
         raise InputError(f"{path}: array {name!r} holds Python objects; save it as an array of numbers")
@@ -143,4 +190,4 @@ def _announced(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> An
             f"{path}: array {name!r} announces {size:,} bytes, but the archive holds {info.file_size - start:,} for it"
         )
     plausibly_packed(info.compress_size, size, path, f"array {name!r}")
-    return Announced(shape, size)
+    return Announced(shape, size, dtype, by_columns, start)

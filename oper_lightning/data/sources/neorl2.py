@@ -1,0 +1,37 @@
+"""Which of NeoRL-2's tasks recorded steps are of: its files do not say so, their steps do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+ROWS = 1000  # steps by which a task is told
+WIDTHS = {"oper/DMSD-v0": (6, 2), "oper/SafetyHalfCheetah-v0": (18, 6)}
+"""of observations and actions, by environment"""
+TOLERATED = 1e-3  # difference in a state or reward; steps of other tasks miss by far more
+
+
+def task_of(rows: Mapping[str, np.ndarray]) -> str | None:
+    """The environment by whose rules all of these steps went; None if there is none.
+
+    Args:
+        rows: D4RL's columns by name: observations and next_observations ``[R, D]``, actions ``[R, A]``, rewards
+            ``[R]``.
+    """
+    names = ("observations", "actions", "rewards", "next_observations")
+    if not all(name in rows for name in names):
+        return None
+    before, action, reward, after = (np.asarray(rows[name], dtype=np.float64) for name in names)
+    widths = before.shape[1:] + action.shape[1:]
+    task = next((task for task, known in WIDTHS.items() if widths == known and after.shape == before.shape), None)
+    if task is None or np.array_equal(before, after):
+        return None
+    from oper_lightning.envs.neorl2 import closeness, moved, progress
+
+    if task == "oper/DMSD-v0":
+        following, expected = moved(before[:, :4], action), closeness(after[:, :2], after[:, 4:])
+    else:  # of the robot's motion, what is paid for is enough
+        following, expected = after[:, :4], progress(before[:, 0], action, after[:, 0])
+    missed = max(np.abs(following - after[:, :4]).max(), np.abs(expected - reward.reshape(-1)).max())
+    return task if missed < TOLERATED else None
