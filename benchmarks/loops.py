@@ -60,15 +60,16 @@ def follow(slow: nn.Module, fast: nn.Module) -> None:
 
 def plain_td3_bc(columns: Columns, updates: int) -> float:
     """What one writes down first: two critics, default Adam, polyak by parameter, one batch per step."""
-    actor = perceptron(OBSERVATIONS, ACTIONS)
-    critics = [perceptron(OBSERVATIONS + ACTIONS, 1) for _ in range(2)]
+    device = columns.reward.device
+    actor = perceptron(OBSERVATIONS, ACTIONS).to(device)
+    critics = [perceptron(OBSERVATIONS + ACTIONS, 1).to(device) for _ in range(2)]
     target_actor, target_critics = copy.deepcopy(actor), copy.deepcopy(critics)
     actor_optimiser = torch.optim.Adam(actor.parameters(), lr=3e-4)
     critic_optimiser = torch.optim.Adam([p for critic in critics for p in critic.parameters()], lr=3e-4)
     rows = len(columns.reward)
 
     def update(step: int) -> None:
-        observation, action, following, reward, discount = columns.gather(torch.randint(rows, (BATCH,)))
+        observation, action, following, reward, discount = columns.gather(torch.randint(rows, (BATCH,), device=device))
         with torch.no_grad():
             noise = (torch.randn_like(action) * 0.2).clamp(-0.5, 0.5)
             pair = torch.cat([following, (torch.tanh(target_actor(following)) + noise).clamp(-1, 1)], 1)
@@ -310,9 +311,17 @@ def timed(update: Callable[[int], None], updates: int, flush: bool = False) -> f
     torch.set_flush_denormal(flush)
     for step in range(updates // 10):
         update(step)
-    start = time.process_time()
+    start = now()
     for step in range(updates):
         update(step)
-    seconds = time.process_time() - start
+    seconds = now() - start
     torch.set_flush_denormal(False)
     return seconds
+
+
+def now() -> float:
+    """Seconds: by the clock once the GPU has caught up, if this process uses one; else of the processor."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()

@@ -97,18 +97,11 @@ class Clock(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self.start:
-            self.began = self.now(trainer)
+            self.began = time.process_time()  # of the only thread; other programs' time is not in it
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == trainer.max_steps:
-            self.seconds = self.now(trainer) - self.began
-
-    @staticmethod
-    def now(trainer: Trainer) -> float:
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()
-            return time.perf_counter()
-        return time.process_time()  # of the only thread; other programs' time is not in it
+            self.seconds = time.process_time() - self.began
 
 
 def fit(
@@ -261,34 +254,11 @@ def rows() -> Contenders:
     return {name: lambda data=data: updates / fit(TD3BC(), data, updates) for name, data in sizes.items()}
 
 
-def gpu() -> Contenders:
-    updates = 10_000
-    data = OfflineDataModule(Synthetic(1_000_000), batch_size=BATCH, rollouts=None)
-    ways: tuple[Compile, ...] = ("cudagraphs", "none", "default")
-    return {way: lambda way=way: updates / fit(TD3BC(compile=way), data, updates, "gpu") for way in ways}
-
-
-def gpu_seeds() -> Contenders:
-    updates = 10_000
-    data = OfflineDataModule(Synthetic(1_000_000), batch_size=BATCH, rollouts=None)
-
-    def one(count: int) -> float:
-        model = OperA(iterations=2, first_updates=WARM, seeds=count, compile="cudagraphs")
-        return updates / fit(model, data, updates, "gpu")
-
-    return {f"{count} seed{'s' * (count > 1)}": lambda count=count: one(count) for count in (1, 3)}
-
-
-PARTS = {
-    part.__name__: part
-    for part in (td3_bc, td3_bc_plain, iql_plain, cql_plain, bc, weights, seeds, rows, gpu, gpu_seeds)
-}
+PARTS = {part.__name__: part for part in (td3_bc, td3_bc_plain, iql_plain, cql_plain, bc, weights, seeds, rows)}
 
 
 def possible(part: str) -> bool:
     """Whether this machine has what a part measures."""
-    if part.startswith("gpu"):
-        return torch.cuda.is_available()
     if part == "bf16":
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
         return "avx512_bf16" in flags or "amx_bf16" in flags
@@ -303,14 +273,12 @@ def measure(part: str, rounds: int) -> None:
         for name, contender in order[turn % len(order) :] + order[: turn % len(order)]:
             rates[name].append(contender())
             print(f"{part}, turn {turn + 1} of {rounds}: {name} {rates[name][-1]:.1f}/s", flush=True)
-    record = {"machine": machine(part), "torch": torch.__version__, "threads": torch.get_num_threads(), "rates": rates}
+    record = {"machine": machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "rates": rates}
     RAW.mkdir(parents=True, exist_ok=True)
     (RAW / f"{part}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def machine(part: str = "") -> str:
-    if part.startswith("gpu"):
-        return torch.cuda.get_device_name()
+def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
 
