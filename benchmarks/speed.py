@@ -108,7 +108,6 @@ def fit(
     model: OfflineAlgorithm,
     data: OfflineDataModule,
     updates: int,
-    device: str = "cpu",
     warm: int = WARM,
     **options: Any,
 ) -> float:
@@ -119,7 +118,7 @@ def fit(
     trainer = Trainer(
         max_steps=updates + warm,
         default_root_dir=tempfile.mkdtemp(),
-        accelerator=device,
+        accelerator="cpu",
         devices=1,
         logger=False,
         enable_checkpointing=False,
