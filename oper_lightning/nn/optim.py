@@ -50,7 +50,7 @@ class Adam(torch.optim.Adam):
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
-                state["step"] = torch.zeros((), device=parameter.device)
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
             state["step"] = self.state[parameters[0]]["step"]
 
@@ -59,7 +59,8 @@ class Adam(torch.optim.Adam):
         """Moves all parameters down their gradients."""
         (group,) = self.param_groups
         parameters, rate, (slow, slower) = group["params"], group["lr"], group["betas"]
-        gradients = [parameter.grad for parameter in parameters]
+        # The kernel goes through memory without a look at strides.
+        gradients = [parameter.grad.contiguous() for parameter in parameters]
         states = [self.state[parameter] for parameter in parameters]
         means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
         count = states[0]["step"]

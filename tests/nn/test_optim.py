@@ -63,6 +63,15 @@ def test_states_are_exchanged_with_pytorch_in_both_directions() -> None:
     assert same(mine, theirs)
 
 
+def test_gradients_may_lie_in_memory_as_they_like() -> None:
+    mine, theirs = (adam([nn.Parameter(torch.ones(3, 5))], 3e-3) for _ in range(2))
+    gradient = torch.randn(5, 3).T
+    for optimiser, given in ((mine, gradient), (theirs, gradient.contiguous())):
+        optimiser.param_groups[0]["params"][0].grad = given
+        optimiser.step()
+    assert same(mine, theirs)
+
+
 def test_a_state_of_no_step_is_a_beginning() -> None:
     mine, theirs = adam(parameters(), 3e-3), torch.optim.Adam(parameters(), lr=3e-3, fused=True)
     mine.load_state_dict(theirs.state_dict())
