@@ -5,7 +5,7 @@
 
 BC, TD3+BC, IQL and CQL without a priority, with OPER-R and with OPER-A, three seeds each; a run's score is that of its
 last policy in the 100 episodes of `oper test`. Runs that are finished are not run again, stopped ones go on from
-its last checkpoint. Checkpoints lie in runs/neorl2-grid, raw results in benchmarks/raw/neorl2.
+their last checkpoint. Checkpoints lie in runs/neorl2-grid, raw results in benchmarks/raw/neorl2.
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ def runs() -> list[scores.Run]:
     return found
 
 
-def score(folder: object, name: str) -> float | None:
+def score(folder: str, name: str) -> float | None:
     """Mean score of a run's last evaluations."""
-    file = scores.RAW.parent / str(folder) / f"{name}.json"
+    file = scores.RAW.parent / folder / f"{name}.json"
     if not file.is_file():
         return None
     return statistics.mean(json.loads(file.read_text())["curves"]["eval/score"]["values"][-LAST:])
@@ -63,7 +63,10 @@ def table() -> str:
             for priority in PRIORITIES:
                 cells = [f"{dataset}-{algorithm}-{priority}-{seed}" for seed in range(SEEDS)]
                 low = [value for cell in cells if (value := score("precision", f"{cell}-bf16")) is not None]
-                both = [score("scores", cell) or score("precision", f"{cell}-32") for cell in cells]
+                both = [
+                    score("precision", f"{cell}-32") if (value := score("scores", cell)) is None else value
+                    for cell in cells
+                ]
                 full = [value for value in both if value is not None]
                 if not low or not full:
                     continue

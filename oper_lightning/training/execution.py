@@ -52,7 +52,7 @@ def executor(update: Update, how: Compile, device: torch.device) -> Callable[[Ba
 
 
 def keep_freed_memory() -> None:
-    """Tells the C library to keep freed blocks of up to 32 MB, if it is glibc.
+    """Tells the C library to keep freed blocks of up to 32 MB, 256 MB in all, if it is glibc.
 
     It would give them back to the system, which clears each page anew when the next update takes it: an eighth of an
     update of CQL, whose intermediate results have 16 MB.
@@ -61,7 +61,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return  # another C library
-    for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
+    for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 256 << 20)):
         mallopt(option, value)
 
 

@@ -70,6 +70,9 @@ def test_arrays_that_announce_more_than_they_hold(monkeypatch: pytest.MonkeyPatc
     lying("short.npz", actions=(9, 1))
     with pytest.raises(InputError, match=r"short\.npz: array 'actions' announces 36 bytes, but .* 72"):
         len(Npz("short.npz"))
+    lying("negative.npz", rewards=(-3, -3))
+    with pytest.raises(InputError, match=r"negative\.npz: array 'rewards' announces the shape \(-3, -3\); no extent"):
+        len(Npz("negative.npz"))
     np.savez_compressed("bomb.npz", **{**columns([5, 4]), "observations": np.zeros((1 << 20, 3))})
     monkeypatch.setattr("oper_lightning.files.free_memory", lambda: 1 << 20)
     with pytest.raises(InputError, match=r"bomb\.npz: its arrays would take .* are free"):

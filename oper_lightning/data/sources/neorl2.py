@@ -9,7 +9,8 @@ import numpy as np
 ROWS = 1000  # steps by which a task is told
 WIDTHS = {"oper/DMSD-v0": (6, 2), "oper/SafetyHalfCheetah-v0": (18, 6)}
 """of observations and actions, by environment"""
-TOLERATED = 1e-3  # difference in a state or reward; steps of other tasks miss by far more
+TOLERATED = 1e-3  # difference in a state or reward
+# A half-cheetah that never breaks the limit obeys the rules of both tasks; the published one never does.
 
 
 def task_of(rows: Mapping[str, np.ndarray]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ from oper_lightning.files import existing, fits_memory, place, plausibly_packed
 
 Choose = Callable[[list[str], Callable[[str], str]], dict[str, str]]
 UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError)
+LONGEST_HEADER = 1 << 16  # bytes; numpy refuses headers of more than 10,000 characters
 WIDEST = 1024  # bytes of a row that is looked at before all are read
 
 
@@ -178,10 +180,13 @@ def _announced(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> An
     if info.flag_bits & 1:
         raise InputError(f"{path}: array {name!r} is encrypted; unpack the archive and save its arrays anew")
     with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read(file)
-        start = file.tell()
+        head = io.BytesIO(file.read(LONGEST_HEADER))  # numpy reads a header whole, however long it says that it is
+    version = np.lib.format.read_magic(head)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(head)
+    start = head.tell()
+    if any(extent < 0 for extent in shape):
+        raise InputError(f"{path}: array {name!r} announces the shape {shape}; no extent may be negative")
     if dtype.hasobject:
         raise InputError(f"{path}: array {name!r} holds Python objects; save it as an array of numbers")
     size = math.prod(shape) * dtype.itemsize
