@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from speed import machine
 
 import oper_lightning
 from oper_lightning.files import whole
@@ -154,7 +154,7 @@ def execute(run: Run, data: str) -> None:
     record: dict[str, Any] = {
         "commands": ["oper " + " ".join(words).format(data="../shared/data") for words in commands],
         "cpu seconds": round(seconds, 1),
-        "machine": f"{processor()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
+        "machine": f"{machine()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
         "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
     }
     if run.policy:
@@ -169,15 +169,6 @@ def execute(run: Run, data: str) -> None:
     with whole(run.file) as file:
         file.write((json.dumps(record) + "\n").encode())
     print(f"{run.name}: {record.get('test', {}).get('score', 'done')}, {seconds:.0f} CPU s", flush=True)
-
-
-def processor() -> str:
-    """What the machine calls its processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def scores(task: str, algorithm: str, priority: str, times: int) -> list[float]:

@@ -35,9 +35,8 @@ def runs() -> list[scores.Run]:
                 for seed in range(SEEDS):
                     for algorithm in ALGORITHMS:
                         contender = scores.ALGORITHMS[algorithm]
-                        words = [f"--config=configs/{algorithm}.yaml", *scores.DATASETS[dataset], *contender.words]
-                        words += [*contender.on_replay, f"--trainer.max_steps={contender.updates}"]
-                        words += [f"--seed_everything={seed}", *scores.priority(priority, dataset, contender.iteration)]
+                        words = scores.fitted(dataset, algorithm, contender.updates, seed)
+                        words += scores.priority(priority, dataset, contender.iteration)
                         cell = f"{dataset}-{algorithm}-{priority}-{seed}"
                         if way == "bf16" or not (scores.RAW / f"{cell}.json").is_file():
                             found.append(scores.Run(f"{cell}-{way}", [*words, *more]))

@@ -173,6 +173,14 @@ def setting_of(name: str) -> tuple[str, str, str]:
     return (found[1], found[2], found[3]) if found else (name, "", "")
 
 
+def fitted(dataset: str, algorithm: str, updates: int, seed: int) -> list[str]:
+    """Arguments of an algorithm on a dataset, without a priority."""
+    contender = ALGORITHMS[algorithm]
+    differs = contender.on_reacher if dataset == "reacher" else contender.on_replay
+    words = [f"--config=configs/{algorithm}.yaml", *DATASETS[dataset], *contender.words, *differs]
+    return [*words, f"--trainer.max_steps={updates}", f"--seed_everything={seed}"]
+
+
 def policies(dataset: str) -> list[Run]:
     """Every algorithm under every priority, and what is beside that; a setting is tried with one seed."""
     runs = []
@@ -185,14 +193,12 @@ def policies(dataset: str) -> list[Run]:
             words = priority(base, dataset, contender.iteration) + ([f"--model.{setting}={value}"] if setting else [])
             variants.append((name, words, 1 if setting else contender.seeds))
         updates = contender.reacher if dataset == "reacher" else contender.updates
-        common = [f"--config=configs/{algorithm}.yaml", *DATASETS[dataset], *contender.words]
-        common += contender.on_reacher if dataset == "reacher" else contender.on_replay
         for name, words, seeds in variants:
             lengths = [(name, seed, updates) for seed in range(3 if dataset == "reacher" else seeds)]
             if (dataset, algorithm, name) in LONGER:
                 lengths.append((f"{name}-longer", 0, 3 * updates))
             for called, seed, length in lengths:
-                given = [*common, f"--trainer.max_steps={length}", f"--seed_everything={seed}", *words]
+                given = [*fitted(dataset, algorithm, length, seed), *words]
                 place = (dataset != "reacher", seed, called not in PRIORITIES, order)
                 runs.append(Run(f"{dataset}-{algorithm}-{called}-{seed}", given, place))
     return runs
