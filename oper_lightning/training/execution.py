@@ -52,10 +52,11 @@ def executor(update: Update, how: Compile, device: torch.device) -> Callable[[Ba
 
 
 def keep_freed_memory() -> None:
-    """Tells the C library to keep freed blocks of up to 32 MB, 256 MB in all, if it is glibc.
+    """Tells the C library to keep freed blocks of up to 32 MB, if it is glibc.
 
     It would give them back to the system, which clears each page anew when the next update takes it: an eighth of an
-    update of CQL, whose intermediate results have 16 MB.
+    update of CQL, whose intermediate results have 16 MB. The process holds on to what its largest update took;
+    larger blocks, such as of data that were read, go back as before.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

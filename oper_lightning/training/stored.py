@@ -13,6 +13,7 @@ from torch import Tensor
 from oper_lightning import renamed
 from oper_lightning.errors import InputError, reading
 from oper_lightning.files import read_torch
+from oper_lightning.nn.optim import Adam
 from oper_lightning.spec import DataSpec
 
 if TYPE_CHECKING:
@@ -236,6 +237,8 @@ def _optimiser(optimiser: torch.optim.Optimizer, stored: Any) -> str | None:
                 return f"{key} of parameter {number} is not finite, or lies in memory as no moment does"
             if key in NEVER_NEGATIVE and value.min() < 0:
                 return f"{key} of parameter {number} is negative"
+    if isinstance(optimiser, Adam) and len(counts := {float(state["step"]) for state in stored["state"].values()}) > 1:
+        return f"parameters have made {min(counts):.0f} to {max(counts):.0f} steps; all make the same"
     return None
 
 

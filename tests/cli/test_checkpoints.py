@@ -70,6 +70,7 @@ TO_GO_ON: dict[str, tuple[Change, str]] = {
     "a moment that is not finite": (moments(lambda s: s["exp_avg"].fill_(torch.nan)), "not finite"),
     "steps of another shape": (moments(lambda s: s.update(step=torch.zeros(3))), "step of parameter 0"),
     "steps of less than nothing": (moments(lambda s: s["step"].fill_(-1)), "step of parameter 0 is negative"),
+    "steps of unequal number": (moments(lambda s: s["step"].add_(1)), "parameters have made 10 to 11 steps"),
     "squares below zero": (moments(lambda s: s["exp_avg_sq"].fill_(-1)), "exp_avg_sq of parameter 0 is negative"),
     "fewer parameters": (group(params=[0]), "a group of 1 parameters; 4 are needed"),
     "options that are text": (group(betas=("a", "b")), "options that are no numbers"),

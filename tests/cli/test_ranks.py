@@ -78,6 +78,7 @@ RUNS = {
         ],
     ),
     "compiled": ("TD3BC", ["--model.compile=default", *PRIORITISED]),
+    "bfloat16": ("TD3BC", ["--trainer.precision=bf16-mixed", *PRIORITISED]),
     "bonus": ("TD3BC", [RND, SEVEN]),
     "begun": ("TD3BC", [RND, SEVEN, "--start=HERE/begin/last.ckpt"]),
     "reverse_kl": ("OnestepRL", ["--model.operator=reverse_kl", "--model.phases=[1,1,1]", *PRIORITISED]),
@@ -142,10 +143,12 @@ def test_two_ranks_are_one_process_with_the_whole_batch(name: str, folder: Path)
         torch.load(run / "last.ckpt", weights_only=True) for run in (Path("alone"), folder / "ranks" / name)
     )
     assert alone["global_step"] == shared["global_step"] == 40
+    # Each rank rounds its own gradients: a few of forty steps of 3e-4 turn where a gradient is next to nothing.
+    near, relative = (1e-3, 1e-2) if name == "bfloat16" else (2e-6, 1e-3)
     for key, value in alone["state_dict"].items():
         if key.endswith("coefficients"):
             continue  # of powers of time, of which one can stand for another; the policy shows what they come to
-        torch.testing.assert_close(shared["state_dict"][key], value, rtol=1e-4, atol=2e-6, msg=key)
+        torch.testing.assert_close(shared["state_dict"][key], value, rtol=1e-4, atol=near, msg=key)
     if name in ("bonus", "begun"):
         here, there = (checkpoint["OfflineDataModule"]["bonus"] for checkpoint in (alone, shared))
         for key, value in here.items():
@@ -154,7 +157,7 @@ def test_two_ranks_are_one_process_with_the_whole_batch(name: str, folder: Path)
     logged, expected = numbers(folder / "ranks" / name), numbers(Path("alone"))
     assert logged.keys() == expected.keys()
     for tag in expected:
-        assert logged[tag] == pytest.approx(expected[tag], rel=1e-3, abs=1e-4), tag
+        assert logged[tag] == pytest.approx(expected[tag], rel=relative, abs=1e-4), tag
     if "eval/episodes" in logged:
         assert {*logged["eval/episodes"]} == {3 if name == "pictures" else 7}
 

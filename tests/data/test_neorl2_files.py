@@ -76,6 +76,17 @@ def test_other_steps_of_these_sizes_are_not(change: str) -> None:
     assert Npz("zeros.npz").origin().environment is None
 
 
+@pytest.mark.parametrize("kind", ["f4", "f8", "c16", "S1", "M8[s]"])
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e38])
+def test_numbers_that_are_none_belong_to_no_task(kind: str, value: float, recwarn: pytest.WarningsRecorder) -> None:
+    arrays = play("oper/DMSD-v0")
+    arrays["obs"][3] = value
+    arrays["obs"] = np.zeros((120, 6), kind) if kind[0] in "SM" else arrays["obs"].astype(kind)
+    np.savez("odd.npz", **arrays)
+    assert Npz("odd.npz").origin().environment is None
+    assert not recwarn.list
+
+
 def test_a_cheetah_without_a_limit_is_another_task() -> None:
     arrays = play("HalfCheetah-v5", exclude_current_positions_from_observation=False)
     assert arrays["reward"].max() > 3.3

@@ -23,16 +23,19 @@ def task_of(rows: Mapping[str, np.ndarray]) -> str | None:
     names = ("observations", "actions", "rewards", "next_observations")
     if not all(name in rows for name in names):
         return None
-    before, action, reward, after = (np.asarray(rows[name], dtype=np.float64) for name in names)
+    if not all(rows[name].dtype.kind in "fiu" for name in names):
+        return None
+    before, action, reward, after = (rows[name].astype(np.float64) for name in names)
     widths = before.shape[1:] + action.shape[1:]
     task = next((task for task, known in WIDTHS.items() if widths == known and after.shape == before.shape), None)
     if task is None or np.array_equal(before, after):
         return None
     from oper_lightning.envs.neorl2 import closeness, moved, progress
 
-    if task == "oper/DMSD-v0":
-        following, expected = moved(before[:, :4], action), closeness(after[:, :2], after[:, 4:])
-    else:  # of the robot's motion, what is paid for is enough
-        following, expected = after[:, :4], progress(before[:, 0], action, after[:, 0])
-    missed = max(np.abs(following - after[:, :4]).max(), np.abs(expected - reward.reshape(-1)).max())
+    with np.errstate(all="ignore"):  # numbers that are too large, or none, belong to no task
+        if task == "oper/DMSD-v0":
+            following, expected = moved(before[:, :4], action), closeness(after[:, :2], after[:, 4:])
+        else:  # of the robot's motion, what is paid for is enough
+            following, expected = after[:, :4], progress(before[:, 0], action, after[:, 0])
+        missed = max(np.abs(following - after[:, :4]).max(), np.abs(expected - reward.reshape(-1)).max())
     return task if missed < TOLERATED else None

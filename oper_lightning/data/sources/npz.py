@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import math
 import zipfile
 import zlib
@@ -21,7 +22,16 @@ from oper_lightning.errors import InputError
 from oper_lightning.files import existing, fits_memory, place, plausibly_packed
 
 Choose = Callable[[list[str], Callable[[str], str]], dict[str, str]]
-UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError)
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    NotImplementedError,
+)
 LONGEST_HEADER = 1 << 16  # bytes; numpy refuses headers of more than 10,000 characters
 WIDEST = 1024  # bytes of a row that is looked at before all are read
 
