@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 import torch
+from intervals import interval
 
 import oper_lightning
 from oper_lightning.cli import main as oper
@@ -278,7 +278,6 @@ THRESHOLDS = {
     "BCQ": "Tianshou −1100",
     "CQL": "Tianshou −1200, RLlib −700",
 }
-STUDENT = 4.30  # quantile for 95 % of three
 
 
 def file_of(dataset: str, run: Run, seed: int) -> Path:
@@ -329,11 +328,7 @@ def by_priority() -> str:
     for dataset, runs in (("cartpole-replay", CARTPOLE_RUNS), ("pendulum-replay", PENDULUM_RUNS)):
         for run in runs:
             cells = [dataset, run.name, THRESHOLDS.get(run.name, "–")]
-            for one in (run, *prioritised(run)):
-                values = finals(dataset, one)
-                mean = f"{statistics.mean(values):.0f}" if values else "–"
-                spread = f" ± {STUDENT * statistics.stdev(values) / 3**0.5:.0f}" if len(values) == len(SEEDS) else ""
-                cells.append((mean + spread).replace("-", "−"))
+            cells += [interval(finals(dataset, one), digits=0) for one in (run, *prioritised(run))]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

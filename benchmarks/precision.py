@@ -16,6 +16,7 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 
 import scores
+from intervals import interval, width
 
 RAW = scores.ROOT / "benchmarks" / "raw" / "precision"
 SEEDS = 3
@@ -54,8 +55,8 @@ def score(folder: str, name: str) -> float | None:
 def table() -> str:
     """Scores by cell in both precisions: mean over seeds, and each seed."""
     lines = [
-        "| data | algorithm | priority | float32 | each seed | bfloat16 | each seed | difference |",
-        "|---|---|---|---:|---|---:|---|---:|",
+        "| data | algorithm | priority | float32 | each seed | bfloat16 | each seed | its mean is |",
+        "|---|---|---|---:|---|---:|---|---|",
     ]
     for dataset in DATASETS:
         for algorithm in ALGORITHMS:
@@ -71,8 +72,14 @@ def table() -> str:
                     continue
                 parts = [dataset, algorithm, priority]
                 for values in (full, low):
-                    parts += [f"{statistics.mean(values):.1f}", ", ".join(f"{value:.1f}" for value in values)]
-                parts.append(f"{statistics.mean(low) - statistics.mean(full):+.1f}")
+                    parts += [interval(values), ", ".join(f"{value:.1f}" for value in values)]
+                less = statistics.mean(low) - statistics.mean(full)
+                if min(len(full), len(low)) < SEEDS:
+                    parts.append("–")
+                elif abs(less) <= width(full):
+                    parts.append("within float32's interval")
+                else:
+                    parts.append(f"{'above' if less > 0 else 'below'} it")
                 lines.append(f"| {' | '.join(parts)} |")
     return "\n".join(lines)
 

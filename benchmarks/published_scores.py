@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from intervals import interval
 from speed import machine
 
 import oper_lightning
@@ -31,7 +31,6 @@ from oper_lightning.files import whole
 from oper_lightning.report.curves import read_curves
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDENT = 4.30  # quantile for 95 % of three
 EPISODES = 100  # of the test
 EVALUATIONS = 4  # during a run, of ten episodes
 PRIORITIES = {"uniform": "none", "oper_r": "OPER-R", "oper_a": "OPER-A"}
@@ -210,16 +209,6 @@ def execute(suite: Suite, data: str, run: Run) -> None:
     print(f"{run.name}: {record.get('test', {}).get('score', 'done')}, {seconds:.0f} CPU s", flush=True)
 
 
-def interval(values: list[float], seeds: int) -> str:
-    """Mean, and what Student's t makes of three seeds (95 %); of fewer their number."""
-    if not values:
-        return "–"
-    mean = statistics.mean(values)
-    if len(values) < seeds:
-        return f"{mean:.1f} ({len(values)} seed{'s' * (len(values) > 1)})"
-    return f"{mean:.1f} ± {STUDENT * statistics.stdev(values) / len(values) ** 0.5:.1f}"
-
-
 def table(suite: Suite, times: int) -> str:
     """A row for each task and algorithm: updates, published score, ours by priority, then single seeds."""
     heads = ["data", "recorded", "algorithm", "updates", "published", *PRIORITIES.values(), "seeds"]
@@ -233,7 +222,7 @@ def table(suite: Suite, times: int) -> str:
                 ours.append([json.loads(file.read_text())["test"]["score"] for file in there])
             cells = [task, f"{known.recorded:.2f}", contender.called, f"{times * contender.updates:,}"]
             cells.append(known.published.get(algorithm, "–"))
-            cells += [interval(values, len(suite.seeds)) for values in ours]
+            cells += [interval(values) for values in ours]
             cells.append("; ".join(" ".join(f"{value:.1f}" for value in values) or "–" for values in ours))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

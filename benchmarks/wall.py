@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from intervals import interval
 from safetensors.numpy import load_file
 
 import oper_lightning
@@ -195,15 +196,6 @@ def results(arm: str, phase: str, large: bool) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in files if file.is_file()]
 
 
-def interval(values: list[float]) -> str:
-    """Mean, and what Student's t makes of so few: 95 %."""
-    mean = float(np.mean(values))
-    if len(values) < 3:
-        return f"{mean:.1f}"
-    width = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57}[len(values)] * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return f"{mean:.1f} ± {width:.1f}"
-
-
 def table(large: bool = False) -> str:
     """A row for each arm: how its explorer ends, and how the policy trained on all its data does."""
     lines = [
@@ -225,10 +217,10 @@ def table(large: bool = False) -> str:
         returns = [test["mean return"] for test in tests]
         cells = [
             arm,
-            interval([entry["test"]["mean return"] for entry in explored]) if explored else "–",
+            interval([entry["test"]["mean return"] for entry in explored]),
             " ".join(late) or "–",
             "; ".join(ways) or "–",
-            interval(returns) if returns else "–",
+            interval(returns),
             " ".join(f"{value:.1f}" for value in returns),
             f"at least {min(test['reached'] for test in tests)} %" if tests else "–",
             f"{sum(test['under the wall'] > JUDGED // 2 for test in tests)} of {len(tests)}",
