@@ -3,9 +3,8 @@
     python benchmarks/precision.py --data ../shared/data          # runs what is missing
     python benchmarks/precision.py --table                        # only the table
 
-Settings, lengths and data are those of benchmarks/scores.py, whose results in float32 are taken as they are; where it
-has a cell with one seed, the others are run here in float32, compiled too. Raw results go to benchmarks/raw/precision;
-a run that was stopped goes on.
+Settings, lengths and data are those of benchmarks/scores.py, whose results in float32 are taken as they are. Raw
+results go to benchmarks/raw/precision; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -19,28 +18,24 @@ import scores
 from intervals import interval, width
 
 RAW = scores.ROOT / "benchmarks" / "raw" / "precision"
-SEEDS = 3
 ALGORITHMS = ("td3_bc", "iql", "cql", "bc")
 PRIORITIES = ("uniform", "oper_r")
 DATASETS = ("hopper-replay", "halfcheetah-replay")
-WAYS = {"bf16": ["--trainer.precision=bf16-mixed", "--model.compile=default"], "32": ["--model.compile=default"]}
 LAST = 3  # evaluations at the end of a run that make its score
 
 
 def runs() -> list[scores.Run]:
-    """What there is to run: every cell in bfloat16, seeds that the grid has not in float32 after it."""
+    """What there is to run."""
     found = []
-    for way, more in WAYS.items():
-        for priority in PRIORITIES:
-            for dataset in DATASETS:
-                for seed in range(SEEDS):
-                    for algorithm in ALGORITHMS:
-                        contender = scores.ALGORITHMS[algorithm]
-                        words = scores.fitted(dataset, algorithm, contender.updates, seed)
-                        words += scores.priority(priority, dataset, contender.iteration)
-                        cell = f"{dataset}-{algorithm}-{priority}-{seed}"
-                        if way == "bf16" or not (scores.RAW / f"{cell}.json").is_file():
-                            found.append(scores.Run(f"{cell}-{way}", [*words, *more]))
+    for priority in PRIORITIES:
+        for dataset in DATASETS:
+            for seed in range(scores.SEEDS):
+                for algorithm in ALGORITHMS:
+                    contender = scores.ALGORITHMS[algorithm]
+                    words = scores.fitted(dataset, algorithm, contender.updates, seed)
+                    words += scores.priority(priority, dataset, contender.iteration)
+                    name = f"{dataset}-{algorithm}-{priority}-{seed}-bf16"
+                    found.append(scores.Run(name, [*words, *scores.QUICK]))
     return found
 
 
@@ -61,20 +56,16 @@ def table() -> str:
     for dataset in DATASETS:
         for algorithm in ALGORITHMS:
             for priority in PRIORITIES:
-                cells = [f"{dataset}-{algorithm}-{priority}-{seed}" for seed in range(SEEDS)]
+                cells = [f"{dataset}-{algorithm}-{priority}-{seed}" for seed in range(scores.SEEDS)]
                 low = [value for cell in cells if (value := score("precision", f"{cell}-bf16")) is not None]
-                both = [
-                    score("precision", f"{cell}-32") if (value := score("scores", cell)) is None else value
-                    for cell in cells
-                ]
-                full = [value for value in both if value is not None]
+                full = [value for cell in cells if (value := score("scores", cell)) is not None]
                 if not low or not full:
                     continue
                 parts = [dataset, algorithm, priority]
                 for values in (full, low):
                     parts += [interval(values), ", ".join(f"{value:.1f}" for value in values)]
                 less = statistics.mean(low) - statistics.mean(full)
-                if min(len(full), len(low)) < SEEDS:
+                if min(len(full), len(low)) < scores.SEEDS:
                     parts.append("–")
                 elif abs(less) <= width(full):
                     parts.append("within float32's interval")

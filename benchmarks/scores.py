@@ -60,8 +60,6 @@ class Contender(NamedTuple):
     """updates on the embedded Reacher"""
     iteration: int
     """of OPER-A's weights, as published for the algorithm"""
-    seeds: int
-    """on the replay data; 3 on Reacher"""
     words: tuple[str, ...] = ()
     """what differs from the yaml, to fit the budget"""
     on_reacher: tuple[str, ...] = ()
@@ -76,13 +74,12 @@ SMALL_ONESTEP = ("--model.hidden_sizes=[256,256]", "--model.learning_rate=3e-4",
 # A critic looks about updates * tau / target_freq steps ahead, and the discount asks for several hundred: where so few
 # updates are to be enough, targets follow faster than published (0.005).
 ALGORITHMS = {
-    "bc": Contender(30_000, 3_000, 4, 3),
+    "bc": Contender(30_000, 3_000, 4),
     # Published shares are 5, 20 and 1: here the last three evaluations are of the policy.
     "onestep": Contender(
         50_000,
         5_000,
         4,
-        2,
         words=SMALL_ONESTEP,
         on_reacher=("--model.phases=[3,4,3]",),
         on_replay=("--model.phases=[1,6,3]", "--model.tau=0.02"),
@@ -93,20 +90,18 @@ ALGORITHMS = {
         50_000,
         3_000,
         4,
-        2,
         on_reacher=("--data.reward_scale=1.0",),
         on_replay=("--model.tau=0.02",),
         beside=("oper_a-temperature1",),  # as published
     ),
     # Its own constraint swept on uniform data; the default is 2.5.
     "td3_bc": Contender(
-        50_000, 3_000, 5, 3, beside=("oper_r-decoupled", "uniform-alpha1", "uniform-alpha5", "uniform-alpha10")
+        50_000, 3_000, 5, beside=("oper_r-decoupled", "uniform-alpha1", "uniform-alpha5", "uniform-alpha10")
     ),
     "cql": Contender(
         30_000,
         2_000,
         5,
-        2,
         words=("--model.sampled_actions=4",),
         on_replay=("--model.tau=0.02", "--data.updates_per_epoch=2500"),
     ),
@@ -134,6 +129,23 @@ LONGER = (
     ("reacher", "cql", "uniform"),
     ("reacher", "cql", "oper_a"),
 )
+
+
+SEEDS = 3  # of a cell; longer runs, and settings tried, have one
+QUICK = ["--trainer.precision=bf16-mixed", "--model.compile=default"]
+
+
+def way(dataset: str, algorithm: str, name: str, seed: int) -> list[str]:
+    """Arguments for how updates run: as they are written, in float32, unless a run came late.
+
+    Late came seeds 1 and 2 of IQL, CQL and OnestepRL, and of BC and TD3+BC with the best tenth and AW, and CQL's longer
+    runs: in bfloat16, compiled. Uniform and OPER-R, by which precision.py judges bfloat16, are in float32, compiled.
+    """
+    earlier = algorithm in ("bc", "td3_bc") and name not in ("top10", "aw")
+    late = algorithm == "cql" if name.endswith("-longer") else seed and not earlier
+    if dataset == "reacher" or not late:
+        return []
+    return QUICK[1:] if name in ("uniform", "oper_r") else QUICK
 
 
 def stage_one(dataset: str) -> Run:
@@ -191,14 +203,14 @@ def policies(dataset: str) -> list[Run]:
         for name in (*names, *(contender.beside if dataset != "reacher" else ())):
             base, setting, value = setting_of(name)
             words = priority(base, dataset, contender.iteration) + ([f"--model.{setting}={value}"] if setting else [])
-            variants.append((name, words, 1 if setting else contender.seeds))
+            variants.append((name, words, 1 if setting else SEEDS))
         updates = contender.reacher if dataset == "reacher" else contender.updates
         for name, words, seeds in variants:
-            lengths = [(name, seed, updates) for seed in range(3 if dataset == "reacher" else seeds)]
+            lengths = [(name, seed, updates) for seed in range(seeds)]
             if (dataset, algorithm, name) in LONGER:
                 lengths.append((f"{name}-longer", 0, 3 * updates))
             for called, seed, length in lengths:
-                given = [*fitted(dataset, algorithm, length, seed), *words]
+                given = [*fitted(dataset, algorithm, length, seed), *words, *way(dataset, algorithm, called, seed)]
                 place = (dataset != "reacher", seed, called not in PRIORITIES, order)
                 runs.append(Run(f"{dataset}-{algorithm}-{called}-{seed}", given, place))
     return runs
