@@ -368,10 +368,12 @@ def main() -> None:
                     for run in runs
                     if arguments.only in f"{dataset}-{run.name}" and not file_of(dataset, run, seed).is_file()
                 ]
-                # A fresh clone has the results of stage 1, but not the weights.
-                weights = Path(WEIGHTS.format(dataset=dataset) + f"-{seed}", "weights.safetensors")
-                if any(run.words[-1] == PRIORITIES["OPER-A"][-1] for run in missing) and not weights.is_file():
-                    missing = [next(run for run in runs if run.name == "OperA"), *missing]
+                if any(run.words[-1] == PRIORITIES["OPER-A"][-1] for run in missing):
+                    first = next(run for run in runs if run.name == "OperA")
+                    # A fresh clone has the results of stage 1, but not the weights; a stopped one has weights only.
+                    weights = Path(WEIGHTS.format(dataset=dataset) + f"-{seed}", "weights.safetensors")
+                    if not (weights.is_file() and file_of(dataset, first, seed).is_file()):
+                        missing = [first, *missing]
                 for run in dict.fromkeys(missing):
                     execute(dataset, run, seed, data)
     print(table(), by_priority(), sep="\n\n")

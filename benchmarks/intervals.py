@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-# By the number of seeds, Student's quantile for 95 %.
-QUANTILES = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57}
+# Student's quantile for 95 % by degrees of freedom, from one on
+QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 def interval(values: Sequence[float], digits: int = 1) -> str:
@@ -16,9 +16,14 @@ def interval(values: Sequence[float], digits: int = 1) -> str:
     mean = f"{statistics.mean(values):.{digits}f}".replace("-", "−")
     if len(values) < 3:
         return f"{mean} ({len(values)} seed{'s' * (len(values) > 1)})"
-    return f"{mean} ± {width(values):.{digits}f}"
+    return f"{mean} ± {QUANTILES[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
 
 
-def width(values: Sequence[float]) -> float:
-    """Half of the interval of three seeds or more."""
-    return QUANTILES[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+def difference(those: Sequence[float], these: Sequence[float]) -> str:
+    """Mean of the second less that of the first, of three values or more each, with Welch's 95 % interval."""
+    parts = [(statistics.variance(values) / len(values), len(values) - 1) for values in (those, these)]
+    variance = sum(part for part, _ in parts)
+    # Welch 1947; rounded down, which makes the interval wider.
+    freedom = int(variance**2 / sum(part**2 / less for part, less in parts)) if variance else 1
+    margin = QUANTILES[min(freedom, len(QUANTILES)) - 1] * variance**0.5
+    return f"{statistics.mean(these) - statistics.mean(those):+.1f} ± {margin:.1f}".replace("-", "−")

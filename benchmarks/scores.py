@@ -132,20 +132,22 @@ LONGER = (
 
 
 SEEDS = 3  # of a cell; longer runs, and settings tried, have one
-QUICK = ["--trainer.precision=bf16-mixed", "--model.compile=default"]
+COMPILED = "--model.compile=default"
+LOW = "--trainer.precision=bf16-mixed"
 
 
 def way(dataset: str, algorithm: str, name: str, seed: int) -> list[str]:
-    """Arguments for how updates run: as they are written, in float32, unless a run came late.
+    """Arguments for how updates run: without any they run as they are written, in float32.
 
-    Late came seeds 1 and 2 of IQL, CQL and OnestepRL, and of BC and TD3+BC with the best tenth and AW, and CQL's longer
-    runs: in bfloat16, compiled. Uniform and OPER-R, by which precision.py judges bfloat16, are in float32, compiled.
+    Compiled are seeds 1 and 2 of IQL, CQL and OnestepRL, and of BC and TD3+BC with the best tenth and AW; and CQL's
+    longer runs. Of these all are in bfloat16 but OnestepRL's, and those without a priority or with OPER-R, by which
+    precision.py compares bfloat16 with float32.
     """
-    earlier = algorithm in ("bc", "td3_bc") and name not in ("top10", "aw")
-    late = algorithm == "cql" if name.endswith("-longer") else seed and not earlier
-    if dataset == "reacher" or not late:
+    if name.endswith("-longer"):
+        return [LOW, COMPILED] if algorithm == "cql" and dataset != "reacher" else []
+    if dataset == "reacher" or not seed or (algorithm in ("bc", "td3_bc") and name not in ("top10", "aw")):
         return []
-    return QUICK[1:] if name in ("uniform", "oper_r") else QUICK
+    return [COMPILED] if algorithm == "onestep" or name in ("uniform", "oper_r") else [LOW, COMPILED]
 
 
 def stage_one(dataset: str) -> Run:

@@ -237,8 +237,10 @@ def _optimiser(optimiser: torch.optim.Optimizer, stored: Any) -> str | None:
                 return f"{key} of parameter {number} is not finite, or lies in memory as no moment does"
             if key in NEVER_NEGATIVE and value.min() < 0:
                 return f"{key} of parameter {number} is negative"
-    if isinstance(optimiser, Adam) and len(counts := {float(state["step"]) for state in stored["state"].values()}) > 1:
-        return f"parameters have made {min(counts):.0f} to {max(counts):.0f} steps; all make the same"
+    if isinstance(optimiser, Adam):
+        counts = {float(state["step"]) for state in stored["state"].values()}
+        if len(counts) > 1:
+            return f"parameters have made {min(counts):.0f} to {max(counts):.0f} steps; all must have made as many"
     return None
 
 

@@ -144,7 +144,7 @@ def test_two_ranks_are_one_process_with_the_whole_batch(name: str, folder: Path)
     )
     assert alone["global_step"] == shared["global_step"] == 40
     # Each rank rounds its own gradients: a few of forty steps of 3e-4 turn where a gradient is next to nothing.
-    near, relative = (1e-3, 1e-2) if name == "bfloat16" else (2e-6, 1e-3)
+    near, relative = (3e-3, 1e-2) if name == "bfloat16" else (2e-6, 1e-3)
     for key, value in alone["state_dict"].items():
         if key.endswith("coefficients"):
             continue  # of powers of time, of which one can stand for another; the policy shows what they come to

@@ -76,12 +76,15 @@ def test_other_steps_of_these_sizes_are_not(change: str) -> None:
     assert Npz("zeros.npz").origin().environment is None
 
 
+@pytest.mark.parametrize("name", ["obs", "action", "reward", "next_obs"])
 @pytest.mark.parametrize("kind", ["f4", "f8", "c16", "S1", "M8[s]"])
 @pytest.mark.parametrize("value", [np.inf, np.nan, 1e38])
-def test_numbers_that_are_none_belong_to_no_task(kind: str, value: float, recwarn: pytest.WarningsRecorder) -> None:
+def test_numbers_that_are_none_belong_to_no_task(
+    name: str, kind: str, value: float, recwarn: pytest.WarningsRecorder
+) -> None:
     arrays = play("oper/DMSD-v0")
-    arrays["obs"][3] = value
-    arrays["obs"] = np.zeros((120, 6), kind) if kind[0] in "SM" else arrays["obs"].astype(kind)
+    arrays[name][3] = value
+    arrays[name] = np.zeros(arrays[name].shape, kind) if kind[0] in "SM" else arrays[name].astype(kind)
     np.savez("odd.npz", **arrays)
     assert Npz("odd.npz").origin().environment is None
     assert not recwarn.list

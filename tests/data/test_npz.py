@@ -79,6 +79,31 @@ def test_arrays_that_announce_more_than_they_hold(monkeypatch: pytest.MonkeyPatc
         len(Npz("bomb.npz"))
 
 
+@pytest.mark.parametrize("text", ["{'descr': [1]}", "(", "'''", "-" * 5000 + "1", "  1\n 2", "{1: 2}"])
+def test_headers_that_cannot_be_read(text: str) -> None:
+    header = text.encode() + b"\n"
+    with zipfile.ZipFile("odd.npz", "w") as archive:
+        for name in NEORL2.values():
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(InputError, match=r"odd\.npz: array '.*' has a header that cannot be read"):
+        len(Npz("odd.npz"))
+    assert Npz("odd.npz").origin().environment is None
+
+
+def test_an_lzma_archive_that_is_damaged() -> None:
+    arrays = {NEORL2.get(name, name): column for name, column in columns([25] * 4).items()}
+    np.savez("whole.npz", **arrays)
+    with zipfile.ZipFile("whole.npz") as whole, zipfile.ZipFile("packed.npz", "w", zipfile.ZIP_LZMA) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    assert len(Npz("packed.npz")) == 100
+    content = bytearray(Path("packed.npz").read_bytes())
+    content[200:260] = bytes(60)
+    Path("packed.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"packed\.npz: not a whole \.npz archive"):
+        len(Npz("packed.npz"))
+
+
 def test_arrays_packed_as_no_recording_is_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed("bomb.npz", **{**columns([5, 4]), "observations": np.zeros((1 << 20, 3))})
     with pytest.raises(InputError, match="'actions' has 9 rows"):

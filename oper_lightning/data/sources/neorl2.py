@@ -37,5 +37,5 @@ def task_of(rows: Mapping[str, np.ndarray]) -> str | None:
             following, expected = moved(before[:, :4], action), closeness(after[:, :2], after[:, 4:])
         else:  # of the robot's motion, what is paid for is enough
             following, expected = after[:, :4], progress(before[:, 0], action, after[:, 0])
-        missed = max(np.abs(following - after[:, :4]).max(), np.abs(expected - reward.reshape(-1)).max())
-    return task if missed < TOLERATED else None
+        states, rewards = np.abs(following - after[:, :4]), np.abs(expected - reward.reshape(-1))
+    return task if states.max() < TOLERATED and rewards.max() < TOLERATED else None

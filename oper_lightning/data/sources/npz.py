@@ -27,7 +27,6 @@ UNREADABLE = (
     zlib.error,
     lzma.LZMAError,
     ValueError,
-    TypeError,
     OSError,
     EOFError,
     NotImplementedError,
@@ -130,7 +129,7 @@ def first_rows(path: str, names: Mapping[str, str], count: int) -> dict[str, np.
 
     Raises:
         InputError: if there is no such file, or an array is not what the archive announces.
-        OSError, ValueError, zipfile.BadZipFile, zlib.error: if it cannot be read.
+        One of UNREADABLE: if it cannot be read.
     """
     found = {}
     with zipfile.ZipFile(existing(path)) as archive:
@@ -193,7 +192,10 @@ def _announced(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: str) -> An
         head = io.BytesIO(file.read(LONGEST_HEADER))  # numpy reads a header whole, however long it says that it is
     version = np.lib.format.read_magic(head)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(head)
+    try:
+        shape, by_columns, dtype = read(head)
+    except Exception as error:  # numpy parses a header as Python's literals, which fails in many ways
+        raise InputError(f"{path}: array {name!r} has a header that cannot be read") from error
     start = head.tell()
     if any(extent < 0 for extent in shape):
         raise InputError(f"{path}: array {name!r} announces the shape {shape}; no extent may be negative")
