@@ -2,6 +2,7 @@
 
     python benchmarks/startup.py ../shared/data/hopper-replay.hdf5
     python benchmarks/startup.py ../shared/data/hopper-replay.hdf5 --package ../earlier --name before
+    python benchmarks/startup.py ../shared/data/hopper-replay.hdf5 --compiling     # what model.compile=default adds
 
 Every command runs once more than it is counted, so that modules are compiled (into a folder of their own) and files in
 the system's cache, and Reacher is recorded. Rounds are interleaved: each command once, then each of them again. Blocks
@@ -19,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from speed import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RAW = ROOT / "benchmarks" / "raw" / "startup.json"
@@ -55,9 +58,28 @@ def commands(file: str) -> dict[str, list[str]]:
     }
 
 
-def measured(words: list[str], package: Path, compiled: Path) -> dict[str, float]:
+def compiling(file: str) -> dict[str, dict[str, float]]:
+    """Processor seconds that a run of ten updates takes more with model.compile=default: at first, and once again."""
+    found = {}
+    for called, name in (("TD3+BC", "td3_bc"), ("IQL", "iql"), ("CQL", "cql")):
+        for precision in ("32-true", "bf16-mixed"):
+            words = f"-m oper_lightning fit --config {ROOT}/configs/{name}.yaml --data.source.path={file} {SHORT}"
+            words += f" --data.rollouts=null --trainer.precision={precision}"
+            with tempfile.TemporaryDirectory() as cache:
+
+                def end(more: str, words: str = words, cache: str = cache) -> float:
+                    compiler = {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/compiler"}
+                    return measured([*words.split(), more], ROOT, Path(cache), **compiler)["end"]
+
+                ways = ("none", "none", "default", "default")  # the first one compiles Python's modules
+                _, plain, first, again = (end(f"--model.compile={way}") for way in ways)
+            found[f"{called}, {precision}"] = {"at first": first - plain, "once again": again - plain}
+    return found
+
+
+def measured(words: list[str], package: Path, compiled: Path, **more: str) -> dict[str, float]:
     """Processor seconds of a process until its end, and until its first update if it makes any."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | more
     environment |= {"PYTHONPATH": str(package), "PYTHONPYCACHEPREFIX": str(compiled), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "clock.py").write_text(CLOCK)
@@ -82,7 +104,14 @@ def main() -> None:
     parser.add_argument("--package", default=str(ROOT), help="folder that holds the oper_lightning to measure")
     parser.add_argument("--name", default="now", help="what to call the figures")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compiling", action="store_true", help="measure only what compiling takes, one round")
     options = parser.parse_args()
+    if options.compiling:
+        found = compiling(str(Path(options.file).resolve()))
+        RAW.with_name("compiling.json").write_text(json.dumps({"machine": machine(), "seconds": found}, indent=1))
+        for name, seconds in found.items():
+            print(f"| {name} | {' | '.join(f'{value:.0f}' for value in seconds.values())} |")
+        return
     measures = commands(str(Path(options.file).resolve()))
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in measures}
     with tempfile.TemporaryDirectory() as compiled:
