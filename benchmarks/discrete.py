@@ -315,6 +315,11 @@ def execute(dataset: str, run: Run, seed: int, data: list[str]) -> None:
         file.write((json.dumps(record) + "\n").encode())
 
 
+def minus(value: float) -> str:
+    """As it is printed."""
+    return f"{value:.0f}".replace("-", "−")
+
+
 def finals(dataset: str, run: Run) -> list[float]:
     """Mean of the last three evaluations, of each seed that is there."""
     files = [file for seed in SEEDS if (file := file_of(dataset, run, seed)).is_file()]
@@ -339,11 +344,11 @@ def table() -> str:
     for dataset, runs in GRID.items():
         for run in runs:
             if values := finals(dataset, run):
-                bar = f"{run.bar[0]} {run.bar[1]:.0f}" if run.bar else "reported"
-                mean, each = sum(values) / len(values), " ".join(f"{value:.0f}" for value in values)
+                bar = f"{run.bar[0]} {minus(run.bar[1])}" if run.bar else "reported"
+                mean, each = minus(sum(values) / len(values)), " ".join(map(minus, values))
                 files = [file for seed in SEEDS if (file := file_of(dataset, run, seed)).is_file()]
                 longest = max(json.loads(file.read_text())["cpu seconds"] for file in files)
-                lines.append(f"| {dataset} | {run.name} | {bar} | {mean:.0f} | {each} | {longest:.0f} |")
+                lines.append(f"| {dataset} | {run.name} | {bar} | {mean} | {each} | {longest:.0f} |")
     return "\n".join(lines)
 
 
