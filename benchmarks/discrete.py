@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 import torch
-from intervals import interval
+from intervals import interval, number
 
 import oper_lightning
 from oper_lightning.cli import main as oper
@@ -315,16 +315,15 @@ def execute(dataset: str, run: Run, seed: int, data: list[str]) -> None:
         file.write((json.dumps(record) + "\n").encode())
 
 
-def minus(value: float) -> str:
-    """As it is printed."""
-    return f"{value:.0f}".replace("-", "−")
+def records(dataset: str, run: Run) -> list[dict[str, Any]]:
+    """The raw results of the seeds that are there."""
+    files = [file_of(dataset, run, seed) for seed in SEEDS]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
 
 
-def finals(dataset: str, run: Run) -> list[float]:
-    """Mean of the last three evaluations, of each seed that is there."""
-    files = [file for seed in SEEDS if (file := file_of(dataset, run, seed)).is_file()]
-    curves = [json.loads(file.read_text())["eval/return"] for file in files]
-    return [final(curve["values"]) for curve in curves if curve]
+def finals(found: list[dict[str, Any]]) -> list[float]:
+    """Mean of the last three evaluations of each."""
+    return [final(record["eval/return"]["values"]) for record in found if record["eval/return"]]
 
 
 def by_priority() -> str:
@@ -333,7 +332,7 @@ def by_priority() -> str:
     for dataset, runs in (("cartpole-replay", CARTPOLE_RUNS), ("pendulum-replay", PENDULUM_RUNS)):
         for run in runs:
             cells = [dataset, run.name, THRESHOLDS.get(run.name, "–")]
-            cells += [interval(finals(dataset, one), digits=0) for one in (run, *prioritised(run))]
+            cells += [interval(finals(records(dataset, one)), digits=0) for one in (run, *prioritised(run))]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -343,11 +342,11 @@ def table() -> str:
     lines = ["| data | run | bar | mean | seeds | longest, CPU s |", "|---|---|---|---:|---|---:|"]
     for dataset, runs in GRID.items():
         for run in runs:
-            if values := finals(dataset, run):
-                bar = f"{run.bar[0]} {minus(run.bar[1])}" if run.bar else "reported"
-                mean, each = minus(sum(values) / len(values)), " ".join(map(minus, values))
-                files = [file for seed in SEEDS if (file := file_of(dataset, run, seed)).is_file()]
-                longest = max(json.loads(file.read_text())["cpu seconds"] for file in files)
+            found = records(dataset, run)
+            if values := finals(found):
+                bar = f"{run.bar[0]} {number(run.bar[1])}" if run.bar else "reported"
+                mean, each = number(sum(values) / len(values)), " ".join(map(number, values))
+                longest = max(record["cpu seconds"] for record in found)
                 lines.append(f"| {dataset} | {run.name} | {bar} | {mean} | {each} | {longest:.0f} |")
     return "\n".join(lines)
 

@@ -9,11 +9,16 @@ from collections.abc import Sequence
 QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
+def number(value: float, digits: int = 0) -> str:
+    """As it is printed: with a minus instead of a hyphen."""
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
 def interval(values: Sequence[float], digits: int = 1) -> str:
     """Mean and 95 % interval, such as "63.8 ± 4.1"; of fewer than three seeds the mean and their number."""
     if not values:
         return "–"
-    mean = f"{statistics.mean(values):.{digits}f}".replace("-", "−")
+    mean = number(statistics.mean(values), digits)
     if len(values) < 3:
         return f"{mean} ({len(values)} seed{'s' * (len(values) > 1)})"
     return f"{mean} ± {QUANTILES[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from concurrent.futures import ThreadPoolExecutor
 
 import scores
 from intervals import difference, interval
 
+from oper_lightning.report.curves import final
+
 RAW = scores.ROOT / "benchmarks" / "raw" / "precision"
 ALGORITHMS = ("td3_bc", "iql", "cql", "bc")
 PRIORITIES = ("uniform", "oper_r")
 DATASETS = ("hopper-replay", "halfcheetah-replay")
-LAST = 3  # evaluations at the end of a run that make its score
 
 
 def runs() -> list[scores.Run]:
@@ -44,7 +44,7 @@ def score(folder: str, name: str) -> float | None:
     file = scores.RAW.parent / folder / f"{name}.json"
     if not file.is_file():
         return None
-    return statistics.mean(json.loads(file.read_text())["curves"]["eval/score"]["values"][-LAST:])
+    return final(json.loads(file.read_text())["curves"]["eval/score"]["values"])
 
 
 def table() -> str:

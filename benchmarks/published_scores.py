@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 
 import torch
 from intervals import interval
-from scores import COMPILED, LOW
+from scores import COMPILED, LOW, kept_curves
 from speed import machine
 
 import oper_lightning
 from oper_lightning.files import whole
-from oper_lightning.report.curves import read_curves
+from oper_lightning.training.stored import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 EPISODES = 100  # of the test
@@ -201,12 +201,7 @@ def execute(suite: Suite, data: str, run: Run) -> None:
     if run.policy:
         tested = json.loads((ROOT / folder / "test.json").read_text())
         record["test"] = {key: round(tested[key], 3) for key in ("return", "return_std", "score", "episodes")}
-        curves = read_curves(ROOT / folder)
-        record["curves"] = {
-            name: {"updates": curve.updates, "values": [float(f"{value:.6g}") for value in curve.values]}
-            for name, curve in curves.items()
-            if name.startswith("eval/")
-        }
+        record["curves"] = kept_curves(ROOT / folder, "eval/")
     with whole(suite.file(run.name)) as file:
         file.write((json.dumps(record) + "\n").encode())
     print(f"{run.name}: {record.get('test', {}).get('score', 'done')}, {seconds:.0f} CPU s", flush=True)
@@ -214,11 +209,8 @@ def execute(suite: Suite, data: str, run: Run) -> None:
 
 def finished(suite: Suite, run: Run) -> bool:
     """Whether stage 1 is at its end here."""
-    folder = ROOT / suite.folder / run.name
-    if not (folder / "last.ckpt").is_file():
-        return False
-    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
-    return f"--trainer.max_steps={checkpoint['global_step']}" in run.words
+    file = ROOT / suite.folder / run.name / "last.ckpt"
+    return file.is_file() and f"--trainer.max_steps={read_checkpoint(file)['global_step']}" in run.words
 
 
 def table(suite: Suite, times: int) -> str:

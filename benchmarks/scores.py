@@ -218,6 +218,15 @@ def policies(dataset: str) -> list[Run]:
     return runs
 
 
+def kept_curves(folder: Path, *beginnings: str) -> dict[str, dict[str, list[float]]]:
+    """What a run logged under names that begin so, to six digits."""
+    return {
+        name: {"updates": curve.updates, "values": [float(f"{value:.6g}") for value in curve.values]}
+        for name, curve in read_curves(folder).items()
+        if name.startswith(beginnings)
+    }
+
+
 def execute(run: Run, data: str, kept_in: Path = RAW) -> None:
     """Runs it and leaves the result as JSON in a folder."""
     words = ["fit", *run.words, f"--output=runs/scores/{run.name}", "--ckpt_path=last"]
@@ -230,18 +239,12 @@ def execute(run: Run, data: str, kept_in: Path = RAW) -> None:
     if code:
         print(f"{run.name}: failed, see {log.relative_to(ROOT)}", flush=True)
         return
-    curves = read_curves(WORK / run.name)
-    kept = {
-        name: {"updates": curve.updates, "values": [float(f"{value:.6g}") for value in curve.values]}
-        for name, curve in curves.items()
-        if name.startswith(("eval/", "weights/", "train/"))
-    }
     record = {
         "command": "oper " + " ".join(words),
         "seconds": round(time.monotonic() - began),
         "machine": f"{platform.machine()}, one thread, {torch.get_num_threads()} cores shared",
         "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
-        "curves": kept,
+        "curves": kept_curves(WORK / run.name, "eval/", "weights/", "train/"),
     }
     with whole(kept_in / f"{run.name}.json") as file:
         file.write((json.dumps(record) + "\n").encode())

@@ -66,19 +66,24 @@ def compiling(file: str) -> dict[str, dict[str, float]]:
             words = f"-m oper_lightning fit --config {ROOT}/configs/{name}.yaml --data.source.path={file} {SHORT}"
             words += f" --data.rollouts=null --trainer.precision={precision}"
             with tempfile.TemporaryDirectory() as cache:
-
-                def end(more: str, words: str = words, cache: str = cache) -> float:
-                    compiler = {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/compiler"}
-                    return measured([*words.split(), more], ROOT, Path(cache), **compiler)["end"]
-
-                ways = ("none", "none", "default", "default")  # the first one compiles Python's modules
-                _, plain, first, again = (end(f"--model.compile={way}") for way in ways)
+                kept = {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/compiler"}
+                _, plain, first, again = (  # in the first run Python compiles its modules
+                    measured([*words.split(), f"--model.compile={way}"], ROOT, Path(cache), **kept)["end"]
+                    for way in ("none", "none", "default", "default")
+                )
             found[f"{called}, {precision}"] = {"at first": first - plain, "once again": again - plain}
     return found
 
 
 def measured(words: list[str], package: Path, compiled: Path, **more: str) -> dict[str, float]:
-    """Processor seconds of a process until its end, and until its first update if it makes any."""
+    """Processor seconds of a process until its end, and until its first update if it makes any.
+
+    Args:
+        words: after the interpreter's.
+        package: folder of the package.
+        compiled: folder for compiled modules.
+        more: environment variables.
+    """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | more
     environment |= {"PYTHONPATH": str(package), "PYTHONPYCACHEPREFIX": str(compiled), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:

@@ -21,9 +21,7 @@ def task_of(rows: Mapping[str, np.ndarray]) -> str | None:
             ``[R]``.
     """
     names = ("observations", "actions", "rewards", "next_observations")
-    if not all(name in rows for name in names):
-        return None
-    if not all(rows[name].dtype.kind in "fiu" for name in names):
+    if not all(name in rows and rows[name].dtype.kind in "fiu" for name in names):
         return None
     before, action, reward, after = (rows[name].astype(np.float64) for name in names)
     widths = before.shape[1:] + action.shape[1:]
