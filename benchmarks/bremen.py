@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,10 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from kept import keep
 
-import oper_lightning
-from oper_lightning.files import whole
 from oper_lightning.report.curves import Curve, read_curves
 from oper_lightning.report.deployments import EARNED, PROMISED, draw
 from oper_lightning.report.runs import Group, Run
@@ -81,15 +78,11 @@ def execute(case: str, seed: int, data: str) -> None:
         "test": tested(folder, environment),
         "command": " ".join(["oper", *command]).replace(data, "../shared/data"),
         "cpu seconds": round(seconds, 1),
-        "machine": f"{platform.machine()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
-        "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
         "policies": {run.name: curves_of(run) for run in sorted(folder.glob("policy*"))},
         "models": judged(folder, "dynamics*"),
         "foresights": judged(folder, "foresight*"),
     }
-    RAW.mkdir(parents=True, exist_ok=True)
-    with whole(RAW / f"{case}-{seed}.json") as file:
-        file.write((json.dumps(record) + "\n").encode())
+    keep(RAW / f"{case}-{seed}.json", record)
 
 
 def picture() -> None:

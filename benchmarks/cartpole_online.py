@@ -13,19 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import sys
 import time
 from pathlib import Path
 
 import torch
+from kept import keep
 
-import oper_lightning
 from oper_lightning import QRDQN, Rollouts
 from oper_lightning.cli import main as oper
 from oper_lightning.envs.rollouts import World
-from oper_lightning.files import whole
 from oper_lightning.report.curves import read_curves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,13 +57,10 @@ def execute(seed: int) -> None:
         "cpu seconds": round(cpu, 1),
         "wall seconds": round(wall, 1),
         "load": round(os.getloadavg()[0], 1),
-        "machine": f"{platform.machine()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
-        "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
         "eval/return": {"updates": curve.updates, "values": [round(value, 1) for value in curve.values]},
         "best": {"mean": round(float(returns.mean()), 1), "lowest": float(returns.min())},
     }
-    with whole(RAW / f"{seed}.json") as file:
-        file.write((json.dumps(record) + "\n").encode())
+    keep(RAW / f"{seed}.json", record)
 
 
 def table() -> str:

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from speed import machine
+from kept import machine
 
 from oper_lightning import Minari
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -26,8 +25,8 @@ import gymnasium
 import numpy as np
 import torch
 from intervals import interval, number
+from kept import keep
 
-import oper_lightning
 from oper_lightning.cli import main as oper
 from oper_lightning.files import whole
 from oper_lightning.report.curves import final, read_curves
@@ -306,13 +305,10 @@ def execute(dataset: str, run: Run, seed: int, data: list[str]) -> None:
     record = {
         "command": "oper " + " ".join(words),
         "cpu seconds": round(time.process_time() - began, 1),
-        "machine": f"{platform.machine()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
-        "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
         "eval/return": curve and {"updates": curve.updates, "values": [round(value, 1) for value in curve.values]},
         "last": {name: round(curve.values[-1], 3) for name, curve in curves.items() if name.startswith("train/")},
     }
-    with whole(file_of(dataset, run, seed)) as file:
-        file.write((json.dumps(record) + "\n").encode())
+    keep(file_of(dataset, run, seed), record)
 
 
 def records(dataset: str, run: Run) -> list[dict[str, Any]]:

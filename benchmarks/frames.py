@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept import machine
 from lightning.pytorch import Callback, Trainer
 from memory import own_memory
-from speed import machine
 from tensordict import TensorDict
 from torch import Tensor, nn
 

@@ -43,9 +43,10 @@ from typing import Any
 
 import loops
 import torch
+from kept import machine
 from lightning.pytorch import Callback, Trainer, seed_everything
 from loops import Columns, now
-from speed import Noise, Synthetic, machine
+from speed import Noise, Synthetic
 from tensordict import TensorDict
 from torch import Tensor
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept import machine
 from lightning.pytorch import Callback, Trainer
-from speed import Synthetic, machine
+from speed import Synthetic
 
 from oper_lightning import OfflineDataModule, OperR
 from oper_lightning.algorithms.td3_bc import TD3BC

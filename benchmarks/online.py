@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -21,13 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from kept import keep
 
-import oper_lightning
 from oper_lightning.algorithms.rlpd import RLPD
 from oper_lightning.cli import main as oper
 from oper_lightning.data.online import OnlineDataModule
 from oper_lightning.envs.players import Players
-from oper_lightning.files import whole
 from oper_lightning.report.curves import final, read_curves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,16 +89,6 @@ def file_of(name: str, seed: int) -> Path:
     return RAW / f"{name.replace(' ', '-')}-{seed}.json"
 
 
-def keep(name: str, seed: int, record: dict[str, Any]) -> None:
-    """Writes a raw result, with where it was made."""
-    made = {
-        "machine": f"{platform.machine()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
-        "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
-    }
-    with whole(file_of(name, seed)) as file:
-        file.write((json.dumps({**record, **made}) + "\n").encode())
-
-
 def execute(run: Run, seed: int, data: str) -> None:
     """Trains and evaluates, from the last checkpoint if there is one; leaves the result as JSON."""
     folder = WORK / f"{run.name.replace(' ', '-')}-{seed}"
@@ -127,7 +115,7 @@ def execute(run: Run, seed: int, data: str) -> None:
         },
         "last": {name: round(curve.values[-1], 3) for name, curve in curves.items() if name.startswith("train/")},
     }
-    keep(run.name, seed, record)
+    keep(file_of(run.name, seed), record)
 
 
 # What interaction costs ------------------------------------------------------------------------------------------
@@ -186,7 +174,8 @@ def share(seed: int) -> None:
         "drawing": draw - gather,
     }
     each = {name: round(1000 * value / (UPDATES - 10), 3) for name, value in seconds.items()}
-    keep("share", seed, {"command": "oper fit " + " ".join(words), "cpu milliseconds per update": each})
+    record = {"command": "oper fit " + " ".join(words), "cpu milliseconds per update": each}
+    keep(file_of("share", seed), record)
 
 
 # The table -------------------------------------------------------------------------------------------------------

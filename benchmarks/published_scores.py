@@ -22,13 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from intervals import interval
+from kept import keep
 from scores import COMPILED, LOW, kept_curves
-from speed import machine
 
-import oper_lightning
-from oper_lightning.files import whole
 from oper_lightning.training.stored import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,15 +192,12 @@ def execute(suite: Suite, data: str, run: Run) -> None:
     record: dict[str, Any] = {
         "commands": ["oper " + " ".join(words).format(data="../shared/data") for words in commands],
         "cpu seconds": round(seconds, 1),
-        "machine": f"{machine()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
-        "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
     }
     if run.policy:
         tested = json.loads((ROOT / folder / "test.json").read_text())
         record["test"] = {key: round(tested[key], 3) for key in ("return", "return_std", "score", "episodes")}
         record["curves"] = kept_curves(ROOT / folder, "eval/")
-    with whole(suite.file(run.name)) as file:
-        file.write((json.dumps(record) + "\n").encode())
+    keep(suite.file(run.name), record)
     print(f"{run.name}: {record.get('test', {}).get('score', 'done')}, {seconds:.0f} CPU s", flush=True)
 
 

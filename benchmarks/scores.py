@@ -10,9 +10,7 @@ tables and pictures of what is there.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -21,10 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+from kept import keep
 
-import oper_lightning
-from oper_lightning.files import whole
 from oper_lightning.report.curves import read_curves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,12 +238,9 @@ def execute(run: Run, data: str, kept_in: Path = RAW) -> None:
     record = {
         "command": "oper " + " ".join(words),
         "seconds": round(time.monotonic() - began),
-        "machine": f"{platform.machine()}, one thread, {torch.get_num_threads()} cores shared",
-        "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
         "curves": kept_curves(WORK / run.name, "eval/", "weights/", "train/"),
     }
-    with whole(kept_in / f"{run.name}.json") as file:
-        file.write((json.dumps(record) + "\n").encode())
+    keep(kept_in / f"{run.name}.json", record)
     print(f"{run.name}: done in {record['seconds']} s", flush=True)
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import loops
 import torch
+from kept import machine
 from lightning.pytorch import Callback, Trainer
 from loops import ACTIONS, BATCH, BLOCK, HIDDEN, OBSERVATIONS, Columns, timed
 from tensordict import TensorDict
@@ -275,11 +276,6 @@ def measure(part: str, rounds: int) -> None:
     record = {"machine": machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "rates": rates}
     RAW.mkdir(parents=True, exist_ok=True)
     (RAW / f"{part}.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
 
 
 def table() -> str:

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from speed import machine
+from kept import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RAW = ROOT / "benchmarks" / "raw" / "startup.json"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -23,14 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from intervals import interval
+from kept import keep
 from safetensors.numpy import load_file
 
-import oper_lightning
 from oper_lightning import IQL, RLPD
 from oper_lightning.data.sources.point_mass_wall import PointMassWall
 from oper_lightning.envs.point_mass_wall import GOAL, HIGH, LOW, START, WALL
 from oper_lightning.envs.rollouts import World
-from oper_lightning.files import whole
 from oper_lightning.report.curves import read_curves
 from oper_lightning.report.looks import COLOURS, canvas
 
@@ -180,15 +178,12 @@ def run(arm: str, seed: int, phase: str, large: bool, varied: str | None = None)
     record = {
         "command": "oper fit " + " ".join(words),
         "cpu seconds": round(seconds, 1),
-        "machine": f"{platform.machine()}, one thread of {len(os.sched_getaffinity(0))} shared cores",
-        "versions": {"oper-lightning": oper_lightning.__version__, "torch": torch.__version__},
         "eval/return": {"updates": curve.updates, "values": [round(value, 2) for value in curve.values]},
         "test": judged(cls.load_from_checkpoint(folder / "last.ckpt", weights_only=True), environment),
     }
     if phase == "explore":
         record["gathered"] = gathered(folder)
-    with whole(file) as out:
-        out.write((json.dumps(record) + "\n").encode())
+    keep(file, record)
 
 
 def results(arm: str, phase: str, large: bool) -> list[dict[str, Any]]:
