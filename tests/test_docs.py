@@ -79,7 +79,7 @@ def stand_ins(folder: Path) -> None:
     for name in ("configs", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
     arrays = columns([25] * 20, 10, 2)
-    for name in ("hopper-replay.hdf5", "log.hdf5"):
+    for name in ("hopper-replay.hdf5", "log.hdf5", "val.hdf5", "other.hdf5"):
         write_hdf5(folder / name, arrays, env_id="Reacher-v5")
     write_hdf5(folder / "cartpole.hdf5", columns([25] * 20, 4, 2, discrete=True), env_id="CartPole-v1")
     grouped = {"observations": "steps/seen", "actions": "steps/done"}

@@ -204,7 +204,7 @@ class BREMEN(OfflineAlgorithm):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.held_out is not None:
+        if data.judged is not None:
             raise InputError(
                 "data.holdout: BREMEN fits nothing to rows, so that held-out ones say nothing: leave it out"
             )

@@ -130,12 +130,12 @@ class DynamicsEnsemble(Stage):
         new = self._goes_on_from is None
         super().on_fit_start()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.held_out is None:
+        if data.judged is None:
             raise InputError(
                 "DynamicsEnsemble keeps the weights that err least on held-out episodes: give their share, such as "
-                "--data.holdout=0.1"
+                "--data.holdout=0.1, or a file"
             )
-        trained = torch.nonzero(~data.held_out).squeeze(1)
+        trained = data.training_rows()
         self.rows = len(trained)
         if not new:
             return

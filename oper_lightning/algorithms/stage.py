@@ -330,7 +330,7 @@ class Stage(LightningModule, ABC):
         """Logs as holdout/… the losses on held-out rows, without learning from them.
 
         Args:
-            judged: this rank's held-out rows; see :class:`oper_lightning.data.loaders.HeldOut`.
+            judged: this rank's held-out rows; see :class:`oper_lightning.data.holdout.HeldOut`.
             batch_idx: not used.
             dataloader_idx: not used.
         """

@@ -34,7 +34,10 @@ def was_read(data: OfflineDataModule) -> str:
     episodes = int(data.transitions["next", "done"].sum())
     line = f"read {data.source}: {len(data.transitions):,} transitions in {episodes:,} episodes"
     line += f", {data.spec.actions:,} discrete actions" if data.spec.discrete else ""
-    line += f", {int(data.held_out.sum()):,} transitions of which are held out" if data.held_out is not None else ""
+    if data.judged is not None:
+        table, rows = data.judged
+        of = "which" if data.held_out is not None else str(table.source)
+        line += f", {len(rows):,} transitions of {of} are held out"
     if data.priority is None or data.weights is None:
         good = "" if data.upsample is None else f", but {data.upsample.rows:,} of every batch among good ones"
         return f"{line}; drawn uniformly{good}"
@@ -56,7 +59,7 @@ def will_do(trainer: Trainer, model: LightningModule, data: OfflineDataModule) -
     if trainer.checkpoint_callbacks:
         line += f"; a checkpoint every {blocks.count * getattr(blocks, 'updates', 1):,}"
     if data.world is None or data.rollouts is None or not trainer.enable_validation:
-        judged = "judged on what is held out" if data.held_out is not None else "nothing is scored"
+        judged = "judged on what is held out" if data.judged is not None else "nothing is scored"
         return f"{line}; without rollouts in an environment {judged}"
     line += f"; scored over {data.rollouts.episodes} episodes of {data.world.environment}"
     if data.spec.reference is None:

@@ -15,13 +15,12 @@ from oper_lightning.data.bonuses.bonus import Bonus, bring, paid
 from oper_lightning.data.buffer import replay_buffer
 from oper_lightning.data.draws import Stretches
 from oper_lightning.data.frames import moved
+from oper_lightning.data.holdout import HeldOut, HeldOutBatches, chosen
 from oper_lightning.data.loaded import LoadedData, Location
 from oper_lightning.data.loaders import (
     Batches,
     Blocks,
     Episodes,
-    HeldOut,
-    HeldOutBatches,
     InOrder,
     own_episodes,
     shared_out,
@@ -30,8 +29,7 @@ from oper_lightning.data.mixture import Mixture, Mode, Upsample, mean_one_among,
 from oper_lightning.data.rl import TensorDictReplayBuffer
 from oper_lightning.data.sources.joined import Joined
 from oper_lightning.data.sources.source import Source
-from oper_lightning.data.table import Table
-from oper_lightning.data.transitions import held_out
+from oper_lightning.data.table import Columns, Table
 from oper_lightning.envs.rollouts import Rollouts
 from oper_lightning.errors import InputError, nearest, note
 from oper_lightning.nn import ranks
@@ -68,8 +66,9 @@ class OfflineDataModule(LoadedData):
             of refusing the data.
         offline_share: the part of every batch that comes from the first of joined sources (null: all rows are alike).
         upsample: a part of every batch for what was good; none by default.
-        holdout: share of the episodes that are kept from training, evenly spread over the recording and the same in
-            every run; losses on them are logged as holdout/… after each epoch.
+        holdout: transitions whose losses are logged as holdout/… after each epoch, and which nothing learns from: a
+            share of the episodes, evenly spread over the recording and the same in every run; or another file (with
+            Minari: dataset) of the source's kind, such as a validation split.
         bonus: what novelty is worth: added to the rewards that critics see, and never stored.
         location: where transitions are kept: on the training device, in main memory, or memory-mapped on disk.
         memmap_folder: folder of memory-mapped transitions; by default memmap in the trainer's folder or, without a
@@ -93,7 +92,7 @@ class OfflineDataModule(LoadedData):
         clip_actions: bool = False,
         offline_share: float | None = None,
         upsample: Upsample | None = None,
-        holdout: float = 0.0,
+        holdout: float | str = 0.0,
         bonus: Bonus | None = None,
         location: Location = "device",
         memmap_folder: str | None = None,
@@ -117,6 +116,9 @@ class OfflineDataModule(LoadedData):
         """gradient updates whose transitions have been drawn"""
         self.held_out: Tensor | None = None
         """which transitions are kept from training, bool ``[N]``"""
+        self.judged: tuple[Table, Tensor] | None = None
+        """a table and the numbers of its rows, int64 ``[n]``, whose losses are logged and which nothing learns from"""
+        self._apart: Table | None = None  # the rows of a holdout that is a file of its own
         self._mixture: Mixture
         self._weights: Tensor | None = None
         self._weights_of = ""  # name of the priority that gave the weights, for messages
@@ -131,7 +133,7 @@ class OfflineDataModule(LoadedData):
                 raise InputError(f"data.{name} is {value}; a number that float32 holds is needed")
         if offline_share is not None and not 0 <= offline_share <= 1:
             raise InputError(f"data.offline_share is {offline_share}; a share from 0 to 1 is needed")
-        if not 0 <= holdout <= 1:
+        if not isinstance(holdout, str) and not 0 <= holdout <= 1:
             raise InputError(f"data.holdout is {holdout}; a share of the episodes from 0 to 1 is needed")
         if upsample is not None and upsample.rows > batch_size:
             raise InputError(f"data.upsample.rows {upsample.rows} is more than data.batch_size {batch_size}")
@@ -150,6 +152,12 @@ class OfflineDataModule(LoadedData):
         return (self.prioritise,) if isinstance(self.prioritise, str) else tuple(self.prioritise)
 
     # Loading -----------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Downloads, makes or maps what is missing on disk; one process per machine."""
+        super().prepare_data()
+        if isinstance(self.holdout, str):
+            self._prepare(self.source.elsewhere(self.holdout), "holdout")
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and checks the data, weighs them and, under a trainer, makes the environment.
@@ -174,7 +182,11 @@ class OfflineDataModule(LoadedData):
             loaded = self._read()
         if fresh:
             self._weighed_by = None
-            self.held_out = self._chosen(loaded, stage)
+            share = 0.0 if isinstance(self.holdout, str) else self.holdout
+            self.held_out = chosen(loaded, share, stage in ("fit", None))
+            self._apart = None
+            if self.held_out is not None and self.offline_share is not None and isinstance(self.source, Joined):
+                raise InputError("data.offline_share and data.holdout do not go together: leave out one of them")
             self._hold(loaded, None, "")
         if weighs:
             self._weigh(loaded)
@@ -185,6 +197,7 @@ class OfflineDataModule(LoadedData):
         columns = getattr(self.trainer.lightning_module, "columns", None) if self.trainer is not None else None
         if columns is not None and (stage in ("fit", "predict") or self.held_out is not None):
             loaded.add(columns, scaled)
+        self.judged = None if stage == "predict" else self._to_judge(loaded, columns)
         if self.bonus is not None and fresh and (self.trainer is None or stage == "fit"):
             if loaded.frames is not None:
                 raise InputError(
@@ -199,20 +212,22 @@ class OfflineDataModule(LoadedData):
         self._hold(loaded, weights, type(self.priority).__name__)
         self._weighed_by = self.priority
 
-    def _chosen(self, loaded: Table, stage: str | None) -> Tensor | None:
-        """Which transitions are held out, bool ``[N]``; None if none are wanted."""
-        if not self.holdout:
+    def _to_judge(self, loaded: Table, columns: Columns | None) -> tuple[Table, Tensor] | None:
+        if self.held_out is not None:
+            return loaded, torch.nonzero(self.held_out).squeeze(1)
+        if not isinstance(self.holdout, str):
             return None
-        held = held_out(loaded.transitions["next", "done"], self.holdout, loaded.recorded)
-        count = f"{int(held.sum()):,} of {len(held):,} transitions"
-        if not held.any() or (held.all() and stage in ("fit", None)):
-            raise InputError(
-                f"{self.source}: data.holdout {self.holdout} takes {count}, as whole episodes are held out: "
-                f"take another share, or more episodes"
-            )
-        if self.offline_share is not None and isinstance(self.source, Joined):
-            raise InputError("data.offline_share and data.holdout do not go together: leave out one of them")
-        return held
+        source = self.source.elsewhere(self.holdout)
+        if self._apart is None or str(self._apart.source) != str(source):
+            self._apart = Table(source, self._kept(source, "holdout"))
+            self._apart.check_like(loaded)
+            actions = self._apart.transitions["action"]
+            low, high = self._spec.action_low.to(actions), self._spec.action_high.to(actions)
+            matching.check_actions(source, actions, low, high, self.clip_actions)
+        scaled = self._apart.arrange(loaded.factor, self.reward_shift)
+        if columns is not None:
+            self._apart.add(columns, scaled)
+        return self._apart, torch.arange(len(self._apart), device=self._apart.device)
 
     @property
     def weights(self) -> Tensor | None:
@@ -229,6 +244,13 @@ class OfflineDataModule(LoadedData):
         return f"OfflineDataModule({self._loaded.summary(self._spec)}; {weighed}; batches of {self.batch_size})"
 
     __str__ = __repr__
+
+    def training_rows(self) -> Tensor:
+        """Numbers of the transitions that are not held out, int64 ``[n]``."""
+        loaded = self._at_hand("rows")
+        if self.held_out is None:
+            return torch.arange(len(loaded), device=loaded.device)
+        return torch.nonzero(~self.held_out).squeeze(1)
 
     # Drawing -----------------------------------------------------------------------------------------------------
 
@@ -341,8 +363,8 @@ class OfflineDataModule(LoadedData):
         batches.
         """
         loaders: list[Any] = [*own_episodes(self.world, self.rollouts, test=False)]
-        if self.held_out is not None:
-            held = HeldOut(self._at_hand("rows"), torch.nonzero(self.held_out).squeeze(1), self.batch_size)
+        if self.judged is not None:
+            held = HeldOut(*self.judged, self.batch_size)
             loaders.append(held if self._takes_blocks() else HeldOutBatches(held))
         return loaders
 

@@ -58,18 +58,24 @@ class LoadedData(LightningDataModule, ABC):
 
     def prepare_data(self) -> None:
         """Downloads, makes or maps what is missing on disk; one process per machine."""
-        self.source.prepare()
+        self._prepare(self.source, "transitions", self._room())
+
+    def _prepare(self, source: Source, folder: str, room: int = 0) -> None:
+        source.prepare()
         if self.location == "memmap":
-            storage.map_new(self.source, self._map_folder(), self._look_at, self._room())
+            storage.map_new(source, self._map_folder(folder), self._look_at, room)
+
+    def _kept(self, source: Source, folder: str, room: int = 0) -> TensorStorage:
+        """All transitions of a source, in the place that :attr:`location` names."""
+        if self.trainer is None:
+            self._prepare(source, folder, room)
+        if self.location == "memmap":
+            return storage.load_mapped(self._map_folder(folder))
+        device = self._device() if self.location == "device" else torch.device("cpu")
+        return storage.fill(source, device, look_at=self._look_at, room=room)
 
     def _read(self) -> Table:
-        if self.trainer is None:
-            self.prepare_data()
-        if self.location == "memmap":
-            kept = storage.load_mapped(self._map_folder())
-        else:
-            device = self._device() if self.location == "device" else torch.device("cpu")
-            kept = storage.fill(self.source, device, look_at=self._look_at, room=self._room())
+        kept = self._kept(self.source, "transitions", self._room())
         # Not the source's length: a source that has been read may have to look into its files again to know it.
         loaded = Table(self.source, kept, len(kept) - self._room())
         if 0 < len(loaded) < self.batch_size and not self._room():
@@ -111,14 +117,14 @@ class LoadedData(LightningDataModule, ABC):
             self.world.close()
             self.world = None
 
-    def _map_folder(self) -> Path:
+    def _map_folder(self, name: str) -> Path:
         if self.memmap_folder is not None:
-            return place(self.memmap_folder) / "transitions"
+            return place(self.memmap_folder) / name
         if self.trainer is not None:
-            return Path(self.trainer.default_root_dir) / "memmap" / "transitions"
+            return Path(self.trainer.default_root_dir) / "memmap" / name
         if self._temporary is None:
             self._temporary = storage.temporary_folder(self)
-        return Path(self._temporary) / "transitions"
+        return Path(self._temporary) / name
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: all but the trainer, the environments and a temporary folder to tidy up."""

@@ -14,10 +14,13 @@ from oper_lightning.data.frames import held, observation_shape, storage_of
 from oper_lightning.data.rl import TensorStorage
 from oper_lightning.data.sources.source import Source
 from oper_lightning.data.transitions import fingerprint, seen_as, squeezed
+from oper_lightning.errors import InputError
 from oper_lightning.spec import DataSpec
 
 PART = 8192  # rows that are looked at together where order matters,
 PART_OF_IMAGES = 1024  # and rows of images
+Columns = Callable[[TensorDict], TensorDict]
+"""what an algorithm makes of transitions for itself"""
 
 
 class Table:
@@ -57,6 +60,21 @@ class Table:
         """Shape of one observation."""
         return observation_shape(self.transitions, self.frames)
 
+    def check_like(self, other: Table) -> None:
+        """Compares observations and actions with those of another.
+
+        Raises:
+            InputError: if shapes or kinds differ.
+        """
+        own, others = self.transitions["action"], other.transitions["action"]
+        for what, here, there in (
+            ("observations of shape", self.observation_shape, other.observation_shape),
+            ("actions of shape", tuple(own.shape[1:]), tuple(others.shape[1:])),
+            ("actions of type", own.dtype, others.dtype),
+        ):
+            if here != there:
+                raise InputError(f"{self.source}: {what} {here}, but {there} in {other.source}")
+
     def arrange(self, scale: matching.Scale, shift: float) -> TensorDict:
         """Makes ``entries``, TensorDict ``[M]``: what algorithms get, with rewards scaled and shifted.
 
@@ -83,7 +101,7 @@ class Table:
         rewards = scaled["next", "reward"][: len(self)]
         return (float(rewards.min()), float(rewards.max())) if len(self) else None
 
-    def add(self, columns: Callable[[TensorDict], TensorDict], scaled: TensorDict) -> None:
+    def add(self, columns: Columns, scaled: TensorDict) -> None:
         """Puts an algorithm's columns of the N recorded transitions into ``entries``; zeros for the rows behind.
 
         Args:

@@ -160,17 +160,6 @@ def last_row(ends: Tensor) -> Tensor:
     return torch.nonzero(ends).squeeze(1)[episode_of(ends)]
 
 
-def held_out(ends: Tensor, share: float, fingerprint: str) -> Tensor:
-    """Rows of the episodes that are kept from training, bool ``[N]``: every (1 / share)-th one.
-
-    They are spread evenly over the recording, because what was recorded early and late may differ. Which one is the
-    first depends on the fingerprint alone, so that it is the same in every run on the same data.
-    """
-    offset = int(hashlib.sha256(fingerprint.encode()).hexdigest()[:8], 16) / 16**8
-    passed = torch.floor(torch.arange(int(ends.sum()) + 1, dtype=torch.float64) * share + offset)
-    return (passed[1:] > passed[:-1]).to(ends.device)[episode_of(ends)]
-
-
 def episode_returns(rewards: Tensor, ends: Tensor) -> Tensor:
     """Undiscounted return of each transition's whole episode, float64 ``[N]``.
 

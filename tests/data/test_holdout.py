@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from oper_lightning import BC, IQL, TD3BC, InputError, OfflineDataModule, OperR
-from oper_lightning.data.loaders import HeldOut
+from oper_lightning import BC, D4RL, IQL, TD3BC, InputError, Minari, OfflineDataModule, OperR
+from oper_lightning.data.holdout import HeldOut, spread_evenly
 from oper_lightning.data.mixture import Upsample
 from oper_lightning.data.sources.joined import Joined
-from oper_lightning.data.transitions import held_out
 from oper_lightning.nn import ranks
 from oper_lightning.spec import ROLES
 
@@ -53,8 +53,8 @@ def rows(data: OfflineDataModule, kept: bool) -> set[float]:
 def test_whole_episodes_evenly_spread_the_same_for_the_same_data(lengths: list[int], share: float, name: str) -> None:
     ends = torch.zeros(sum(lengths), dtype=torch.bool)
     ends[torch.tensor(lengths).cumsum(0) - 1] = True
-    rows = held_out(ends, share, name)
-    assert torch.equal(rows, held_out(ends, share, name))
+    rows = spread_evenly(ends, share, name)
+    assert torch.equal(rows, spread_evenly(ends, share, name))
     episodes = [part.unique().tolist() for part in rows.split(lengths)]
     assert all(len(flags) == 1 for flags in episodes)
     taken = np.flatnonzero([flags[0] for flags in episodes])
@@ -226,7 +226,7 @@ def test_what_cannot_be_is_refused() -> None:
         module(holdout=1.5)
     with pytest.raises(InputError, match="whole episodes are held out"):
         module(holdout=1.0)
-    whole = held_out(torch.tensor([True]), 0.01, "a")
+    whole = spread_evenly(torch.tensor([True]), 0.01, "a")
     assert not whole.any()
     joined = Joined([Arrays(columns(LENGTHS)), Arrays(columns(LENGTHS))])
     with pytest.raises(InputError, match="do not go together"):
@@ -257,3 +257,100 @@ def test_columns_of_an_algorithm_are_there_where_nothing_is_trained(tmp_path: Pa
     trainer.fit(model, data())
     (numbers,) = Trainer(logger=False, enable_progress_bar=False).validate(model, data(), verbose=False)
     assert {name for name in trainer.callback_metrics if name.startswith("holdout/")} == set(numbers)
+
+
+# A file of its own ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with train.hdf5 and val.hdf5, of other rows."""
+    monkeypatch.chdir(tmp_path)
+    write_hdf5(tmp_path / "train.hdf5", columns(LENGTHS))
+    write_hdf5(tmp_path / "val.hdf5", columns([4, 9, 2], seed=1))
+    return tmp_path
+
+
+def of_files(**options: Any) -> OfflineDataModule:
+    known = {"batch_size": 16, "rollouts": None, "updates_per_epoch": 10, "seed": 0}
+    return OfflineDataModule(D4RL("train.hdf5"), **{**known, **options})
+
+
+@pytest.mark.parametrize("location", ["device", "memory", "memmap"])
+def test_losses_of_a_file_of_its_own_by_hand(files: Path, location: Any) -> None:
+    model, data = BC(hidden_sizes=(8,)), of_files(holdout="val.hdf5", location=location)
+    trainer = Trainer(max_steps=30, logger=False, enable_progress_bar=False, default_root_dir=files)
+    trainer.fit(model, data)
+    rows = columns([4, 9, 2], seed=1)
+    with torch.no_grad():
+        prediction = model.policy(model.observe(torch.from_numpy(rows["observations"])))
+    error = (prediction - torch.from_numpy(rows["actions"]) / model.action_scale).square().mean()
+    assert float(trainer.callback_metrics["holdout/policy_loss"]) == pytest.approx(float(error), rel=1e-5)
+
+
+def test_a_file_of_its_own_changes_nothing_else(files: Path) -> None:
+    found = []
+    for holdout in (0.0, "val.hdf5"):
+        torch.manual_seed(0)
+        model, data = IQL(hidden_sizes=(8,)), of_files(holdout=holdout, priority=OperR(), reward_scale="return_range")
+        model.seed = 0
+        options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "default_root_dir": files}
+        trainer = Trainer(max_steps=30, accelerator="cpu", **options)
+        trainer.fit(model, data)
+        found.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    assert torch.equal(*found)
+    assert data.judged is not None
+    table, numbers = data.judged
+    returns = columns(LENGTHS)["rewards"].astype(np.float64)
+    ends = np.cumsum(LENGTHS)
+    totals = [part.sum() for part in np.split(returns, ends[:-1])]
+    expected = columns([4, 9, 2], seed=1)["rewards"] * 1000 / (max(totals) - min(totals))
+    assert table.rows(numbers)["next", "reward"].numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_a_file_of_its_own_must_be(files: Path) -> None:
+    write_hdf5(files / "wide.hdf5", columns(LENGTHS, observation=5))
+    write_hdf5(files / "narrow.hdf5", columns(LENGTHS, action=1))
+    write_hdf5(files / "discrete.hdf5", columns(LENGTHS, action=2, discrete=True))
+    wild = columns(LENGTHS)
+    wild["actions"][7] = 3
+    write_hdf5(files / "wild.hdf5", wild)
+    for name, message in (
+        ("wide", r"wide.hdf5: observations of shape \(5,\), but \(3,\) in train.hdf5"),
+        ("narrow", r"narrow.hdf5: actions of shape \(1,\), but \(2,\) in train.hdf5"),
+        ("discrete", r"discrete.hdf5: actions of shape \(\), but \(2,\) in train.hdf5"),
+        ("wild", r"wild.hdf5: 1 of 57 actions lie outside the action space"),
+        ("absent", r"absent.hdf5: no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            of_files(holdout=f"{name}.hdf5").setup()
+    data = of_files(holdout="wild.hdf5", clip_actions=True)
+    data.setup()
+    assert data.judged is not None
+    assert float(data.judged[0].transitions["action"].max()) <= 1
+    with pytest.raises(InputError, match="is no file; give a share of the episodes instead"):
+        OfflineDataModule(Arrays(columns(LENGTHS)), batch_size=4, holdout="val.hdf5", rollouts=None).setup()
+
+
+def test_a_file_of_its_own_from_the_command_line(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data.source=D4RL", "--data.source.path=train.hdf5", "--data.holdout=val.hdf5", "--data.rollouts=null"]
+    small = ["--model.hidden_sizes=[8]", "--data.batch_size=8", "--data.updates_per_epoch=10"]
+    assert oper("fit", "--model=IQL", *data, *small, "--trainer.max_steps=20", "--output=run") == 0
+    assert "57 transitions in 10 episodes, 15 transitions of val.hdf5 are held out" in capsys.readouterr().err
+    found = []
+    for words in ([], ["--data.source.path=val.hdf5", "--data.holdout=1"]):
+        assert oper("validate", "--ckpt_path=run/last.ckpt", *words, f"--output=judged{len(words)}") == 0
+        numbers = json.loads((files / f"judged{len(words)}" / "validate.json").read_text())
+        found.append({name: value for name, value in numbers.items() if name.startswith("holdout/")})
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert len(found[0]) > 3
+
+
+def test_another_dataset_of_minari_and_a_model(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Minari("a", observation_keys=["x"], skip_broken=True).elsewhere("b")
+    assert (source.id, source.observation_keys, source.skip_broken) == ("b", ("x",), True)
+    monkeypatch.chdir(files)
+    words = ["--model=DynamicsEnsemble", "--model.members=2", "--model.hidden_sizes=[8]", "--data.rollouts=null"]
+    words += ["--data.source=D4RL", "--data.source.path=train.hdf5", "--data.holdout=val.hdf5", "--data.batch_size=8"]
+    words += ["--data.updates_per_epoch=10", "--trainer.max_steps=20", "--output=model"]
+    assert oper("fit", *words) == 0

@@ -61,6 +61,10 @@ class Minari(Source):
         self.skip_broken = skip_broken
         self.reference = given_reference(reference, first)
 
+    def elsewhere(self, path: str) -> Minari:
+        """The same of another dataset."""
+        return Minari(path, self.download, [*self.observation_keys], self.skip_broken, self.reference)
+
     def prepare(self) -> None:
         if self.download and not self._folder.is_dir():
             from minari.storage import hosting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from abc import ABC, abstractmethod
@@ -96,6 +97,18 @@ class Source(ABC):
     def prepare(self) -> None:
         """Downloads or makes what is missing on disk. Runs on one process per machine, before anything else."""
         return
+
+    def elsewhere(self, path: str) -> Source:
+        """The same, with another file in place of the one that it reads.
+
+        Raises:
+            InputError: if it does not read a file.
+        """
+        if getattr(self, "path", None) is None:
+            raise InputError(f"data.holdout is {path!r}, but {self} is no file; give a share of the episodes instead")
+        other = copy.copy(self)
+        other.path = path  # type: ignore[attr-defined]
+        return other
 
     @abstractmethod
     def origin(self) -> Origin:
