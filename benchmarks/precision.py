@@ -78,7 +78,6 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the table")
     arguments = parser.parse_args()
     if not arguments.table:
-        RAW.mkdir(parents=True, exist_ok=True)
         scores.WORK.mkdir(parents=True, exist_ok=True)
         missing = [run for run in runs() if arguments.only in run.name and not (RAW / f"{run.name}.json").is_file()]
         with ThreadPoolExecutor(arguments.jobs) as pool:

@@ -241,8 +241,7 @@ def main() -> None:
     arguments = parser.parse_args()
     suite = SUITES[arguments.suite]
     if not arguments.table:
-        for folder in (ROOT / suite.folder, suite.raw):
-            folder.mkdir(parents=True, exist_ok=True)
+        (ROOT / suite.folder).mkdir(parents=True, exist_ok=True)
         runs = policies(suite, arguments.times)
         second = [run for run in runs if arguments.only in run.name and not suite.file(run.name).is_file()]
         asked = " ".join(word for run in second for word in run.words)

@@ -56,7 +56,7 @@ class HeldOut:
     """A rank's share of the rows that are kept from training, and the loader whose only item they are.
 
     Args:
-        data: all transitions.
+        data: the table that holds them.
         rows: numbers of the held-out ones, int64 ``[n]``.
         batch_size: rows of a batch.
     """

@@ -346,10 +346,10 @@ def test_a_file_of_its_own_from_the_command_line(files: Path, capsys: pytest.Cap
     assert len(found[0]) > 3
 
 
-def test_another_dataset_of_minari_and_a_model(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("files")
+def test_another_dataset_of_minari_and_a_model() -> None:
     source = Minari("a", observation_keys=["x"], skip_broken=True).elsewhere("b")
     assert (source.id, source.observation_keys, source.skip_broken) == ("b", ("x",), True)
-    monkeypatch.chdir(files)
     words = ["--model=DynamicsEnsemble", "--model.members=2", "--model.hidden_sizes=[8]", "--data.rollouts=null"]
     words += ["--data.source=D4RL", "--data.source.path=train.hdf5", "--data.holdout=val.hdf5", "--data.batch_size=8"]
     words += ["--data.updates_per_epoch=10", "--trainer.max_steps=20", "--output=model"]
