@@ -24,11 +24,17 @@ def interval(values: Sequence[float], digits: int = 1) -> str:
     return f"{mean} ± {QUANTILES[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
 
 
-def difference(those: Sequence[float], these: Sequence[float]) -> str:
-    """Mean of the second less that of the first, of three values or more each, with Welch's 95 % interval."""
+def welch(those: Sequence[float], these: Sequence[float]) -> tuple[float, float]:
+    """Mean of the second less that of the first, and half its 95 % interval by Welch; of two values or more each."""
     parts = [(statistics.variance(values) / len(values), len(values) - 1) for values in (those, these)]
     variance = sum(part for part, _ in parts)
     # Welch 1947; rounded down, which makes the interval wider.
     freedom = int(variance**2 / sum(part**2 / less for part, less in parts)) if variance else 1
     margin = QUANTILES[min(freedom, len(QUANTILES)) - 1] * variance**0.5
-    return f"{statistics.mean(these) - statistics.mean(those):+.1f} ± {margin:.1f}".replace("-", "−")
+    return statistics.mean(these) - statistics.mean(those), margin
+
+
+def difference(those: Sequence[float], these: Sequence[float], digits: int = 1) -> str:
+    """The same, as it is printed."""
+    mean, margin = welch(those, these)
+    return f"{mean:+.{digits}f} ± {margin:.{digits}f}".replace("-", "−")
