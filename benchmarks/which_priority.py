@@ -2,8 +2,8 @@
 
     python benchmarks/which_priority.py
 
-Draws benchmarks/which_priority.png from the raw results, and prints the tables of docs/which-priority.md and of
-benchmarks/README.md.
+Draws benchmarks/which_priority.png from the raw results, and prints the tables of benchmarks/README.md and
+docs/which-priority.md.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import discrete
 import score_table
 import scores
 from intervals import difference, interval, welch
+from matplotlib.ticker import NullLocator
 from published_scores import DOOR, NEORL2, Suite, name_of
 
-from oper_lightning.report.looks import canvas, legend, look
+from oper_lightning.report.looks import canvas, legend, look, marker
 
 PRIORITIES = ("OPER-R", "OPER-A", "OPER-A, coupled", "top 10 %", "AW")
 SEEDS = 3
@@ -57,13 +58,14 @@ def of_suite(suite: Suite) -> Iterator[Row]:
 
 def of_classic() -> Iterator[Row]:
     for dataset, runs in (
+        ("cartpole-0.8", discrete.CARTPOLE_RUNS),
         ("cartpole-replay", discrete.CARTPOLE_RUNS),
         ("pendulum-replay", discrete.PENDULUM_RUNS),
     ):
         for run in runs:
             cells = [discrete.finals(discrete.records(dataset, one)) for one in (run, *discrete.prioritised(run))]
             named = dict(zip(("OPER-R", "OPER-A", "top 10 %"), cells[1:], strict=True))
-            yield Row(dataset, run.name, cells[0], named, unit="return")
+            yield Row(dataset, run.name.replace("TD3BC", "TD3+BC"), cells[0], named, unit="return")
 
 
 def rows() -> list[Row]:
@@ -76,57 +78,81 @@ def rows() -> list[Row]:
     return found
 
 
+def differ(those: list[float] | None, these: list[float] | None, digits: int) -> str:
+    """What the second has above the first, as it is printed."""
+    return difference(those, these, digits) if those and these else "–"
+
+
 def table(found: list[Row]) -> str:
-    """A row for each algorithm and dataset: without a priority, and what each adds."""
-    lines = [f"| data | algorithm | none | {' | '.join(PRIORITIES)} |", "|---|---|" + "---:|" * 6]
+    """A row for each algorithm and dataset: without a priority, what each adds, and OPER-A less OPER-R."""
+    heads = ["data", "algorithm", "none", *PRIORITIES, "OPER-A less OPER-R"]
+    lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * (len(heads) - 2)]
     for row in found:
         digits = int(row.unit == "score")
         cells = [row.data, row.algorithm, interval(row.without, digits)]
-        for name in PRIORITIES:
-            seeds = row.priorities.get(name)
-            cells.append(difference(row.without, seeds, digits) if seeds else "–")
+        cells += [differ(row.without, row.priorities.get(name), digits) for name in PRIORITIES]
+        cells.append(differ(row.priorities.get("OPER-R"), row.priorities.get("OPER-A"), digits))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def verdict(row: Row, name: str) -> int:
-    """1 where a priority is better by more than its interval, -1 where it is worse, else 0."""
-    mean, margin = welch(row.without, row.priorities[name])
+def decided(those: list[float], these: list[float]) -> int:
+    """1 where the second is better by more than the interval, -1 where it is worse, else 0."""
+    mean, margin = welch(those, these)
     return (mean > margin) - (mean < -margin)
 
 
 def counts(found: list[Row]) -> str:
-    """How often each priority is better, worse, or neither."""
-    lines = ["| priority | better | worse | undecided |", "|---|---:|---:|---:|"]
-    for name in PRIORITIES:
-        verdicts = [verdict(row, name) for row in found if name in row.priorities]
-        lines.append(f"| {name} | {verdicts.count(1)} | {verdicts.count(-1)} | {verdicts.count(0)} |")
+    """How often each priority is better, worse, or neither; on Reacher, and elsewhere."""
+    pairs = [("none", name) for name in PRIORITIES] + [("OPER-R", "OPER-A")]
+    lines = [
+        "| | better / worse / undecided: Reacher | all other data | datasets |",
+        "|---|---:|---:|---:|",
+    ]
+    for first, second in pairs:
+        cells, datasets = [], set()
+        for here in (True, False):
+            results = []
+            for row in found:
+                seeds = {"none": row.without, **row.priorities}
+                if (row.data == "Reacher") == here and first in seeds and second in seeds:
+                    results.append(decided(seeds[first], seeds[second]))
+                    datasets.add(row.data)
+            cells.append(" / ".join(str(results.count(result)) for result in (1, -1, 0)) if results else "–")
+        name = second if first == "none" else f"{second} rather than {first}"
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(datasets)} |")
     return "\n".join(lines)
 
 
 def draw(found: list[Row]) -> None:
     """A panel for each dataset, a group of points for each algorithm: what a priority adds, with its interval."""
     datasets = list(dict.fromkeys(row.data for row in found))
-    figure, panels = canvas(4, -(-len(datasets) // 4), 3.6, 3.4, foot=PRIORITIES)
+    figure, panels = canvas(3, -(-len(datasets) // 3), 4.8, 3.2, foot=PRIORITIES)
     for panel, dataset in zip(panels, datasets, strict=False):
         here = [row for row in found if row.data == dataset]
-        farthest = 0.0
+        farthest = 1000 if here[0].unit == "return" else 100
         for place, row in enumerate(here):
             for slot, (name, seeds) in enumerate(row.priorities.items()):
                 mean, margin = welch(row.without, seeds)
-                farthest = max(farthest, abs(mean))
                 height = place + 0.16 * (slot - (len(row.priorities) - 1) / 2)
-                colour = look(PRIORITIES.index(name))["color"]
-                panel.errorbar(mean, height, xerr=margin, color=colour, fmt="o", markersize=4, label=name)
+                number = PRIORITIES.index(name)
+                colour = look(number)["color"]
+                fill = colour if decided(row.without, seeds) else "white"
+                points = {"fmt": marker(number), "markersize": 5, "markerfacecolor": fill, "label": name}
+                panel.errorbar(mean, height, xerr=margin, color=colour, linewidth=1.2, **points)
             if place % 2:
                 panel.axhspan(place - 0.5, place + 0.5, color="black", alpha=0.04, linewidth=0)
         panel.axvline(0, color="black", linewidth=0.8)
-        panel.set_xlim(-1.25 * farthest, 1.25 * farthest)
+        panel.set_xscale("symlog", linthresh=farthest / 10, linscale=1.5)
+        panel.set_xlim(-1.3 * farthest, 1.3 * farthest)
+        panel.set_xticks([sign * farthest / part for sign in (-1, 1) for part in (1, 5, 20)] + [0])
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:+.0f}".replace("-", "−") if value else "0")
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.set_yticks(range(len(here)), [row.algorithm for row in here], fontsize="small")
         panel.set_ylim(len(here) - 0.5, -0.5)
         panel.grid(visible=False, axis="y")
         panel.set_title(dataset, fontsize="small")
-        panel.set_xlabel(f"{here[0].unit} gained over no priority", fontsize="x-small")
+        panel.set_xlabel(f"← worse   {here[0].unit}   better →", fontsize="x-small")
         panel.tick_params(axis="x", labelsize="x-small")
     for panel in panels[len(datasets) :]:
         panel.axis("off")
