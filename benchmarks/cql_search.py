@@ -31,8 +31,17 @@ SETTINGS = {
     "version 2": ["--model.importance_sampling=false"],
     "10 actions": ["--model.sampled_actions=10"],
     "observations as recorded": ["--model.normalise_observations=false"],
+    "weight 10, observations as recorded": [
+        "--model.cql_weight=10",
+        "--model.normalise_observations=false",
+        "--trainer.max_steps=40000",
+    ],
     "targets by 0.005": ["--model.tau=0.005", "--trainer.max_steps=40000"],
-    "40,000 updates of cloning": ["--model.bc_updates=40000", "--trainer.max_steps=60000"],
+    "cloning at first, observations as recorded": [
+        "--model.normalise_observations=false",
+        "--model.bc_updates=40000",
+        "--trainer.max_steps=60000",
+    ],
 }
 
 
