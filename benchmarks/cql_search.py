@@ -1,10 +1,10 @@
-"""A search like NeoRL-2's own, for CQL on DMSD: one setting differs at a time from published_scores.py.
+"""A search like NeoRL-2's own, for CQL on DMSD: what differs from the settings of published_scores.py.
 
     python benchmarks/cql_search.py --data ../shared/data --jobs 2
     python benchmarks/cql_search.py --table
 
-Seed 0, which is none of the published ones; evaluations of 100 episodes. Finished runs are not run again, stopped ones
-go on from their last checkpoint. Raw results: benchmarks/raw/neorl2/search.
+Seed 0, which is none of the published ones; evaluations of 100 episodes every 10,000 updates. Finished runs are not run
+again, stopped ones go on from their last checkpoint. Raw results: benchmarks/raw/neorl2/search.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CQL = NEORL2.algorithms["cql"]
 DMSD = NEORL2.tasks["DMSD"]
 RAW = NEORL2.raw / "search"
 FOLDER = "runs/published/search"
-SETTINGS = {
+SETTINGS: dict[str, list[str]] = {
     "as it is": [],
     "weight 10": ["--model.cql_weight=10"],
     "policy rate 1e-4": ["--model.policy_learning_rate=1e-4"],

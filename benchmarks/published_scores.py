@@ -207,18 +207,24 @@ def finished(suite: Suite, run: Run) -> bool:
     return file.is_file() and f"--trainer.max_steps={read_checkpoint(file)['global_step']}" in run.words
 
 
+def scores_of(suite: Suite, task: str, algorithm: str, times: int = 1) -> dict[str, list[float]]:
+    """Scores of the seeds that are there by priority, of runs of the present length."""
+    asked = f"--trainer.max_steps={times * suite.algorithms[algorithm].updates} "
+    found = {}
+    for priority, called in PRIORITIES.items():
+        files = [suite.file(name_of(task, algorithm, priority, seed, times)) for seed in suite.seeds]
+        records = [json.loads(file.read_text()) for file in files if file.is_file()]
+        found[called] = [record["test"]["score"] for record in records if asked in record["commands"][0]]
+    return found
+
+
 def table(suite: Suite, times: int) -> str:
     """A row for each task and algorithm: updates, published score, ours by priority, then single seeds."""
     heads = ["data", "recorded", "algorithm", "updates", "published", *PRIORITIES.values(), "seeds"]
     lines = [f"| {' | '.join(heads)} |", "|---|---:|---|---:|---:|---:|---:|---:|---|"]
     for task, known in suite.tasks.items():
         for algorithm, contender in suite.algorithms.items():
-            ours = []
-            for priority in PRIORITIES:
-                names = [name_of(task, algorithm, priority, seed, times) for seed in suite.seeds]
-                records = [json.loads(file.read_text()) for name in names if (file := suite.file(name)).is_file()]
-                updates = f"--trainer.max_steps={times * contender.updates} "
-                ours.append([record["test"]["score"] for record in records if updates in record["commands"][0]])
+            ours = [*scores_of(suite, task, algorithm, times).values()]
             cells = [task, f"{known.recorded:.2f}", contender.called, f"{times * contender.updates:,}"]
             cells.append(known.published.get(algorithm, "–"))
             cells += [interval(values) for values in ours]

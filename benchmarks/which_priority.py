@@ -8,7 +8,6 @@ docs/which-priority.md.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import score_table
 import scores
 from intervals import difference, interval, welch
 from matplotlib.ticker import NullLocator
-from published_scores import DOOR, NEORL2, Suite, name_of
+from published_scores import DOOR, NEORL2, Suite, scores_of
 
 from oper_lightning.report.looks import canvas, legend, look, marker
 
@@ -46,10 +45,7 @@ def of_grid() -> Iterator[Row]:
 def of_suite(suite: Suite) -> Iterator[Row]:
     for task in suite.tasks:
         for algorithm, contender in suite.algorithms.items():
-            named = {}
-            for priority, called in (("uniform", "none"), ("oper_r", "OPER-R"), ("oper_a", "OPER-A")):
-                files = [suite.file(name_of(task, algorithm, priority, seed, times=1)) for seed in suite.seeds]
-                named[called] = [json.loads(file.read_text())["test"]["score"] for file in files if file.is_file()]
+            named = scores_of(suite, task, algorithm)
             # The door's settings let all loss terms see the weights; a clone has one.
             if suite is DOOR and algorithm != "bc":
                 named["OPER-A, coupled"] = named.pop("OPER-A")
