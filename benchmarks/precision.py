@@ -9,9 +9,7 @@ results go to benchmarks/raw/precision; a run that was stopped goes on.
 
 from __future__ import annotations
 
-import argparse
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import scores
 from intervals import difference, interval
@@ -69,21 +67,5 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Runs what is missing, then prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data", help="folder of the .hdf5 files")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
-    parser.add_argument("--only", default="", help="run only runs whose name contains this")
-    parser.add_argument("--table", action="store_true", help="only print the table")
-    arguments = parser.parse_args()
-    if not arguments.table:
-        scores.WORK.mkdir(parents=True, exist_ok=True)
-        missing = [run for run in runs() if arguments.only in run.name and not (RAW / f"{run.name}.json").is_file()]
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(lambda run: scores.execute(run, arguments.data, RAW), missing))
-    print(table())
-
-
 if __name__ == "__main__":
-    main()
+    scores.grid(__doc__, runs(), RAW, table)

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -242,6 +243,22 @@ def execute(run: Run, data: str, kept_in: Path = RAW) -> None:
     }
     keep(kept_in / f"{run.name}.json", record)
     print(f"{run.name}: done in {record['seconds']} s", flush=True)
+
+
+def grid(about: str, runs: list[Run], kept_in: Path, table: Callable[[], str]) -> None:
+    """The command line of another grid: runs what is missing in a folder, then prints its table."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder of the data")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
+    parser.add_argument("--only", default="", help="run only runs whose name contains this")
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        WORK.mkdir(parents=True, exist_ok=True)
+        missing = [run for run in runs if arguments.only in run.name and not (kept_in / f"{run.name}.json").is_file()]
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            list(pool.map(lambda run: execute(run, arguments.data, kept_in), missing))
+    print(table())
 
 
 def main() -> None:

@@ -21,16 +21,16 @@ from published_scores import DOOR, NEORL2, Suite, scores_of
 from oper_lightning.report.looks import canvas, legend, look, marker
 
 PRIORITIES = ("OPER-R", "OPER-A", "OPER-A, coupled", "top 10 %", "AW")
-SEEDS = 3
+AGAINST = [*(("none", name) for name in PRIORITIES), ("OPER-R", "OPER-A")]
+ELSEWHERE = {"uniform": "none", "best tenth": "top 10 %", "TD3BC": "TD3+BC"}  # names in the other scripts
 
 
 class Row(NamedTuple):
-    """An algorithm on a dataset: its seeds without a priority, and with each."""
+    """An algorithm on a dataset: its seeds without a priority ("none"), and with each."""
 
     data: str
     algorithm: str
-    without: list[float]
-    priorities: dict[str, list[float]]
+    seeds: dict[str, list[float]]
     unit: str = "score"
 
 
@@ -39,7 +39,7 @@ def of_grid() -> Iterator[Row]:
         known = score_table.scores_of(dataset)
         for algorithm in scores.ALGORITHMS:
             named = {score_table.called(name): seeds for (whose, name), seeds in known.items() if whose == algorithm}
-            yield Row(score_table.called(dataset), score_table.called(algorithm), named.pop("uniform"), named)
+            yield Row(score_table.called(dataset), score_table.called(algorithm), named)
 
 
 def of_suite(suite: Suite) -> Iterator[Row]:
@@ -49,7 +49,7 @@ def of_suite(suite: Suite) -> Iterator[Row]:
             # The door's settings let all loss terms see the weights; a clone has one.
             if suite is DOOR and algorithm != "bc":
                 named["OPER-A, coupled"] = named.pop("OPER-A")
-            yield Row(task, contender.called, named.pop("none"), named)
+            yield Row(task, contender.called, named)
 
 
 def of_classic() -> Iterator[Row]:
@@ -59,24 +59,20 @@ def of_classic() -> Iterator[Row]:
         ("pendulum-replay", discrete.PENDULUM_RUNS),
     ):
         for run in runs:
-            cells = [discrete.finals(discrete.records(dataset, one)) for one in (run, *discrete.prioritised(run))]
-            named = dict(zip(("OPER-R", "OPER-A", "top 10 %"), cells[1:], strict=True))
-            yield Row(dataset, run.name.replace("TD3BC", "TD3+BC"), cells[0], named, unit="return")
+            ways = zip(("none", *discrete.PRIORITIES), (run, *discrete.prioritised(run)), strict=True)
+            named = {name: discrete.finals(discrete.records(dataset, one)) for name, one in ways}
+            yield Row(dataset, run.name, named, unit="return")
 
 
 def rows() -> list[Row]:
     """All of them; cells of fewer seeds are left out."""
     found = []
     for row in (*of_grid(), *of_suite(NEORL2), *of_suite(DOOR), *of_classic()):
-        whole = {name: row.priorities[name] for name in PRIORITIES if len(row.priorities.get(name, ())) == SEEDS}
-        if len(row.without) == SEEDS and whole:
-            found.append(row._replace(priorities=whole))
+        named = {ELSEWHERE.get(name, name): seeds for name, seeds in row.seeds.items()}
+        whole = {name: named[name] for name in ("none", *PRIORITIES) if len(named.get(name, ())) == scores.SEEDS}
+        if "none" in whole and len(whole) > 1:
+            found.append(row._replace(algorithm=ELSEWHERE.get(row.algorithm, row.algorithm), seeds=whole))
     return found
-
-
-def differ(those: list[float] | None, these: list[float] | None, digits: int) -> str:
-    """What the second has above the first, as it is printed."""
-    return difference(those, these, digits) if those and these else "–"
 
 
 def table(found: list[Row]) -> str:
@@ -85,38 +81,34 @@ def table(found: list[Row]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * (len(heads) - 2)]
     for row in found:
         digits = int(row.unit == "score")
-        cells = [row.data, row.algorithm, interval(row.without, digits)]
-        cells += [differ(row.without, row.priorities.get(name), digits) for name in PRIORITIES]
-        cells.append(differ(row.priorities.get("OPER-R"), row.priorities.get("OPER-A"), digits))
+        cells = [row.data, row.algorithm, interval(row.seeds["none"], digits)]
+        for first, second in AGAINST:
+            both = row.seeds.keys() >= {first, second}
+            cells.append(difference(row.seeds[first], row.seeds[second], digits) if both else "–")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def decided(those: list[float], these: list[float]) -> int:
+def decided(row: Row, first: str, second: str) -> int:
     """1 where the second is better by more than the interval, -1 where it is worse, else 0."""
-    mean, margin = welch(those, these)
+    mean, margin = welch(row.seeds[first], row.seeds[second])
     return (mean > margin) - (mean < -margin)
 
 
 def counts(found: list[Row]) -> str:
     """How often each priority is better, worse, or neither; on Reacher, and elsewhere."""
-    pairs = [("none", name) for name in PRIORITIES] + [("OPER-R", "OPER-A")]
     lines = [
         "| | better / worse / undecided: Reacher | all other data | datasets |",
         "|---|---:|---:|---:|",
     ]
-    for first, second in pairs:
-        cells, datasets = [], set()
-        for here in (True, False):
-            results = []
-            for row in found:
-                seeds = {"none": row.without, **row.priorities}
-                if (row.data == "Reacher") == here and first in seeds and second in seeds:
-                    results.append(decided(seeds[first], seeds[second]))
-                    datasets.add(row.data)
+    for first, second in AGAINST:
+        both = [row for row in found if row.seeds.keys() >= {first, second}]
+        cells = [second if first == "none" else f"{second} rather than {first}"]
+        for reacher in (True, False):
+            results = [decided(row, first, second) for row in both if (row.data == "Reacher") == reacher]
             cells.append(" / ".join(str(results.count(result)) for result in (1, -1, 0)) if results else "–")
-        name = second if first == "none" else f"{second} rather than {first}"
-        lines.append(f"| {name} | {' | '.join(cells)} | {len(datasets)} |")
+        cells.append(str(len({row.data for row in both})))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -128,12 +120,13 @@ def draw(found: list[Row]) -> None:
         here = [row for row in found if row.data == dataset]
         farthest = 1000 if here[0].unit == "return" else 100
         for place, row in enumerate(here):
-            for slot, (name, seeds) in enumerate(row.priorities.items()):
-                mean, margin = welch(row.without, seeds)
-                height = place + 0.16 * (slot - (len(row.priorities) - 1) / 2)
+            shown = [name for name in PRIORITIES if name in row.seeds]
+            for slot, name in enumerate(shown):
+                mean, margin = welch(row.seeds["none"], row.seeds[name])
+                height = place + 0.16 * (slot - (len(shown) - 1) / 2)
                 number = PRIORITIES.index(name)
                 colour = look(number)["color"]
-                fill = colour if decided(row.without, seeds) else "white"
+                fill = colour if decided(row, "none", name) else "white"
                 points = {"fmt": marker(number), "markersize": 5, "markerfacecolor": fill, "label": name}
                 panel.errorbar(mean, height, xerr=margin, color=colour, linewidth=1.2, **points)
             if place % 2:
