@@ -20,6 +20,7 @@ RAW = NEORL2.raw / "search"
 SETTINGS: dict[str, list[str]] = {
     "as it is": [],
     "weight 10": ["--model.cql_weight=10"],
+    "weight 1": ["--model.cql_weight=1"],
     "policy rate 1e-4": ["--model.policy_learning_rate=1e-4"],
     "threshold 5": ["--model.lagrange_gap=5"],
     "threshold 10": ["--model.lagrange_gap=10"],
