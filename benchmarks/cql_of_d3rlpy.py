@@ -22,13 +22,15 @@ from cql_search import RAW
 from kept import keep
 
 from oper_lightning.envs.neorl2 import register
+from oper_lightning.envs.scores import NEORL2, normalised
 
+TASK = "oper/DMSD-v0"
 EPISODES, UPDATES, EVERY = 100, 20_000, 10_000
 
 
 def returns(policy: Any) -> np.ndarray:
     """Returns ``[n]`` of episodes that are played side by side."""
-    worlds = [gymnasium.make("oper/DMSD-v0") for _ in range(EPISODES)]
+    worlds = [gymnasium.make(TASK) for _ in range(EPISODES)]
     seen = np.stack([world.reset(seed=seed)[0] for seed, world in enumerate(worlds)]).astype(np.float32)
     total = np.zeros(EPISODES)
     for _ in range(100):
@@ -67,10 +69,9 @@ def main() -> None:
         logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
         show_progress=False,
     )
-    low, high = 30.60, 849.51  # NeoRL-2's references
     for _, losses in fitter:
-        score = 100 * (returns(cql).mean() - low) / (high - low)
-        scores.append(round(float(score), 3))
+        score = normalised(float(returns(cql).mean()), NEORL2[TASK])
+        scores.append(round(score, 3))
         print(f"score {score:.1f} after {time.process_time() - began:.0f} CPU s; {losses}", flush=True)
     updates = list(range(EVERY, UPDATES + 1, EVERY))
     record = {"d3rlpy": d3rlpy.__version__, "cpu seconds": round(time.process_time() - began, 1)}

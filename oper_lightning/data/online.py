@@ -98,9 +98,8 @@ class OnlineDataModule(OfflineDataModule):
                 raise InputError(f"data.{name} is {getattr(self, name)}; a number above 0 is needed")
         if offline_share is not None and not 0 <= offline_share <= 1:
             raise InputError(f"data.offline_share is {offline_share}; a share from 0 to 1 is needed")
-        for name in ("offline_share", "priority", "upsample", "holdout"):
-            asked = self.holdout != 0 if name == "holdout" else getattr(self, name) is not None
-            if source is None and asked:
+        for name, none in {"offline_share": None, "priority": None, "upsample": None, "holdout": 0}.items():
+            if source is None and getattr(self, name) != none:
                 raise InputError(
                     f"data.{name} is for recorded transitions, and there is no data.source: leave it out, or name one"
                 )

@@ -215,9 +215,9 @@ def test_one_update_for_a_try(capsys: pytest.CaptureFixture[str]) -> None:
         (["--data.environment=Nothing-v0"], "; one of your own is named module:Env-v0"),
         (["--model.normalise_observations=true"], "and there is no data.source: set it to false"),
         (["--data.updates_per_block=3"], "updates_per_block"),
-        (["--data.offline_share=0.5"], "data.offline_share is for recorded transitions, and there is no data.source"),
-        (["--data.holdout=0.1"], "data.holdout is for recorded transitions, and there is no data.source"),
-        (["--data.holdout=other.npz"], "data.holdout is for recorded transitions, and there is no data.source"),
+        (["--data.offline_share=0.5"], "there is no data.source: leave it out, or name one"),
+        (["--data.holdout=0.1"], "there is no data.source: leave it out, or name one"),
+        (["--data.holdout=other.npz"], "data.holdout is for recorded transitions"),
     ],
 )
 def test_what_cannot_be_is_refused(words: list[str], line: str, refused: Callable[..., str]) -> None:
