@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -341,7 +342,7 @@ def table() -> str:
             found = records(dataset, run)
             if values := finals(found):
                 bar = f"{run.bar[0]} {number(run.bar[1])}" if run.bar else "reported"
-                mean, each = number(sum(values) / len(values)), " ".join(map(number, values))
+                mean, each = number(statistics.mean(values)), " ".join(map(number, values))
                 longest = max(record["cpu seconds"] for record in found)
                 lines.append(f"| {dataset} | {run.name} | {bar} | {mean} | {each} | {longest:.0f} |")
     return "\n".join(lines)

@@ -11,6 +11,8 @@ from oper_lightning.cli.outline import PACKAGE, REQUIRED, Outline, class_of, cla
 DATA = class_of(PACKAGE / "data" / "datamodule.py", "OfflineDataModule")
 ONLINE = class_of(PACKAGE / "data" / "online.py", "OnlineDataModule")
 ROLLOUTS = class_of(PACKAGE / "envs" / "rollouts.py", "Rollouts")
+UPSAMPLE = class_of(PACKAGE / "data" / "mixture.py", "Upsample")
+REGION = class_of(PACKAGE / "data" / "sources" / "filtered.py", "Region")
 PAGE = Path(__file__).with_name("reference.md")
 HEAD = """# Configuration reference
 
@@ -39,9 +41,9 @@ oper fit --config mine.yaml --model.alpha=10 --data.batch_size=256
 oper fit --config mine.yaml --print_config
 ```
 
-`oper fit --help` shows most of this page, `oper fit --model.help=IQL` the arguments of one class. `null` is none,
-lists are written `[256,256]`, and a misspelt name is answered with the nearest right one. A default of *required* means
-that the argument must be given.
+`oper fit --help` shows most of this page, `oper fit --model.help=IQL` the arguments of one class, `oper convert --help`
+those of another verb. `null` is none, lists are written `[256,256]`, and a misspelt name is answered with the nearest
+right one. A default of *required* means that the argument must be given.
 
 | beside them | |
 |---|---|
@@ -59,16 +61,18 @@ FLAGS = {"model": "model", "task": "model.task", **{kind: f"data.{kind}" for kin
 
 def plain(text: str) -> str:
     """A docstring's text as Markdown on one line."""
-    return re.sub(r"\s+", " ", re.sub(r"``?([^`]+)``?", r"`\1`", text)).replace("|", "\\|").strip()
+    named = re.sub(r":\w+:`(?:\w+\.)*(\w+)`", r"`\1`", text)
+    return re.sub(r"\s+", " ", re.sub(r"``?([^`]+)``?", r"`\1`", named)).replace("|", "\\|").strip()
 
 
 def table(of: Outline, prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
-    """The arguments of a class."""
+    """The arguments of a class; without a prefix they are entries of a dictionary."""
+    flag = f"--{prefix}." if prefix else ""
     rows = [(name, *entry) for name, entry in of.explained().items() if name not in skip]
     if not rows:
         return ["It has no arguments."]
     return ["| argument | default | |", "|---|---|---|"] + [
-        f"| `--{prefix}.{name}` | {shown(default)} | {plain(text)} |" for name, text, default in rows
+        f"| `{flag}{name}` | {shown(default)} | {plain(text)} |" for name, text, default in rows
     ]
 
 
@@ -89,7 +93,11 @@ def page() -> str:
         parts.append(f"## {title}: `--{FLAGS[kind]}`\n")
         for name, cls in classes(kind).items():
             parts += [f"### {name}\n", f"{plain(cls.about)}\n", *table(cls, FLAGS[kind]), ""]
+            if name == "Filtered":
+                parts += ["Each of its regions is such a dictionary:\n", *table(REGION, ""), ""]
     parts += ["## Data: `--data`\n", *table(DATA, "data", ("source", "priority", "bonus", "rollouts")), ""]
+    parts += ["## Good transitions more often: `--data.upsample`\n", f"{plain(UPSAMPLE.about)}\n"]
+    parts += [*table(UPSAMPLE, "data.upsample"), ""]
     parts += ["## Data that grow: `--data=OnlineDataModule`\n", f"{plain(ONLINE.about)} Beside the arguments above:\n"]
     parts += [*table(ONLINE, "data", tuple(DATA.arguments)), ""]
     parts += ["## Evaluation: `--data.rollouts`\n", f"{plain(ROLLOUTS.about)} `--data.rollouts=null` trains without.\n"]

@@ -237,6 +237,7 @@ def known_arguments() -> set[str]:
         found |= {flag, f"{flag}.help"}
         found |= {f"{flag}.{name}" for cls in classes(kind).values() for name in cls.arguments}
     found |= {f"data.{name}" for data in (make_reference.DATA, make_reference.ONLINE) for name in data.arguments}
+    found |= {f"data.upsample.{name}" for name in make_reference.UPSAMPLE.arguments}
     return found | {f"data.rollouts.{name}" for name in make_reference.ROLLOUTS.arguments}
 
 
