@@ -11,9 +11,12 @@ from oper_lightning.files import remove
 
 # Tells the processes that Lightning starts for further ranks which folder the first one took.
 TAKEN = "OPER_RUN_FOLDER"
-
+# What a process that was killed while it wrote may leave in a run's folder.
+LEFT = ("*.ckpt.part", "*.yaml.part", "*.safetensors.part", "replay.part")
 
 _lock: IO[str] | None = None
+_found: frozenset[Path] | None = None
+"""what was in the claimed folder before; None if this process made it"""
 
 
 def release() -> None:
@@ -25,8 +28,10 @@ def release() -> None:
     folder = Path(_lock.name).parent
     if folder.is_dir() and not _began(folder):
         for child in folder.iterdir():
-            child.unlink()
-        folder.rmdir()
+            if child not in (_found or ()):
+                remove(child)
+        if _found is None:
+            folder.rmdir()
     _lock.close()
     _lock = None
 
@@ -48,18 +53,20 @@ def still_there() -> None:
 
 
 def _began(folder: Path) -> bool:
-    """Whether there is more in a folder than the lock and the log's first file, which a refused run leaves."""
-    return any(not child.name.startswith((".lock", "events.out")) for child in folder.iterdir())
+    """Whether there is more in a folder than what a run that wrote no file of its own may leave."""
+    left = {path for pattern in LEFT for path in folder.glob(pattern)}
+    return any(not child.name.startswith((".lock", "events.out")) for child in {*folder.iterdir()} - left)
 
 
-def _hold(folder: Path) -> None:
-    """Keeps other processes out of the folder until this one ends, however it ends."""
-    global _lock
+def _hold(folder: Path, found: frozenset[Path] | None) -> bool:
+    """Keeps other processes out of the folder until this one ends, however it ends; whether that can be done here."""
+    global _lock, _found
     os.environ[TAKEN] = str(folder)
     try:
         import fcntl
     except ImportError:  # not a Unix system
-        return
+        return False
+    _found = found
     _lock = open(folder / ".lock", "w")  # noqa: SIM115 (stays open)
     try:
         fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,9 +75,8 @@ def _hold(folder: Path) -> None:
         _lock = None
         raise InputError(f"{folder}: another process writes to it; wait for it, or name another --output") from None
     except OSError:  # a file system without locks
-        return
-    for left in folder.glob("*.part"):  # of a process that was killed while it wrote; a folder while a log was brought
-        remove(left)
+        return False
+    return True
 
 
 def writable(folder: Path) -> None:
@@ -117,7 +123,7 @@ def claim_next(parent: Path) -> Path:
         except OSError as error:
             raise _unwritable(parent, error) from None
         else:
-            _hold(parent / str(number))
+            _hold(parent / str(number), None)
             return parent / str(number)
 
 
@@ -125,17 +131,21 @@ def claim(folder: Path, resume: bool) -> Path:
     """Makes the folder, or makes sure that an existing one may be written to.
 
     Raises:
-        InputError: if it holds another run, is in use, or cannot be written.
+        InputError: if it holds another run or other files, is in use, or cannot be written.
     """
     if TAKEN in os.environ or rank():
         return folder
+    new = not folder.exists()
     writable(folder)
-    _hold(folder)
+    alone = _hold(folder, None if new else frozenset(folder.iterdir()))
     if _began(folder) and not resume:
+        run = (folder / "config.yaml").is_file()
         raise InputError(
-            f"{folder}: holds another run already; name another folder with --output, "
-            f"or go on with that run by --ckpt_path=last"
+            f"{folder}: holds {'another run' if run else 'other files'} already; name another folder with --output"
+            + (", or go on with that run by --ckpt_path=last" if run else "")
         )
+    for left in (path for pattern in LEFT if alone for path in folder.glob(pattern)):
+        remove(left)
     return folder
 
 

@@ -135,6 +135,31 @@ def test_parts_of_a_killed_run_go(small_file: Path) -> None:
     assert not list(Path("run").glob("*.part"))
 
 
+def test_a_folder_of_other_files_is_left_as_it_is(small_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run/old.part").mkdir(parents=True)
+    for name in ("thesis.pdf", "film.mkv.part", "old.part/notes.txt", "last.ckpt.part", "events.out.tfevents.1"):
+        Path("run", name).write_text(name)
+    before = {path: path.is_dir() or path.read_text() for path in Path("run").rglob("*")}
+    assert oper(*fit(small_file)) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "run: holds other files already" in line
+    assert "ckpt_path" not in line
+    assert {
+        path: path.is_dir() or path.read_text() for path in Path("run").rglob("*") if path.name != ".lock"
+    } == before
+
+
+def test_a_refused_run_leaves_a_folder_as_it_was(small_file: Path) -> None:
+    """Events that were there stay; of a folder that was made for the run nothing does."""
+    Path("run").mkdir()
+    Path("run/events.out.tfevents.1").write_text("of another program")
+    assert oper(*fit(small_file, "--data.batch_size=5000")) == 1
+    assert {path.name for path in Path("run").iterdir()} <= {"events.out.tfevents.1", ".lock"}
+    assert Path("run/events.out.tfevents.1").is_file()
+    assert oper(*fit(small_file, "--data.batch_size=5000", "--output=new")) == 1
+    assert not Path("new").exists()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 600 kB; only root can have one."""
