@@ -212,6 +212,8 @@ class OperA(Stage):
             return [steps, steps]
         if self.first_updates is None:
             return [steps // self.iterations] * 2
+        if self.iterations == 1:
+            return [self.first_updates] * 2
         return [self.first_updates, (steps - self.first_updates) // max(self.iterations - 1, 1)]
 
     def on_fit_start(self) -> None:

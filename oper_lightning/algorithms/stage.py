@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from abc import ABC, abstractmethod
@@ -24,6 +25,7 @@ from oper_lightning.training import guards, judging, loops, options, stored
 from oper_lightning.training.execution import Compile, executor
 
 PLAIN = (str, int, float, list, tuple, dict, type(None))  # what a checkpoint holds of the arguments
+LEARNT_FROM = ("observation_mean", "observation_std", "action_low", "action_high")  # of data, what networks go by
 SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+BC and OPER
 
 
@@ -75,6 +77,9 @@ class Stage(LightningModule, ABC):
         """what :meth:`prepare` returned for the update at hand"""
         self.main_loss: str | None = None
         """name of the first number that :meth:`update` returned last"""
+        self.learnt = 0
+        """updates behind the checkpoint that was loaded"""
+        self._lengths: list[int] = []  # what they were shared out into
         self._validated = -1  # updates done when the networks were last validated
         self._metrics: dict[str, Tensor] = {}  # what callbacks went by when the checkpoint was written
 
@@ -141,11 +146,13 @@ class Stage(LightningModule, ABC):
             optimiser.step()
 
     def run_length(self) -> int:
-        """Gradient updates of the whole run.
+        """Gradient updates of the whole run; where nothing is trained, of the run that the checkpoint is of.
 
         Raises:
             InputError: if trainer.max_steps was not given.
         """
+        if not self._fits() and self._lengths:
+            return sum(self._lengths)
         if self.trainer.max_steps < 1:
             raise InputError(f"{type(self).__name__} needs the length of the run: give trainer.max_steps")
         return self.trainer.max_steps
@@ -200,6 +207,8 @@ class Stage(LightningModule, ABC):
         checkpoint["seed"] = self.seed
         checkpoint["metrics"] = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         checkpoint["lengths"] = self.lengths()
+        for key, value in checkpoint.items():  # settings that numpy gave; they could not be read again
+            checkpoint[key] = stored.without_numpy(value)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Builds the networks as the checkpoint describes, or checks that those at hand fit it.
@@ -223,10 +232,12 @@ class Stage(LightningModule, ABC):
                 f"{name} belongs to a run on other data ({spec.dataset}): rows, order or values differ from "
                 f"{self.spec.dataset}; only the same data can go on"
             )
-        else:
-            self._take(spec)
+        else:  # networks are used as they were trained; what is scored, and where, the data at hand say
+            learnt = {name: getattr(spec, name) for name in LEARNT_FROM}
+            self._take(dataclasses.replace(self.spec, **learnt))
         stored.networks(self, checkpoint)
         self.seed = checkpoint["seed"]
+        self.learnt, self._lengths = checkpoint["global_step"], checkpoint["lengths"]
         if self._trainer is None:
             return
         if not self._fits():

@@ -58,6 +58,8 @@ def begin(model: Stage, checkpoint: dict[str, Any]) -> None:
         InputError: if they do not fit those at hand.
     """
     assert model.spec is not None
+    if "start" in model.hparams:  # counters and parts that others do not have
+        raise InputError(f"{type(model).__name__} begins with an earlier run by --model.start, not by --start")
     name, here, there = stored.origin(checkpoint), model.spec, DataSpec.from_dict(checkpoint["spec"])
     if different := there.difference(here):
         raise InputError(f"{name} was made for other data ({there.dataset}): {different}")

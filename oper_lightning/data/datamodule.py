@@ -111,7 +111,7 @@ class OfflineDataModule(LoadedData):
         self.upsample = upsample
         self.holdout = holdout
         self.bonus = bonus
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())) if seed is None else seed
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())) if seed is None else int(seed)
         self.drawn = 0
         """gradient updates whose transitions have been drawn"""
         self.held_out: Tensor | None = None
@@ -123,6 +123,7 @@ class OfflineDataModule(LoadedData):
         self._weights: Tensor | None = None
         self._weights_of = ""  # name of the priority that gave the weights, for messages
         self._weighed_by: Priority | None = None  # the priority that was asked last
+        self._bonus_of: Table | None = None  # what the bonus was built for
         for name in ("batch_size", "updates_per_epoch", "updates_per_block"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -174,12 +175,21 @@ class OfflineDataModule(LoadedData):
             self.world = matching.make_world(self.source, self.rollouts)
         loaded, self._loaded = self._loaded, None
         fresh = loaded is None or loaded.source is not self.source
-        # Judging needs no weights.
-        weighs = (self.trainer is None or stage == "fit") and (fresh or self._weighed_by is not self.priority)
+        if loaded is not None and stage == "fit":  # judging makes no room for what is gathered
+            fresh = fresh or len(loaded.all) - len(loaded) != self._room()
+        # Judging draws nothing and needs no weights. Those of several seeds are of the module that trained before.
+        draws = self.trainer is None or stage == "fit"
+        of_seeds = self._weights is not None and self._weights.dim() == 2
+        weighs = draws and (fresh or of_seeds or self._weighed_by is not self.priority)
         # Weights and fingerprint belong to the data as recorded, before actions are clipped.
         reads = fresh or (weighs and self.clip_actions)
         if loaded is None or reads:
             loaded = self._read()
+        if draws and 0 < len(loaded) < self.batch_size and not self._room():
+            raise InputError(
+                f"{self.source}: data.batch_size {self.batch_size} is larger than the dataset "
+                f"({len(loaded):,} transitions)"
+            )
         if fresh:
             self._weighed_by = None
             share = 0.0 if isinstance(self.holdout, str) else self.holdout
@@ -198,13 +208,14 @@ class OfflineDataModule(LoadedData):
         if columns is not None and (stage in ("fit", "predict") or self.held_out is not None):
             loaded.add(columns, scaled)
         self.judged = None if stage == "predict" else self._to_judge(loaded, columns)
-        if self.bonus is not None and fresh and (self.trainer is None or stage == "fit"):
+        if self.bonus is not None and draws and self._bonus_of is not loaded:
             if loaded.frames is not None:
                 raise InputError(
                     f"{self.source}: images, which {type(self.bonus).__name__} is not for; leave out data.bonus"
                 )
             self.bonus.build(self._spec, self._device(), self.seed)
             self.bonus.seen(loaded.transitions)
+            self._bonus_of = loaded
         self._loaded = loaded
 
     def _weigh(self, loaded: Table) -> None:

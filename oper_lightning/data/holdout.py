@@ -66,6 +66,11 @@ class HeldOut:
         self.of_all = rows
         self.rows = rows[ranks.rank() :: ranks.world_size()]
         self.alike = len(rows) // ranks.world_size()  # that every rank has at least
+        if not self.alike:
+            raise InputError(
+                f"{data.source}: data.holdout takes {len(rows):,} transitions, fewer than there are processes "
+                f"({ranks.world_size()}): take another share"
+            )
         self.batch_size = batch_size
 
     def __len__(self) -> int:

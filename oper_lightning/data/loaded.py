@@ -78,11 +78,6 @@ class LoadedData(LightningDataModule, ABC):
         kept = self._kept(self.source, "transitions", self._room())
         # Not the source's length: a source that has been read may have to look into its files again to know it.
         loaded = Table(self.source, kept, len(kept) - self._room())
-        if 0 < len(loaded) < self.batch_size and not self._room():
-            raise InputError(
-                f"{self.source}: data.batch_size {self.batch_size} is larger than the dataset "
-                f"({len(loaded):,} transitions)"
-            )
         if self.world is not None:
             matching.check_shapes(self.source, loaded.observation_shape, loaded.transitions["action"], self.world)
         return loaded
@@ -106,6 +101,8 @@ class LoadedData(LightningDataModule, ABC):
         """Brings data and environment together."""
         origin, actions, ask = self.source.origin(), loaded.transitions["action"], self.trainer is not None
         low, high, _ = matching.action_bounds(self.source, actions, self.world, origin, ask)
+        if self.clip_actions and self.location == "memmap" and self.trainer is not None:
+            self.trainer.strategy.barrier("clip")  # all ranks share the map: each must have read what is recorded
         matching.check_actions(self.source, actions, low, high, self.clip_actions)
         self._spec = matching.spec(
             loaded.transitions, loaded.observation_shape, origin, self.world, (low.cpu(), high.cpu()), loaded.recorded

@@ -148,7 +148,12 @@ def map_new(source: Source, folder: Path, look_at: Callable[[TensorDict], None],
     """Writes a source memory-mapped into a folder, in place of what was there; see :func:`fill`.
 
     A process that has mapped the old rows keeps them.
+
+    Raises:
+        InputError: if other files lie there, or if it cannot be written.
     """
+    if not all(_of_map(path) for path in folder.rglob("*")):
+        raise InputError(f"{folder}: holds other files than mapped transitions; name another data.memmap_folder")
     new = beside(folder)
     try:
         new.mkdir(parents=True, exist_ok=True)
@@ -159,6 +164,11 @@ def map_new(source: Source, folder: Path, look_at: Callable[[TensorDict], None],
         raise InputError(f"{folder}: cannot write there ({error.strerror}); name another data.memmap_folder") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _of_map(path: Path) -> bool:
+    """Whether a path within a folder is what mapped transitions consist of."""
+    return path.is_dir() or path.suffix == ".memmap" or path.name in ("meta.json", frames.FILE, frames.ABOUT)
 
 
 def temporary_folder(owner: object) -> str:

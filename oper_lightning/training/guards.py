@@ -25,11 +25,15 @@ ADVICE = (
 
 
 def possible(model: Stage) -> None:
-    """Refuses a priority that no loss term sees, episodes without a policy, and bounds of values beside a bonus."""
+    """Refuses a priority or a bonus that no loss term sees, episodes without a policy, and bounds of values beside a
+    bonus.
+    """
     data = model.trainer.datamodule  # type: ignore[attr-defined]
     # Bounds are those of returns without a bonus. They would cut off the values that exploration is worth.
     if getattr(model, "value_bounds", None) is not None and getattr(data, "bonus", None) is not None:
         raise InputError("model.value_bounds would cut off what data.bonus adds to values: leave out one of the two")
+    if getattr(data, "bonus", None) is not None and "evaluation" not in model.reads:
+        raise InputError(f"data.bonus is added to rewards, and {type(model).__name__} reads none: leave it out")
     if getattr(data, "world", None) is not None and not hasattr(model, "act"):
         model.no_policy()
     if getattr(data, "priority", None) is not None and not {*data.roles} & {*model.reads}:

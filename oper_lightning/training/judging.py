@@ -46,18 +46,19 @@ def losses(model: Stage, batches: Iterable[Batch]) -> dict[str, float]:
     Each batch is an update of a copy, so that every algorithm can be judged by it; the model stays as it is.
     """
     devices = [model.device] if model.device.type == "cuda" else []
+    done = model.global_step if model._fits() else model.learnt
     results: dict[str, list[tuple[Tensor, int]]] = {}
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(ranks.stream_seed(model.seed, "holdout", model.global_step))
+        torch.manual_seed(ranks.stream_seed(model.seed, "holdout", done))
         for number, batch in enumerate(batches, 1):
             copied = untied(model)
             copied._trainer = model._trainer
             if not model._fits():
                 copied.configure_optimizers()
             # Consecutive numbers, so that all of the update's branches are seen. What schedules want to know, the
-            # length of the run, is not known where nothing is trained, and does not matter to losses.
+            # length of the run, may not be known where nothing is trained, and does not matter to losses.
             with contextlib.suppress(InputError):
-                copied.branch = copied.prepare(max(model.global_step - number, 0))
+                copied.branch = copied.prepare(max(done - number, 0))
             for name, value in type(copied).update(copied, batch.map(copied._normalise)).items():
                 results.setdefault(name, []).append((value.detach().float(), batch.evaluation.shape[0]))
     sums = [torch.stack([value * rows for value, rows in kept]).sum() for kept in results.values()]

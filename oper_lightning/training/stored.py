@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,6 +105,15 @@ def _plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and _plain(entry) for key, entry in value.items())
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def without_numpy(value: Any) -> Any:
+    """The same with Python's numbers in place of numpy's, in lists, tuples and dictionaries too."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {key: without_numpy(entry) for key, entry in value.items()}
+    return type(value)(map(without_numpy, value)) if type(value) in (list, tuple) else value
 
 
 def networks(model: Stage, checkpoint: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from tensordict import TensorDict
 from test_kill import finished, readable, start, wait_for_checkpoints
 
 from oper_lightning import BC, IQL, InputError, OfflineDataModule
+from oper_lightning.algorithms.dynamics import DynamicsEnsemble
 from oper_lightning.cli.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
 from oper_lightning.cli.start import Start
 from oper_lightning.data.bonuses.bonus import Bonus
@@ -147,6 +148,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             fit(model, tmp_path / "refused", Start(path), **options)
+    with pytest.raises(
+        InputError, match=r"DynamicsEnsemble begins with an earlier run by --model\.start, not by --start"
+    ):
+        fit(DynamicsEnsemble(), tmp_path / "refused", Start(path), holdout=0.2)
     with pytest.raises(InputError, match="do not fit"):
         fit(BC(hidden_sizes=(8, 8)), tmp_path / "refused", Start(path))
 

@@ -194,6 +194,18 @@ def test_memory_mapped_data_is_the_same_data(tmp_path: Path) -> None:
     assert any((tmp_path / "map").rglob("*.memmap"))
 
 
+def test_mapped_data_replace_nothing_but_mapped_data(tmp_path: Path) -> None:
+    for _ in range(2):
+        ready(location="memmap", memmap_folder=str(tmp_path))
+    (tmp_path / "transitions" / "next" / "meta.json").unlink()  # as of a process that was killed while it removed them
+    ready(location="memmap", memmap_folder=str(tmp_path))
+    recorded = tmp_path / "transitions" / "recorded.npz"
+    recorded.write_bytes(b"mine")
+    with pytest.raises(InputError, match="holds other files than mapped transitions"):
+        ready(location="memmap", memmap_folder=str(tmp_path))
+    assert recorded.read_bytes() == b"mine"
+
+
 def test_in_order_gives_every_row_once_in_whole_episodes() -> None:
     data = ready()
     for size in (1, 30, 1000):

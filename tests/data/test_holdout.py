@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from oper_lightning import BC, D4RL, IQL, TD3BC, InputError, Minari, OfflineDataModule, OperR
+from oper_lightning import BC, CQL, D4RL, IQL, RLPD, TD3BC, InputError, Minari, OfflineDataModule, OnestepRL, OperR
+from oper_lightning.algorithms.stage import Stage
 from oper_lightning.data.holdout import HeldOut, spread_evenly
 from oper_lightning.data.mixture import Upsample
 from oper_lightning.data.sources.joined import Joined
@@ -257,6 +259,45 @@ def test_columns_of_an_algorithm_are_there_where_nothing_is_trained(tmp_path: Pa
     trainer.fit(model, data())
     (numbers,) = Trainer(logger=False, enable_progress_bar=False).validate(model, data(), verbose=False)
     assert {name for name in trainer.callback_metrics if name.startswith("holdout/")} == set(numbers)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TD3BC(hidden_sizes=(8,), policy_freq=3),
+        lambda: OnestepRL(hidden_sizes=(8,), phases=(1, 2, 2)),
+        lambda: CQL(policy_hidden_sizes=(8,), critic_hidden_sizes=(8,), bc_updates=3, sampled_actions=2),
+        lambda: RLPD(hidden_sizes=(8,), policy_freq=2),
+    ],
+)
+def test_a_checkpoint_is_judged_as_where_it_was_trained(make: Callable[[], Stage], tmp_path: Path) -> None:
+    """By the same losses, the part of the run that it is of included."""
+
+    def data() -> OfflineDataModule:
+        return OfflineDataModule(
+            Arrays(columns(LENGTHS)), batch_size=4, holdout=0.3, rollouts=None, updates_per_epoch=10
+        )
+
+    model = make()
+    trainer = Trainer(max_steps=10, logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    trainer.fit(model, data())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    known = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("holdout/")}
+    other = Trainer(logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    (numbers,) = other.validate(make(), data(), ckpt_path=tmp_path / "last.ckpt", verbose=False, weights_only=True)
+    assert numbers.keys() == known.keys()
+    first = next(iter(numbers))  # others are of networks that have just learnt
+    assert numbers[first] == pytest.approx(known[first], rel=1e-5)
+
+
+def test_fewer_rows_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module()
+    table, rows = data.judged or pytest.fail("nothing is held out")
+    monkeypatch.setattr(ranks, "world_size", lambda: 8)
+    monkeypatch.setattr(ranks, "rank", lambda: 0)
+    assert len(list(HeldOut(table, rows[:8], 4).batches())) == 1
+    with pytest.raises(InputError, match=r"takes 7 transitions, fewer than there are processes \(8\)"):
+        HeldOut(table, rows[:7], 4)
 
 
 # A file of its own ---------------------------------------------------------------------------------------------------
