@@ -284,7 +284,7 @@ ROWS_OF_D4RL = ["--source.qlearning_rows=true"]
         (["--config=unknown.yaml"], ["alpa"]),
         (["--output=file/run"], ["file/run", "--output"]),
         (["--output=/proc/run"], ["/proc/run", "--output"]),
-        (["--output=taken"], ["taken", "--ckpt_path=last"]),
+        (["--output=taken"], ["taken: holds other files already", "--output"]),
     ],
     ids=" ".join,
 )
@@ -415,5 +415,5 @@ def test_weights_file_of_stage_one_survives_a_refused_run(small_file: Path, refu
     stage = ["fit", "--model=OperA", "--model.iterations=1", "--data.source=D4RL", *NO_EVALUATION, *QUICK]
     assert oper(*stage, f"--data.source.path={small_file}", "--output=weights") == 0
     line = refused(*stage, f"--data.source.path={small_file}", "--output=weights")
-    assert "holds another run" in line
+    assert "weights: holds another run already; name another folder with --output, or go on" in line
     assert load_file("weights/weights.safetensors")["weights"].shape == (1, 3, 1000)
