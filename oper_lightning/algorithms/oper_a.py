@@ -207,6 +207,8 @@ class OperA(Stage):
 
     def lengths(self) -> list[int]:
         """Updates of the first and of every other iteration."""
+        if not self._fits() and self._lengths:
+            return self._lengths
         steps = self.run_length()
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return [steps, steps]
@@ -214,7 +216,7 @@ class OperA(Stage):
             return [steps // self.iterations] * 2
         if self.iterations == 1:
             return [self.first_updates] * 2
-        return [self.first_updates, (steps - self.first_updates) // max(self.iterations - 1, 1)]
+        return [self.first_updates, (steps - self.first_updates) // (self.iterations - 1)]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

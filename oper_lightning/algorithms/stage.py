@@ -66,8 +66,10 @@ class Stage(LightningModule, ABC):
         own = {name for cls in variants for name in inspect.signature(cls).parameters}
         self.save_hyperparameters(ignore=["compile", *({"normalise_observations"} - own)])
         # Objects, such as a task, would have to be pickled. They are in the run's config.yaml.
-        for name in [name for name, value in self.hparams.items() if not isinstance(value, PLAIN)]:
-            del self.hparams[name], self.hparams_initial[name]
+        for name, value in list(self.hparams.items()):
+            self.hparams[name] = stored.without_numpy(value)
+            if not isinstance(self.hparams[name], PLAIN):
+                del self.hparams[name]
         self.normalises = normalise_observations
         self.spec: DataSpec | None = None
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
@@ -78,8 +80,8 @@ class Stage(LightningModule, ABC):
         self.main_loss: str | None = None
         """name of the first number that :meth:`update` returned last"""
         self.learnt = 0
-        """updates behind the checkpoint that was loaded"""
-        self._lengths: list[int] = []  # what they were shared out into
+        """updates behind the networks, once a run has ended or a checkpoint was loaded"""
+        self._lengths: list[int] = []  # of the parts of that run
         self._validated = -1  # updates done when the networks were last validated
         self._metrics: dict[str, Tensor] = {}  # what callbacks went by when the checkpoint was written
 
@@ -146,7 +148,7 @@ class Stage(LightningModule, ABC):
             optimiser.step()
 
     def run_length(self) -> int:
-        """Gradient updates of the whole run; where nothing is trained, of the run that the checkpoint is of.
+        """Gradient updates of the whole run; where nothing is trained, of the run that the networks are of.
 
         Raises:
             InputError: if trainer.max_steps was not given.
@@ -275,7 +277,8 @@ class Stage(LightningModule, ABC):
         loops.finish_epochs(self.trainer)
 
     def on_fit_end(self) -> None:
-        """Lets go of graphs and compiled code."""
+        """Keeps how far the run came, for those who judge it; lets go of graphs and compiled code."""
+        self.learnt, self._lengths = self.global_step, self.lengths()
         options.in_updates(self.trainer)
         del self._execute, self._hears
 

@@ -67,7 +67,7 @@ def _hold(folder: Path, found: frozenset[Path] | None) -> bool:
     except ImportError:  # not a Unix system
         return False
     _found = found
-    _lock = open(folder / ".lock", "w")  # noqa: SIM115 (stays open)
+    _lock = open(folder / ".lock", "a")  # noqa: SIM115 (stays open)
     try:
         fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -139,7 +139,9 @@ def claim(folder: Path, resume: bool) -> Path:
     writable(folder)
     alone = _hold(folder, None if new else frozenset(folder.iterdir()))
     if _began(folder) and not resume:
-        run = (folder / "config.yaml").is_file()
+        if not new and folder / ".lock" not in (_found or ()):
+            (folder / ".lock").unlink(missing_ok=True)
+        run = any((folder / name).exists() for name in ("config.yaml", "last.ckpt", "memmap"))
         raise InputError(
             f"{folder}: holds {'another run' if run else 'other files'} already; name another folder with --output"
             + (", or go on with that run by --ckpt_path=last" if run else "")

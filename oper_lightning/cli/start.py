@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from oper_lightning.algorithms.bremen import BREMEN
+from oper_lightning.algorithms.dynamics import DynamicsEnsemble
 from oper_lightning.algorithms.stage import Stage
 from oper_lightning.data.bonuses.bonus import Bonus, bring
 from oper_lightning.errors import InputError, note
@@ -58,7 +60,7 @@ def begin(model: Stage, checkpoint: dict[str, Any]) -> None:
         InputError: if they do not fit those at hand.
     """
     assert model.spec is not None
-    if "start" in model.hparams:  # counters and parts that others do not have
+    if isinstance(model, BREMEN | DynamicsEnsemble):  # which know what of an earlier run they have a use for
         raise InputError(f"{type(model).__name__} begins with an earlier run by --model.start, not by --start")
     name, here, there = stored.origin(checkpoint), model.spec, DataSpec.from_dict(checkpoint["spec"])
     if different := there.difference(here):

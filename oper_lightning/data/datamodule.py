@@ -123,7 +123,7 @@ class OfflineDataModule(LoadedData):
         self._weights: Tensor | None = None
         self._weights_of = ""  # name of the priority that gave the weights, for messages
         self._weighed_by: Priority | None = None  # the priority that was asked last
-        self._bonus_of: Table | None = None  # what the bonus was built for
+        self._bonus_built = False
         for name in ("batch_size", "updates_per_epoch", "updates_per_block"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -191,7 +191,7 @@ class OfflineDataModule(LoadedData):
                 f"({len(loaded):,} transitions)"
             )
         if fresh:
-            self._weighed_by = None
+            self._weighed_by, self._bonus_built = None, False
             share = 0.0 if isinstance(self.holdout, str) else self.holdout
             self.held_out = chosen(loaded, share, stage in ("fit", None))
             self._apart = None
@@ -208,14 +208,14 @@ class OfflineDataModule(LoadedData):
         if columns is not None and (stage in ("fit", "predict") or self.held_out is not None):
             loaded.add(columns, scaled)
         self.judged = None if stage == "predict" else self._to_judge(loaded, columns)
-        if self.bonus is not None and draws and self._bonus_of is not loaded:
+        if self.bonus is not None and draws and not self._bonus_built:
             if loaded.frames is not None:
                 raise InputError(
                     f"{self.source}: images, which {type(self.bonus).__name__} is not for; leave out data.bonus"
                 )
             self.bonus.build(self._spec, self._device(), self.seed)
             self.bonus.seen(loaded.transitions)
-            self._bonus_of = loaded
+            self._bonus_built = True
         self._loaded = loaded
 
     def _weigh(self, loaded: Table) -> None:
@@ -268,7 +268,7 @@ class OfflineDataModule(LoadedData):
     def set_weights(self, weights: object) -> None:
         """Puts weights ``[N]``, a tensor or array, in the place of the priority's; None for uniform.
 
-        They stay until :meth:`setup` finds another priority than before.
+        They stay until :meth:`setup` finds another priority than before, or weights of seeds in their place.
 
         Raises:
             InputError: if they are not one finite, non-negative number per transition, with one above 0.

@@ -69,7 +69,7 @@ class HeldOut:
         if not self.alike:
             raise InputError(
                 f"{data.source}: data.holdout takes {len(rows):,} transitions, fewer than there are processes "
-                f"({ranks.world_size()}): take another share"
+                f"({ranks.world_size()}): name more of them"
             )
         self.batch_size = batch_size
 

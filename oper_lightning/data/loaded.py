@@ -30,7 +30,7 @@ class LoadedData(LightningDataModule, ABC):
 
     Args:
         source: where the transitions come from.
-        batch_size: fewest transitions that there must be.
+        batch_size: number of transitions of a batch.
         clip_actions: whether actions outside their bounds are moved to the nearest bound.
         location: where transitions are kept.
         memmap_folder: folder of memory-mapped transitions.
@@ -101,6 +101,11 @@ class LoadedData(LightningDataModule, ABC):
         """Brings data and environment together."""
         origin, actions, ask = self.source.origin(), loaded.transitions["action"], self.trainer is not None
         low, high, _ = matching.action_bounds(self.source, actions, self.world, origin, ask)
+        if not is_discrete(actions) and not (low < high).all():
+            raise InputError(
+                f"{self.source}: action bounds {low.tolist()} to {high.tolist()}: the lowest must be below "
+                f"the highest; leave out an action that is always the same"
+            )
         if self.clip_actions and self.location == "memmap" and self.trainer is not None:
             self.trainer.strategy.barrier("clip")  # all ranks share the map: each must have read what is recorded
         matching.check_actions(self.source, actions, low, high, self.clip_actions)

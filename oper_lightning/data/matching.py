@@ -117,11 +117,6 @@ def action_bounds(
             bounds = [torch.as_tensor(bound).to(actions) for bound in (low, high)]
             if all(bound.isfinite().all() for bound in bounds):
                 lowest, highest = (bound.expand(actions.shape[1:]).clone() for bound in bounds)
-                if not (lowest < highest).all():
-                    raise InputError(
-                        f"{source}: action bounds {lowest.tolist()} to {highest.tolist()}: the lowest must be below "
-                        f"the highest; leave out an action that is always the same, or give other bounds"
-                    )
                 return lowest, highest, True
     unasked = f"without a trainer {name} is not asked" if name and not ask else "not known"
     return *_recorded_bounds(source, actions, unasked, origin.bounded_by), False

@@ -152,10 +152,10 @@ def map_new(source: Source, folder: Path, look_at: Callable[[TensorDict], None],
     Raises:
         InputError: if other files lie there, or if it cannot be written.
     """
-    if not all(_of_map(path) for path in folder.rglob("*")):
-        raise InputError(f"{folder}: holds other files than mapped transitions; name another data.memmap_folder")
     new = beside(folder)
     try:
+        if not all(_of_map(path) or not path.exists() for path in folder.rglob("*")):  # another run may remove them
+            raise InputError(f"{folder}: holds other files than mapped transitions; name another data.memmap_folder")
         new.mkdir(parents=True, exist_ok=True)
         fill(source, torch.device("cpu"), new, look_at, room)
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,17 @@ def data(origin: Origin | None = None, **options: Any) -> OfflineDataModule:
 
 
 @pytest.mark.parametrize(
-    "first", [OperA(iterations=2, seeds=2, hidden_sizes=(8,)), DynamicsEnsemble(hidden_sizes=(8,))]
+    "first", [lambda: OperA(iterations=2, seeds=2, hidden_sizes=(8,)), lambda: DynamicsEnsemble(hidden_sizes=(8,))]
 )
 @pytest.mark.parametrize("second", [BC, TD3BC])
 def test_an_algorithm_gets_batches_of_its_own_after_a_stage_of_several_seeds(
-    first: Stage, second: type[BC | TD3BC], tmp_path: Path
+    first: Callable[[], Stage], second: type[BC | TD3BC], tmp_path: Path
 ) -> None:
     seed_everything(0)
     alone = second(hidden_sizes=(8,))
     trainer(tmp_path).fit(alone, data(holdout=0.2))
     shared, after = data(holdout=0.2), second(hidden_sizes=(8,))
-    trainer(tmp_path).fit(first, shared)
+    trainer(tmp_path).fit(first(), shared)
     shared.drawn = 0
     trainer(tmp_path).fit(after, shared)
     assert all(value.equal(after.state_dict()[name]) for name, value in alone.state_dict().items())
@@ -94,6 +95,13 @@ def test_settings_from_numpy_can_be_read_again(tmp_path: Path) -> None:
     other = IQL(temperature=0.75, learning_rate=1e-4, hidden_sizes=(8, 8), tau=0.5, schedule="none")
     with pytest.raises(InputError, match="its run has parts of 20 updates"):
         on.fit(other, data(origin, reward_scale=0.75), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+
+
+def test_whole_and_short_numbers_from_numpy_are_kept() -> None:
+    model = TD3BC(policy_freq=np.int64(3), discount=np.float32(0.5), hidden_sizes=(8,))
+    assert dict(model.hparams)["policy_freq"] == 3
+    assert model.hparams["discount"] == 0.5
+    assert {type(model.hparams[name]) for name in ("policy_freq", "discount")} == {int, float}
 
 
 def test_references_are_those_of_the_data_at_hand(tmp_path: Path) -> None:
