@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -127,6 +127,11 @@ class DataSpec:
         if spec.discrete and not 1 <= spec.actions <= MOST_ACTIONS:
             raise InputError(f"its spec of the data has discrete actions from {spec.action_low} to {spec.action_high}")
         return spec
+
+    def as_learnt(self, other: DataSpec) -> DataSpec:
+        """The same data, with the statistics and bounds of others on which networks were trained."""
+        learnt = ("observation_mean", "observation_std", "action_low", "action_high")
+        return replace(self, **{name: getattr(other, name) for name in learnt})
 
     def difference(self, other: DataSpec) -> str | None:
         """The first thing in which networks made for ``self`` would not fit ``other``, in words; None if they fit."""

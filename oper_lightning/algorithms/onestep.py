@@ -134,7 +134,7 @@ class OnestepRL(OfflineAlgorithm):
 
     def position(self, number: int) -> tuple[int, int]:
         """Number of the phase that an update belongs to, and updates done in it before."""
-        for phase, length in enumerate(self.lengths()):
+        for phase, length in enumerate(self.parts()):
             if number < length:
                 return phase, number
             number -= length

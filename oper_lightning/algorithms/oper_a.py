@@ -199,7 +199,7 @@ class OperA(Stage):
 
     def position(self, number: int) -> tuple[int, int, int]:
         """Number of the iteration that an update belongs to, updates done in it before, and its length."""
-        first, other = self.lengths()
+        first, other = self.parts()
         if number < first:
             return 0, number, first
         iteration, done = divmod(number - first, other)
@@ -207,8 +207,6 @@ class OperA(Stage):
 
     def lengths(self) -> list[int]:
         """Updates of the first and of every other iteration."""
-        if not self._fits() and self._lengths:
-            return self._lengths
         steps = self.run_length()
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return [steps, steps]

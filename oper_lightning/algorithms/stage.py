@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
 from abc import ABC, abstractmethod
@@ -25,7 +24,6 @@ from oper_lightning.training import guards, judging, loops, options, stored
 from oper_lightning.training.execution import Compile, executor
 
 PLAIN = (str, int, float, list, tuple, dict, type(None))  # what a checkpoint holds of the arguments
-LEARNT_FROM = ("observation_mean", "observation_std", "action_low", "action_high")  # of data, what networks go by
 SMALLEST_STD = 1e-3  # added to the observations' standard deviation, as in TD3+BC and OPER
 
 
@@ -147,14 +145,16 @@ class Stage(LightningModule, ABC):
         for optimiser in optimisers:
             optimiser.step()
 
+    def parts(self) -> list[int]:
+        """The same as :meth:`lengths`; where nothing is trained, of the run that the networks are of."""
+        return self._lengths if self._lengths and not self._fits() else self.lengths()
+
     def run_length(self) -> int:
-        """Gradient updates of the whole run; where nothing is trained, of the run that the networks are of.
+        """Gradient updates of the whole run.
 
         Raises:
             InputError: if trainer.max_steps was not given.
         """
-        if not self._fits() and self._lengths:
-            return sum(self._lengths)
         if self.trainer.max_steps < 1:
             raise InputError(f"{type(self).__name__} needs the length of the run: give trainer.max_steps")
         return self.trainer.max_steps
@@ -208,7 +208,7 @@ class Stage(LightningModule, ABC):
         checkpoint["class_path"] = class_path(type(self))
         checkpoint["seed"] = self.seed
         checkpoint["metrics"] = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        checkpoint["lengths"] = self.lengths()
+        checkpoint["lengths"] = self.parts()
         for key, value in checkpoint.items():  # settings that numpy gave; they could not be read again
             checkpoint[key] = stored.without_numpy(value)
 
@@ -235,8 +235,7 @@ class Stage(LightningModule, ABC):
                 f"{self.spec.dataset}; only the same data can go on"
             )
         else:  # networks are used as they were trained; what is scored, and where, the data at hand say
-            learnt = {name: getattr(spec, name) for name in LEARNT_FROM}
-            self._take(dataclasses.replace(self.spec, **learnt))
+            self._take(self.spec.as_learnt(spec))
         stored.networks(self, checkpoint)
         self.seed = checkpoint["seed"]
         self.learnt, self._lengths = checkpoint["global_step"], checkpoint["lengths"]

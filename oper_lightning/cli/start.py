@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,7 @@ def begin(model: Stage, checkpoint: dict[str, Any]) -> None:
             )
     stored.networks(model, checkpoint)
     stored.optimisers(model, checkpoint)
-    seen = {key: getattr(there, key) for key in ("observation_mean", "observation_std")}
-    model.spec = dataclasses.replace(here, **seen)
+    model.spec = here.as_learnt(there)
     model.load_state_dict(checkpoint["state_dict"])
 
 

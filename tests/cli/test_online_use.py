@@ -53,6 +53,7 @@ for how in ("crashes", "hangs", "nan", "shape", "reward", "never"):
 
 MODEL = ["--model=TD3BC", "--model.hidden_sizes=[8]", "--model.normalise_observations=false"]
 DATA = ["--data=OnlineDataModule", "--data.warmup=20", "--data.batch_size=16", "--data.updates_per_epoch=20"]
+UNNAMED = "and there is no data.source: leave it out, or name one"
 
 
 def fit(output: str, *words: str, environment: str = "Never-v0", steps: int = 100) -> int:
@@ -215,9 +216,9 @@ def test_one_update_for_a_try(capsys: pytest.CaptureFixture[str]) -> None:
         (["--data.environment=Nothing-v0"], "; one of your own is named module:Env-v0"),
         (["--model.normalise_observations=true"], "and there is no data.source: set it to false"),
         (["--data.updates_per_block=3"], "updates_per_block"),
-        (["--data.offline_share=0.5"], "there is no data.source: leave it out, or name one"),
-        (["--data.holdout=0.1"], "there is no data.source: leave it out, or name one"),
-        (["--data.holdout=other.npz"], "data.holdout is for recorded transitions"),
+        (["--data.offline_share=0.5"], f"data.offline_share is for recorded transitions, {UNNAMED}"),
+        (["--data.holdout=0.1"], f"data.holdout is for recorded transitions, {UNNAMED}"),
+        (["--data.holdout=other.npz"], f"data.holdout is for recorded transitions, {UNNAMED}"),
     ],
 )
 def test_what_cannot_be_is_refused(words: list[str], line: str, refused: Callable[..., str]) -> None:
