@@ -58,30 +58,33 @@ SETTINGS: dict[str, list[str]] = {
 }
 
 
-def run(setting: str, seed: int = 0) -> Run:
-    """The setting's run, over a published seed a shorter one."""
-    words = [*CQL.words, *DMSD.source, f"--seed_everything={seed}", "--trainer.max_steps=20000"]
-    words += ["--data.updates_per_epoch=10000", "--data.rollouts.episodes=100", "--data.rollouts.parallel=50"]
-    name = setting.replace(" ", "-").replace(",", "").replace("'", "") + (f"-seed-{seed}" if seed else "")
-    return Run(name, [*words, *SETTINGS[setting], *(["--trainer.max_steps=60000"] if seed else [])])
+def run(called: str, words: list[str], seed: int = 0) -> Run:
+    """A run with what differs from the settings of published_scores.py."""
+    given = [*CQL.words, *DMSD.source, f"--seed_everything={seed}", "--trainer.max_steps=20000"]
+    given += ["--data.updates_per_epoch=10000", "--data.rollouts.episodes=100", "--data.rollouts.parallel=50"]
+    return Run(called.replace(" ", "-").replace(",", "").replace("'", ""), [*given, *words])
 
 
-def scores(setting: str, seed: int = 0) -> list[float]:
-    """Scores of all its evaluations; none while it has no result."""
-    file = RAW / f"{run(setting, seed).name}.json"
-    return json.loads(file.read_text())["curves"]["eval/score"]["values"] if file.is_file() else []
+RUNS = {setting: run(setting, words) for setting, words in SETTINGS.items()}
+PUBLISHED = {f"{BEST}, seed {seed}": seed for seed in NEORL2.seeds}  # shorter than with seed 0
+RUNS |= {
+    called: run(called, [*SETTINGS[BEST], "--trainer.max_steps=60000"], seed) for called, seed in PUBLISHED.items()
+}
 
 
 def table() -> str:
-    """Scores by setting, at every evaluation; then the best setting's last ones over the published seeds."""
+    """Scores of every run that has a result, at every evaluation; then the last ones over the published seeds."""
+    files = {called: RAW / f"{known.name}.json" for called, known in RUNS.items()}
+    curves = {
+        called: json.loads(file.read_text())["curves"]["eval/score"]["values"]
+        for called, file in files.items()
+        if file.is_file()
+    }
     lines = ["| setting | scores after 10,000, 20,000 … updates |", "|---|---|"]
-    curves = {setting: scores(setting) for setting in SETTINGS}
-    curves |= {f"{BEST}, seed {seed}": scores(BEST, seed) for seed in NEORL2.seeds}
-    lines += [f"| {name} | {', '.join(f'{score:.1f}' for score in curve)} |" for name, curve in curves.items() if curve]
-    last = [curve[-1] for seed in NEORL2.seeds if (curve := scores(BEST, seed))]
+    lines += [f"| {called} | {', '.join(f'{score:.1f}' for score in curve)} |" for called, curve in curves.items()]
+    last = [curves[called][-1] for called in PUBLISHED if called in curves]
     return "\n".join([*lines, "", f"{BEST}, published seeds: {interval(last)}"])
 
 
 if __name__ == "__main__":
-    published = [run(BEST, seed) for seed in NEORL2.seeds]
-    grid(__doc__, [*(run(setting) for setting in SETTINGS), *published], RAW, table)
+    grid(__doc__, list(RUNS.values()), RAW, table)

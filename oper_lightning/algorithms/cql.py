@@ -39,8 +39,8 @@ class CQL(OfflineAlgorithm):
         importance_sampling: whether the logsumexp divides by the densities of the sampled actions; if false, it also
             includes the recorded action.
         lagrange_gap: the weight of the penalty rises while the penalty is above this number, and falls while it is
-            below; null keeps the weight fixed. Before its weight, as in JaxCQL and CORL: a threshold of paper's code,
-            d3rlpy or NeoRL-2 counts the weighted penalty, so that it is to be divided by cql_weight.
+            below; null keeps the weight fixed. Here and in JaxCQL and CORL the penalty counts before cql_weight; the
+            paper's code, d3rlpy and NeoRL-2 compare the weighted one with their threshold: divide that by cql_weight.
         initial_lagrange: what that weight is multiplied by at first. JaxCQL and CORL: e; paper's code and d3rlpy: 1.
         max_target_backup: whether the target takes the best of the sampled actions instead of one of them.
         backup_entropy: whether the target counts the policy's entropy.
